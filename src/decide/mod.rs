@@ -1,0 +1,8 @@
+//! The pure core: every question of the road is answered here, from facts and `now`, and nowhere else.
+//!
+//! What is absent: IO, async, locks, clocks, randomness, logs, serde, every crate but `std`.
+//! "Do nothing" is always a value with a reason.
+
+pub mod disk;
+pub mod lease;
+pub mod netboot;

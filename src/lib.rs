@@ -1,0 +1,46 @@
+//! regild: a bare-metal PXE boot and reimaging server.
+//!
+//! The modules in the order in which a machine meets them:
+//!
+//! 1. [`dhcp`] answers the firmware's DISCOVER and says which boot file to fetch.
+//! 2. [`tftp`] hands out that boot file: bootloaders only, from memory.
+//! 3. [`http`] hands out the boot script, the deploy environment, manifests, image data; takes
+//!    the agent's reports; on a Unix socket it is the operator's API.
+//! 4. [`decide`] is what all of them ask. Pure: facts and time in, a decision out.
+//! 5. [`image`] is the golden image store: import, manifests, packs, export.
+//! 6. [`agent`] runs on the machine: choose the disk, write, read back, report.
+//! 7. [`registry`] is the one writer of leases, host records and orders; [`db`] is where it keeps them.
+//!
+//! Invariants (ARCHITECTURE.md tells why; `tests/tidy.rs` keeps the layers):
+//!
+//! - `decide` reads no clock, socket, file or random number and imports nothing but `std`.
+//! - `agent` never sees `db` or `registry`.
+//! - Only `registry` writes state; only `clock` reads time and randomness.
+//! - A disk is written only under an open order, and its head only after its body was read back.
+
+#[cfg(any(feature = "agent", feature = "server"))]
+pub mod clock;
+pub mod decide;
+pub mod wire;
+
+#[cfg(feature = "agent")]
+pub mod agent;
+
+#[cfg(feature = "server")]
+pub mod cli;
+#[cfg(feature = "server")]
+pub mod config;
+#[cfg(feature = "server")]
+pub mod db;
+#[cfg(feature = "server")]
+pub mod dhcp;
+#[cfg(feature = "server")]
+pub mod http;
+#[cfg(feature = "server")]
+pub mod image;
+#[cfg(feature = "server")]
+pub mod registry;
+#[cfg(feature = "server")]
+pub mod serve;
+#[cfg(feature = "server")]
+pub mod tftp;

@@ -1,0 +1,4 @@
+//! What server, agent and operator say to each other: versioned serde types, and nothing else.
+
+pub mod agent;
+pub mod manifest;

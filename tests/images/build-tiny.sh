@@ -1,0 +1,79 @@
+#!/usr/bin/env bash
+# build-tiny.sh VERSION OUT.raw: a small golden image of real parts (Debian's kernel, modules, busybox and
+# GRUB), which boots on BIOS and UEFI in seconds even without KVM and phones home when it is up.
+# The same VERSION gives the same bytes; another VERSION differs in some files, as releases do.
+set -euo pipefail
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+# shellcheck source=../../boot-assets/debian.sh
+. "$HERE/../../boot-assets/debian.sh"
+# shellcheck source=gpt-image.sh
+. "$HERE/gpt-image.sh"
+
+[ $# -eq 2 ] || die "usage: build-tiny.sh VERSION OUT.raw"
+VERSION=$1 OUT=$2
+[[ $VERSION =~ ^[A-Za-z0-9._-]+$ ]] || die "VERSION may hold letters, digits, '.', '_' and '-'"
+need_tools sgdisk:gdisk mkfs.fat:dosfstools mcopy:mtools mke2fs:e2fsprogs debugfs:e2fsprogs \
+  grub-mkimage:grub-common cpio:cpio zstd:zstd depmod:kmod apt-get:apt dpkg-deb:dpkg
+need_file /bin/busybox busybox-static
+need_file $GRUB_LIB/i386-pc/boot.img grub-pc-bin
+need_file $GRUB_LIB/x86_64-efi/kernel.img grub-efi-amd64-bin
+
+WORK=$(mktemp -d "${TMPDIR:-/tmp}/regild-tiny.XXXXXX")
+trap 'rm -rf "$WORK"' EXIT
+SEED="regild tiny $VERSION"
+ROOT_UUID=$(stable_uuid "$SEED root filesystem")
+
+KERNEL=$(module_tree)
+KERNEL_VERSION=$(basename "$KERNEL"/lib/modules/*)
+MODULES=$KERNEL/lib/modules/$KERNEL_VERSION
+
+step "root file system of tiny:$VERSION"
+ROOT=$WORK/root
+mkdir -p "$ROOT"/{bin,sbin,dev,proc,sys,run,tmp,etc,mnt,usr/share/doc,"lib/modules/$KERNEL_VERSION/kernel"}
+install -m 755 /bin/busybox "$ROOT/bin/busybox"
+for applet in sh mount ip udhcpc wget sleep cat sed head modprobe poweroff reboot ls ps dmesg; do
+  ln -s busybox "$ROOT/bin/$applet"
+done
+install -m 755 "$HERE/tiny/init" "$ROOT/sbin/init"
+install -m 755 "$HERE/tiny/udhcpc.script" "$ROOT/etc/udhcpc.script"
+printf '%s\n' "$VERSION" >"$ROOT/etc/regild-image"
+cat >"$ROOT/etc/os-release" <<RELEASE
+ID=regild-tiny
+NAME="regild tiny golden image"
+VERSION_ID=$VERSION
+PRETTY_NAME="regild tiny golden image $VERSION"
+RELEASE
+# Real content to move, of the kind and size distribution that an image has: about 90 MB of modules.
+# Every version leaves out two of the file-system modules and two of the net modules of its own choice (by
+# the version's digest), so that between versions files come, go and lie elsewhere.
+CONTENT=(fs net lib crypto drivers/net/ethernet/intel drivers/md drivers/scsi)
+(cd "$MODULES/kernel" && find "${CONTENT[@]}" -type f | sort) >"$WORK/all"
+for family in fs net; do
+  grep "^$family/" "$WORK/all" | while read -r file; do
+    printf '%s %s\n' "$(printf '%s' "$VERSION $file" | cksum | cut -d' ' -f1)" "$file"
+  done | sort | head -n 2 | cut -d' ' -f2
+done >"$WORK/left-out"
+grep -vxFf "$WORK/left-out" "$WORK/all" |
+  (cd "$MODULES/kernel" && cpio --quiet --pass-through --make-directories "$ROOT/lib/modules/$KERNEL_VERSION/kernel")
+cp -r /usr/share/doc/busybox-static "$ROOT/usr/share/doc/" 2>/dev/null || true
+find "$ROOT" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
+
+step "kernel and initramfs"
+mkdir -p "$WORK/initramfs"/{bin,dev,proc,sys,root} "$WORK/esp/grub"
+install -m 755 /bin/busybox "$WORK/initramfs/bin/busybox"
+install -m 755 "$HERE/tiny/initramfs-init" "$WORK/initramfs/init"
+copy_modules "$KERNEL" "$WORK/initramfs" virtio_pci virtio_blk virtio_scsi virtio_net nvme ahci ata_piix sd_mod \
+  e1000 e1000e ext4 crc32c_generic crc32c_intel
+INITRAMFS_ZSTD_LEVEL=-10 pack_initramfs "$WORK/initramfs" "$WORK/esp/initrd.img"
+install -m 644 "$KERNEL/boot/vmlinuz-$KERNEL_VERSION" "$WORK/esp/vmlinuz"
+sed -e "s/@VERSION@/$VERSION/g" -e "s/@ROOT_UUID@/$ROOT_UUID/g" "$HERE/tiny/grub.cfg" >"$WORK/esp/grub/grub.cfg"
+
+step "disk image"
+mkdir -p "$(dirname "$OUT")"
+PART=$OUT.part
+partition_table "$PART" 768 "$SEED"
+install_bios_grub "$PART" "$WORK"
+make_esp "$PART" "$WORK" "$SEED"
+make_root "$PART" "$WORK" "$SEED" "$ROOT_UUID"
+mv "$PART" "$OUT"
+step "$OUT: tiny:$VERSION, $(($(stat -c %s "$OUT") / 1048576)) MiB, $(du -m "$OUT" | cut -f1) MiB of it data"
