@@ -68,9 +68,9 @@ install_bios_grub() {
 make_esp() {
   local image=$1 esp=$2/esp.img serial
   mkdir -p "$2/esp/EFI/BOOT"
-  # No device in the prefix: GRUB takes the partition it was loaded from.
+  # No device in the prefix: GRUB takes the partition it was loaded from. efi_gop gives the kernel its screen.
   grub-mkimage -O x86_64-efi -o "$2/esp/EFI/BOOT/BOOTX64.EFI" -p /grub \
-    part_gpt part_msdos fat normal configfile linux serial terminal echo test search search_fs_uuid ext2 reboot
+    efi_gop part_gpt part_msdos fat normal configfile linux serial terminal echo test search search_fs_uuid ext2 reboot
   serial=$(stable_uuid "$3 fat")
   rm -f "$esp"
   truncate -s $((ESP_SECTORS * SECTOR)) "$esp"
