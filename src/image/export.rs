@@ -20,7 +20,9 @@ pub enum ExportError {
     Write(#[source] io::Error),
     #[error("{image} cannot be read from the store")]
     Read { image: ImageRef, source: io::Error },
-    #[error("{image} came out with content digest {got}, it was imported as {expected}: the store is damaged")]
+    #[error(
+        "{image} came out with content digest {got}, it was imported as {expected}: the store is damaged"
+    )]
     Content {
         image: ImageRef,
         expected: String,
@@ -38,7 +40,8 @@ impl ImageStore {
         let record = self.show(image)?;
         let manifest = self.manifest(&record.manifest)?;
         out.set_len(0).map_err(ExportError::Write)?;
-        out.set_len(manifest.image_bytes).map_err(ExportError::Write)?;
+        out.set_len(manifest.image_bytes)
+            .map_err(ExportError::Write)?;
         let mut reader = ImageReader::new(&manifest, self.packs_of(&manifest)?);
         let mut content = ContentDigest::new();
         let zero_digest = manifest::digest(&[0; BLOCK_BYTES]);
@@ -53,12 +56,20 @@ impl ImageStore {
                 source,
             })?;
             add_hole(&mut content, done_bytes, extent.target_offset_bytes);
-            bytes.chunks(BLOCK_BYTES).for_each(|block| content.add_block(&manifest::digest(block)));
+            bytes
+                .chunks(BLOCK_BYTES)
+                .for_each(|block| content.add_block(&manifest::digest(block)));
             done_bytes = extent.target().end;
-            let inside = (manifest.image_bytes - extent.target_offset_bytes).min(bytes.len() as u64) as usize;
-            out.write_all_at(&bytes[..inside], extent.target_offset_bytes).map_err(ExportError::Write)?;
+            let inside = (manifest.image_bytes - extent.target_offset_bytes).min(bytes.len() as u64)
+                as usize;
+            out.write_all_at(&bytes[..inside], extent.target_offset_bytes)
+                .map_err(ExportError::Write)?;
         }
-        add_hole(&mut content, done_bytes, manifest.image_bytes.next_multiple_of(BLOCK_BYTES as u64));
+        add_hole(
+            &mut content,
+            done_bytes,
+            manifest.image_bytes.next_multiple_of(BLOCK_BYTES as u64),
+        );
         let got = manifest::to_hex(&content.finish(manifest.image_bytes));
         if got != record.content_digest {
             return Err(ExportError::Content {
@@ -72,6 +83,10 @@ impl ImageStore {
 
     /// Every pack of a manifest, in its order.
     pub(super) fn packs_of(&self, manifest: &Manifest) -> Result<Vec<Bytes>, StoreError> {
-        manifest.packs.iter().map(|id| self.pack(&manifest::to_hex(id))).collect()
+        manifest
+            .packs
+            .iter()
+            .map(|id| self.pack(&manifest::to_hex(id)))
+            .collect()
     }
 }

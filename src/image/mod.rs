@@ -83,7 +83,10 @@ pub enum StoreError {
     #[error("{path} is damaged: {reason}")]
     Damaged { path: PathBuf, reason: String },
     #[error("{path} is no manifest that this program can use")]
-    Manifest { path: PathBuf, source: ManifestError },
+    Manifest {
+        path: PathBuf,
+        source: ManifestError,
+    },
     #[error("cannot {what} {path}")]
     Io {
         what: &'static str,
@@ -96,7 +99,10 @@ impl StoreError {
     /// True where asking for another name may help: nothing is wrong with the store.
     #[must_use]
     pub fn is_missing(&self) -> bool {
-        matches!(self, StoreError::NoImage(_) | StoreError::NoManifest(_) | StoreError::NoPack(_))
+        matches!(
+            self,
+            StoreError::NoImage(_) | StoreError::NoManifest(_) | StoreError::NoPack(_)
+        )
     }
 }
 
@@ -152,7 +158,9 @@ impl ImageStore {
         let path = self.record_path(image);
         let text = match fs::read(&path) {
             Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(StoreError::NoImage(image.clone())),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Err(StoreError::NoImage(image.clone()));
+            }
             Err(e) => return Err(io_error("read", &path)(e)),
         };
         let damaged = |reason: String| StoreError::Damaged {
@@ -161,7 +169,10 @@ impl ImageStore {
         };
         let record: Record = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
         if record.format != RECORD_FORMAT || record.image != *image {
-            return Err(damaged(format!("format {}, of {}", record.format, record.image)));
+            return Err(damaged(format!(
+                "format {}, of {}",
+                record.format, record.image
+            )));
         }
         Ok(record)
     }
@@ -219,7 +230,10 @@ impl ImageStore {
     }
 
     fn record_path(&self, image: &ImageRef) -> PathBuf {
-        self.dir.join("names").join(image.name()).join(image.version())
+        self.dir
+            .join("names")
+            .join(image.name())
+            .join(image.version())
     }
 
     fn manifest_path(&self, digest: &str) -> PathBuf {

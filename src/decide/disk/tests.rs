@@ -48,19 +48,36 @@ fn choose_kept(disks: &[Disk], rule: &Rule, own: Option<&DiskId>) -> Result<usiz
 fn only_the_disk_that_the_rule_names_is_taken_in_any_order() {
     let data = holding("ext4", disk("vda", "DATA"));
     let root = disk("vdb", "ROOT");
-    assert_eq!(choose_kept(&[data.clone(), root.clone()], &by_serial("ROOT"), None), Ok(1));
+    assert_eq!(
+        choose_kept(&[data.clone(), root.clone()], &by_serial("ROOT"), None),
+        Ok(1)
+    );
     assert_eq!(choose_kept(&[root, data], &by_serial("ROOT"), None), Ok(0));
 }
 
 /// Rule 3: without a rule, exactly one disk that may be written must exist.
 #[test]
 fn without_a_rule_one_blank_disk_is_taken_and_two_are_refused() {
-    assert_eq!(choose_kept(&[disk("vda", "A")], &Rule::default(), None), Ok(0));
-    let two = choose_kept(&[disk("vda", "A"), disk("vdb", "B")], &Rule::default(), None).unwrap_err();
+    assert_eq!(
+        choose_kept(&[disk("vda", "A")], &Rule::default(), None),
+        Ok(0)
+    );
+    let two = choose_kept(
+        &[disk("vda", "A"), disk("vdb", "B")],
+        &Rule::default(),
+        None,
+    )
+    .unwrap_err();
     assert_eq!(two.reason, RefusalReason::Candidates(2));
     assert_eq!(two.lines.len(), 2);
-    assert!(two.lines.iter().all(|line| line.ends_with(": candidate")), "{two}");
-    assert_eq!(choose_kept(&[], &Rule::default(), None).unwrap_err().reason, RefusalReason::NoDisk);
+    assert!(
+        two.lines.iter().all(|line| line.ends_with(": candidate")),
+        "{two}"
+    );
+    assert_eq!(
+        choose_kept(&[], &Rule::default(), None).unwrap_err().reason,
+        RefusalReason::NoDisk
+    );
 }
 
 /// A2: serial missing, duplicate, matching none.
@@ -69,7 +86,10 @@ fn a_serial_that_is_missing_or_shared_names_no_disk() {
     let rule = by_serial("S");
     let missing = choose_kept(&[disk("vda", "")], &rule, None).unwrap_err();
     assert_eq!(missing.reason, RefusalReason::NoCandidate);
-    assert!(missing.lines[0].contains("not the serial number"), "{missing}");
+    assert!(
+        missing.lines[0].contains("not the serial number"),
+        "{missing}"
+    );
     let twins = choose_kept(&[disk("vda", "S"), disk("vdb", "S")], &rule, None).unwrap_err();
     assert_eq!(twins.reason, RefusalReason::SameId(2));
     // One of the twins cannot be written anyway: still nobody knows which one was meant.
@@ -79,7 +99,12 @@ fn a_serial_that_is_missing_or_shared_names_no_disk() {
     };
     let twins = choose_kept(&[disk("vda", "S"), smaller], &rule, None).unwrap_err();
     assert_eq!(twins.reason, RefusalReason::SameId(2));
-    assert_eq!(choose_kept(&[disk("vda", "")], &by_serial(""), None).unwrap_err().reason, RefusalReason::NoCandidate);
+    assert_eq!(
+        choose_kept(&[disk("vda", "")], &by_serial(""), None)
+            .unwrap_err()
+            .reason,
+        RefusalReason::NoCandidate
+    );
 }
 
 /// A2: the two paths of a multipath disk have one WWN.
@@ -93,7 +118,11 @@ fn two_paths_to_one_disk_are_ambiguous() {
         wwn: Some("NAA.5000C5".to_owned()),
         ..Rule::default()
     };
-    assert_eq!(choose_kept(&[path("sda")], &rule, None), Ok(0), "hex in either case");
+    assert_eq!(
+        choose_kept(&[path("sda")], &rule, None),
+        Ok(0),
+        "hex in either case"
+    );
     let refusal = choose_kept(&[path("sda"), path("sdb")], &rule, None).unwrap_err();
     assert_eq!(refusal.reason, RefusalReason::SameId(2));
 }
@@ -103,9 +132,24 @@ fn two_paths_to_one_disk_are_ambiguous() {
 fn content_is_only_overwritten_on_the_own_disk_or_when_released() {
     let disks = [holding("gpt", disk("vda", "A"))];
     let refusal = choose_kept(&disks, &by_serial("A"), None).unwrap_err();
-    assert!(refusal.lines[0].contains("foreign content (gpt)"), "{refusal}");
-    assert_eq!(choose_kept(&disks, &Rule::default(), Some(&own("A"))), Ok(0));
-    assert_eq!(choose(&disks, &Rule::default(), None, ForeignContent::Released, NEEDS), Ok(0));
+    assert!(
+        refusal.lines[0].contains("foreign content (gpt)"),
+        "{refusal}"
+    );
+    assert_eq!(
+        choose_kept(&disks, &Rule::default(), Some(&own("A"))),
+        Ok(0)
+    );
+    assert_eq!(
+        choose(
+            &disks,
+            &Rule::default(),
+            None,
+            ForeignContent::Released,
+            NEEDS
+        ),
+        Ok(0)
+    );
 }
 
 #[test]
@@ -121,16 +165,26 @@ fn a_disk_is_the_own_one_only_by_id_and_size() {
             },
         )]
     };
-    let is_own = |disks: &[Disk], own: &DiskId| choose_kept(disks, &Rule::default(), Some(own)).is_ok();
+    let is_own =
+        |disks: &[Disk], own: &DiskId| choose_kept(disks, &Rule::default(), Some(own)).is_ok();
     assert!(is_own(&content(Some("W1"), "A"), &with_wwn));
-    assert!(is_own(&content(None, "A"), &with_wwn), "the WWN was not readable this time");
+    assert!(
+        is_own(&content(None, "A"), &with_wwn),
+        "the WWN was not readable this time"
+    );
     assert!(is_own(&content(Some("w1"), ""), &with_wwn));
-    assert!(!is_own(&content(Some("w2"), "A"), &with_wwn), "another WWN, so a clone of the serial");
+    assert!(
+        !is_own(&content(Some("w2"), "A"), &with_wwn),
+        "another WWN, so a clone of the serial"
+    );
     assert!(!is_own(&content(Some("w1"), "B"), &with_wwn));
     assert!(!is_own(&content(None, ""), &with_wwn), "no id at all");
     let mut nameless = own("");
     nameless.serial = Some(" ".to_owned());
-    assert!(!is_own(&content(None, " "), &nameless), "two blanks are no identity");
+    assert!(
+        !is_own(&content(None, " "), &nameless),
+        "two blanks are no identity"
+    );
     let mut other_size = own("A");
     other_size.size_bytes -= 512;
     assert!(!is_own(&content(None, "A"), &other_size));
@@ -144,7 +198,10 @@ fn too_small_and_wrong_sectors_are_refused_and_said() {
         ..disk("vda", "A")
     };
     let refusal = choose_kept(&[small], &Rule::default(), None).unwrap_err();
-    assert!(refusal.lines[0].contains("too small: the image needs 3221225472 bytes"), "{refusal}");
+    assert!(
+        refusal.lines[0].contains("too small: the image needs 3221225472 bytes"),
+        "{refusal}"
+    );
     let exact = Disk {
         size_bytes: 3 * GIB,
         ..disk("vda", "A")
@@ -171,10 +228,25 @@ fn read_only_and_unnamed_usb_disks_are_never_taken() {
         ..disk("sda", "STICK")
     };
     // The installer's own stick beside the real disk must not make the choice ambiguous.
-    assert_eq!(choose_kept(&[stick.clone(), disk("vda", "A")], &Rule::default(), None), Ok(1));
+    assert_eq!(
+        choose_kept(&[stick.clone(), disk("vda", "A")], &Rule::default(), None),
+        Ok(1)
+    );
     assert!(choose_kept(std::slice::from_ref(&stick), &Rule::default(), None).is_err());
-    assert!(choose(std::slice::from_ref(&stick), &Rule::default(), None, ForeignContent::Released, NEEDS).is_err());
-    assert_eq!(choose_kept(std::slice::from_ref(&stick), &by_serial("STICK"), None), Ok(0));
+    assert!(
+        choose(
+            std::slice::from_ref(&stick),
+            &Rule::default(),
+            None,
+            ForeignContent::Released,
+            NEEDS
+        )
+        .is_err()
+    );
+    assert_eq!(
+        choose_kept(std::slice::from_ref(&stick), &by_serial("STICK"), None),
+        Ok(0)
+    );
     let usb = Rule {
         transport: Some("usb".to_owned()),
         ..Rule::default()
@@ -212,7 +284,10 @@ fn every_field_of_the_rule_must_match() {
         |r| r.max_bytes = Some(10 * GIB - 1),
     ];
     for (index, change) in refused.iter().enumerate() {
-        assert!(choose_kept(&disks, &rule(*change), None).is_err(), "refusal {index}");
+        assert!(
+            choose_kept(&disks, &rule(*change), None).is_err(),
+            "refusal {index}"
+        );
     }
 }
 
@@ -221,5 +296,8 @@ fn every_field_of_the_rule_must_match() {
 fn a_disks_own_words_cannot_break_a_log_line() {
     let hostile = holding("x\n", disk("vda", "S\x1b[2J\r\nfake line"));
     let refusal = choose_kept(&[hostile], &Rule::default(), None).unwrap_err();
-    assert!(!refusal.to_string().chars().any(char::is_control), "{refusal:?}");
+    assert!(
+        !refusal.to_string().chars().any(char::is_control),
+        "{refusal:?}"
+    );
 }
