@@ -28,9 +28,7 @@ pub enum GptError {
     Unusual(String),
     #[error("the image's GUID partition table cannot be read")]
     Damaged(#[source] Box<gptman::Error>),
-    #[error(
-        "the image's partitions end at sector {last_lba}, the disk can hold them up to sector {last_usable_lba}"
-    )]
+    #[error("the image's partitions end at sector {last_lba}, the disk can hold them up to sector {last_usable_lba}")]
     DoesNotFit { last_lba: u64, last_usable_lba: u64 },
 }
 
@@ -71,9 +69,7 @@ pub fn read(head: &[u8]) -> Result<Option<Table>, GptError> {
     reader.set_position(sector);
     let header = GPTHeader::read_from(&mut reader).map_err(damaged)?;
     check_header(&header, sector).map_err(GptError::Unusual)?;
-    let entries = header
-        .read_partitions(&mut reader, sector)
-        .map_err(damaged)?;
+    let entries = header.read_partitions(&mut reader, sector).map_err(damaged)?;
     check_entries(&header, &entries).map_err(GptError::Unusual)?;
     Ok(Some(Table {
         sector_bytes,
@@ -88,10 +84,7 @@ fn check_header(header: &GPTHeader, sector: u64) -> Result<(), String> {
     }
     let count = header.number_of_partition_entries;
     if header.size_of_partition_entry != ENTRY_BYTES || !(1..=ENTRIES_MAX).contains(&count) {
-        return Err(format!(
-            "{count} entries of {} bytes",
-            header.size_of_partition_entry
-        ));
+        return Err(format!("{count} entries of {} bytes", header.size_of_partition_entry));
     }
     let first_free = 2 + array_sectors(count, sector);
     if header.first_usable_lba < first_free || header.last_usable_lba > LBA_MAX {
@@ -125,9 +118,7 @@ impl Table {
     /// The partitions that exist, by number.
     #[must_use]
     pub fn partitions(&self) -> Vec<Partition> {
-        let used = (1..)
-            .zip(&self.entries)
-            .filter(|(_, entry)| entry.is_used());
+        let used = (1..).zip(&self.entries).filter(|(_, entry)| entry.is_used());
         used.map(|(number, entry)| Partition {
             number,
             name: entry.partition_name.as_str().to_owned(),
@@ -147,12 +138,7 @@ impl Table {
     pub fn fit(&self, head: &[u8], disk_bytes: u64) -> Result<Fitted, GptError> {
         let sector = u64::from(self.sector_bytes);
         let array = array_sectors(self.header.number_of_partition_entries, sector);
-        let last_lba = self
-            .entries
-            .iter()
-            .filter(|e| e.is_used())
-            .map(|e| e.ending_lba)
-            .max();
+        let last_lba = self.entries.iter().filter(|e| e.is_used()).map(|e| e.ending_lba).max();
         let last_lba = last_lba.unwrap_or(self.header.first_usable_lba);
         let last_usable_lba = (disk_bytes / sector).saturating_sub(array + 2);
         if last_lba > last_usable_lba || last_usable_lba * sector < head.len() as u64 {
@@ -173,12 +159,8 @@ impl Table {
         let tail_offset_bytes = backup.partition_entry_lba * sector;
         let mut tail = Section::new(tail_offset_bytes, vec![0; ((array + 1) * sector) as usize]);
         let damaged = |e| GptError::Damaged(Box::new(e));
-        primary
-            .write_into(&mut head, sector, &self.entries)
-            .map_err(damaged)?;
-        backup
-            .write_into(&mut tail, sector, &self.entries)
-            .map_err(damaged)?;
+        primary.write_into(&mut head, sector, &self.entries).map_err(damaged)?;
+        backup.write_into(&mut tail, sector, &self.entries).map_err(damaged)?;
         protect(&mut head.bytes, backup.primary_lba);
         Ok(Fitted {
             head: head.bytes,
@@ -193,12 +175,7 @@ impl Table {
 fn protect(head: &mut [u8], last_lba: u64) {
     for entry in (0..4).map(|i| 446 + i * 16) {
         if head[entry + 4] == 0xee {
-            let first = u32::from_le_bytes([
-                head[entry + 8],
-                head[entry + 9],
-                head[entry + 10],
-                head[entry + 11],
-            ]);
+            let first = u32::from_le_bytes([head[entry + 8], head[entry + 9], head[entry + 10], head[entry + 11]]);
             let sectors = (last_lba + 1).saturating_sub(u64::from(first));
             let sectors = u32::try_from(sectors).unwrap_or(u32::MAX);
             head[entry + 12..entry + 16].copy_from_slice(&sectors.to_le_bytes());
@@ -238,15 +215,9 @@ impl Section {
 
 impl Write for Section {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
-        let start = self
-            .position
-            .checked_sub(self.offset_bytes)
-            .map(|at| at as usize);
-        let place =
-            start.and_then(|start| self.bytes.get_mut(start..start.checked_add(data.len())?));
-        place
-            .ok_or(io::ErrorKind::InvalidInput)?
-            .copy_from_slice(data);
+        let start = self.position.checked_sub(self.offset_bytes).map(|at| at as usize);
+        let place = start.and_then(|start| self.bytes.get_mut(start..start.checked_add(data.len())?));
+        place.ok_or(io::ErrorKind::InvalidInput)?.copy_from_slice(data);
         self.position += data.len() as u64;
         Ok(data.len())
     }

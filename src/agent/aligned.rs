@@ -18,11 +18,7 @@ impl AlignedBuffer {
         let storage = vec![0; len + ALIGNMENT_BYTES];
         // The heap block does not move when the Vec does, so the offset stays right.
         let start = storage.as_ptr().align_offset(ALIGNMENT_BYTES);
-        AlignedBuffer {
-            storage,
-            start,
-            len,
-        }
+        AlignedBuffer { storage, start, len }
     }
 
     pub fn copy_of(bytes: &[u8]) -> AlignedBuffer {

@@ -51,18 +51,15 @@ impl BootArea {
 fn image_range(job: &Job, range: Range<u64>) -> Result<Vec<u8>, WriteError> {
     let mut bytes = vec![0; (range.end - range.start) as usize];
     let all = job.manifest.extents.iter().enumerate();
-    let overlaps =
-        all.filter(|(_, e)| e.target().start < range.end && range.start < e.target().end);
+    let overlaps = all.filter(|(_, e)| e.target().start < range.end && range.start < e.target().end);
     let extents = overlaps.map(|(index, _)| index).collect();
     fetch::fetch(job, extents, |batch| {
         for extent in batch {
             let target = extent.target();
             let (from, to) = (target.start.max(range.start), target.end.min(range.end));
             if from < to {
-                let source =
-                    &extent.bytes()[(from - target.start) as usize..(to - target.start) as usize];
-                bytes[(from - range.start) as usize..(to - range.start) as usize]
-                    .copy_from_slice(source);
+                let source = &extent.bytes()[(from - target.start) as usize..(to - target.start) as usize];
+                bytes[(from - range.start) as usize..(to - range.start) as usize].copy_from_slice(source);
             }
         }
         Ok(())

@@ -123,11 +123,7 @@ impl VerifyArgs {
         } else {
             println!(
                 "{target} differs from {image}: head {}, {} extents ({} bytes) and {} holes of the body differ",
-                if verified.head_right {
-                    "right"
-                } else {
-                    "differs"
-                },
+                if verified.head_right { "right" } else { "differs" },
                 verified.wrong_extents,
                 verified.wrong_bytes,
                 verified.wrong_holes
@@ -172,10 +168,7 @@ impl Observer for Printer {
             println!("{}", serde_json::json!({ "progress": progress }));
         } else {
             let (done, total) = (progress.done_bytes >> 20, progress.total_bytes >> 20);
-            eprintln!(
-                "  {done} of {total} MiB, {} MiB fetched",
-                progress.fetched_bytes >> 20
-            );
+            eprintln!("  {done} of {total} MiB, {} MiB fetched", progress.fetched_bytes >> 20);
         }
     }
 

@@ -93,9 +93,7 @@ impl DirectDevice {
         let kind = path.metadata().map_err(failed)?;
         let is_block = kind.file_type().is_block_device();
         if !is_block && !kind.is_file() {
-            return Err(OpenError::Kind {
-                path: path.to_owned(),
-            });
+            return Err(OpenError::Kind { path: path.to_owned() });
         }
         // O_EXCL on a block device without O_CREAT: the kernel refuses while anyone else holds it.
         let exclusive = if is_block && access == Access::Write {
@@ -107,14 +105,10 @@ impl DirectDevice {
             let mut options = OpenOptions::new();
             options.read(true).write(access == Access::Write);
             // The flags' bits are the kernel's own, which are an int in open(2).
-            options
-                .custom_flags((flags | exclusive).bits() as i32)
-                .open(path)
+            options.custom_flags((flags | exclusive).bits() as i32).open(path)
         };
         let file = match open(OFlags::DIRECT) {
-            Err(e) if e.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => {
-                open(OFlags::empty())
-            }
+            Err(e) if e.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => open(OFlags::empty()),
             opened => opened,
         };
         let file = file.map_err(|e| match e.kind() {
@@ -127,11 +121,7 @@ impl DirectDevice {
         DirectDevice::new(file, path, open).map_err(failed)
     }
 
-    fn new(
-        mut file: File,
-        path: &Path,
-        open: impl Fn(OFlags) -> io::Result<File>,
-    ) -> io::Result<DirectDevice> {
+    fn new(mut file: File, path: &Path, open: impl Fn(OFlags) -> io::Result<File>) -> io::Result<DirectDevice> {
         let is_block = file.metadata()?.file_type().is_block_device();
         let sector_bytes = if is_block {
             Some(rustix::fs::ioctl_blksszget(&file)?)

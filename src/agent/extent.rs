@@ -18,11 +18,7 @@ pub(super) struct VerifiedExtent {
 
 impl VerifiedExtent {
     /// `None` when the bytes at `start` of the buffer are not this extent.
-    pub fn check(
-        extent: &Extent,
-        buffer: &Arc<AlignedBuffer>,
-        start: usize,
-    ) -> Option<VerifiedExtent> {
+    pub fn check(extent: &Extent, buffer: &Arc<AlignedBuffer>, start: usize) -> Option<VerifiedExtent> {
         let bytes = buffer.get(start..start + extent.extent_bytes as usize)?;
         (manifest::digest(bytes) == extent.digest).then(|| VerifiedExtent {
             extent: *extent,

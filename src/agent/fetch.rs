@@ -61,26 +61,18 @@ fn work(
 
 /// One request. What does not match is asked for once more: memory, wire or proxy may have hurt it, and the
 /// server may have been told of a bad disk meanwhile.
-fn load(
-    job: &Job,
-    segment: &Segment,
-    cancelled: &AtomicBool,
-) -> Result<Vec<VerifiedExtent>, WriteError> {
-    let pack = job
-        .manifest
-        .pack_id(&job.manifest.frames[segment.frames.start]);
+fn load(job: &Job, segment: &Segment, cancelled: &AtomicBool) -> Result<Vec<VerifiedExtent>, WriteError> {
+    let pack = job.manifest.pack_id(&job.manifest.frames[segment.frames.start]);
     let range = segment.range(job.manifest);
     let is_stopped = || cancelled.load(Ordering::Relaxed) || !job.observer.may_go_on();
     let mut tries = 0;
     loop {
         let question = || job.source.range(&pack, range.clone());
-        let bytes =
-            source::ask(job.options.patience, &is_stopped, question).map_err(|e| match e {
-                GaveUp::Stopped => WriteError::Stopped,
-                GaveUp::Failed(source) => WriteError::Source(source),
-            })?;
-        job.fetched_bytes
-            .fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        let bytes = source::ask(job.options.patience, &is_stopped, question).map_err(|e| match e {
+            GaveUp::Stopped => WriteError::Stopped,
+            GaveUp::Failed(source) => WriteError::Source(source),
+        })?;
+        job.fetched_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         match unpack(job, segment, &bytes, range.start) {
             Ok(extents) => return Ok(extents),
             Err(frame) if tries == 1 => {
@@ -94,12 +86,7 @@ fn load(
 }
 
 /// The extents of a segment out of its compressed bytes, or the index of a frame that is not right.
-fn unpack(
-    job: &Job,
-    segment: &Segment,
-    compressed: &[u8],
-    offset: u64,
-) -> Result<Vec<VerifiedExtent>, usize> {
+fn unpack(job: &Job, segment: &Segment, compressed: &[u8], offset: u64) -> Result<Vec<VerifiedExtent>, usize> {
     let frames = &job.manifest.frames;
     // Raw frames one behind the other, so that an extent over a frame border is one slice.
     let mut starts = vec![0];
@@ -124,8 +111,8 @@ fn unpack(
     for &index in &segment.extents {
         let extent = &job.manifest.extents[index];
         let frame = extent.frame as usize;
-        let start = starts[frame - segment.frames.start]
-            + extent.frame_block as usize * crate::wire::manifest::BLOCK_BYTES;
+        let start =
+            starts[frame - segment.frames.start] + extent.frame_block as usize * crate::wire::manifest::BLOCK_BYTES;
         verified.push(VerifiedExtent::check(extent, &buffer, start).ok_or(frame)?);
     }
     // Blocks that lie together in the pack often lie together on the target: then they go out in one write.

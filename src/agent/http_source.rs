@@ -68,11 +68,7 @@ impl HttpSource {
 
     fn get_whole(&self, url: &str, max_bytes: u64) -> Result<Vec<u8>, SourceError> {
         let mut body = Vec::new();
-        let mut reader = self
-            .get(url, None)?
-            .into_body()
-            .into_reader()
-            .take(max_bytes + 1);
+        let mut reader = self.get(url, None)?.into_body().into_reader().take(max_bytes + 1);
         reader.read_to_end(&mut body).map_err(unreachable(url))?;
         if body.len() as u64 > max_bytes {
             return Err(answer(url, format!("more than {max_bytes} bytes")));
@@ -89,13 +85,9 @@ impl ImageSource for HttpSource {
         }
         let url = format!("{}/images/refs/{image}", self.base);
         let body = self.get_whole(&url, REF_ANSWER_BYTES_MAX)?;
-        let resolved: Resolved =
-            serde_json::from_slice(&body).map_err(|e| answer(&url, e.to_string()))?;
+        let resolved: Resolved = serde_json::from_slice(&body).map_err(|e| answer(&url, e.to_string()))?;
         if manifest::from_hex(&resolved.manifest).is_none() {
-            return Err(answer(
-                &url,
-                "what it calls a manifest is no digest".to_owned(),
-            ));
+            return Err(answer(&url, "what it calls a manifest is no digest".to_owned()));
         }
         Ok(resolved.manifest)
     }
@@ -114,15 +106,8 @@ impl ImageSource for HttpSource {
             .and_then(|value| value.to_str().ok());
         let wanted = format!("bytes {}-{}/", range.start, range.end - 1);
         if !got.is_some_and(|got| got.starts_with(&wanted)) {
-            let got = got
-                .unwrap_or("no range")
-                .chars()
-                .take(80)
-                .collect::<String>();
-            return Err(answer(
-                &url,
-                format!("{got:?} where {wanted:?} was asked for"),
-            ));
+            let got = got.unwrap_or("no range").chars().take(80).collect::<String>();
+            return Err(answer(&url, format!("{got:?} where {wanted:?} was asked for")));
         }
         // The caller bounds the range to some MiB.
         let len = (range.end - range.start) as usize;
@@ -135,17 +120,12 @@ impl ImageSource for HttpSource {
             got if got < len => Err(unreachable(&url)(std::io::Error::from(
                 std::io::ErrorKind::UnexpectedEof,
             ))),
-            _ => Err(answer(
-                &url,
-                format!("more than the {len} bytes that were asked for"),
-            )),
+            _ => Err(answer(&url, format!("more than the {len} bytes that were asked for"))),
         }
     }
 }
 
-fn unreachable<E: std::error::Error + Send + Sync + 'static>(
-    url: &str,
-) -> impl FnOnce(E) -> SourceError {
+fn unreachable<E: std::error::Error + Send + Sync + 'static>(url: &str) -> impl FnOnce(E) -> SourceError {
     move |e| SourceError::Unreachable {
         url: url.to_owned(),
         source: Box::new(e),

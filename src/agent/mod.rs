@@ -40,9 +40,7 @@ mod stages;
 mod target;
 
 pub use source::{ImageSource, SourceError};
-pub use write::{
-    Expected, Observer, Outcome, Verified, WriteError, WriteOptions, verify_image, write_image,
-};
+pub use write::{Expected, Observer, Outcome, Verified, WriteError, WriteOptions, verify_image, write_image};
 
 #[cfg(test)]
 mod tests;

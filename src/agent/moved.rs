@@ -91,8 +91,7 @@ pub(super) fn copy(
         }
         let written_bytes = target.write_extents(&[verified], &boot.body)?;
         job.copied_bytes.fetch_add(written_bytes, Ordering::Relaxed);
-        job.written_bytes
-            .fetch_add(written_bytes, Ordering::Relaxed);
+        job.written_bytes.fetch_add(written_bytes, Ordering::Relaxed);
         done_bytes += u64::from(extent.extent_bytes);
         job.progress(Step::WriteBody, done_bytes, total_bytes);
     }
@@ -106,9 +105,7 @@ fn find(manifest: &Manifest, seed: &Manifest, extents: Vec<usize>) -> (Vec<Copy>
         wanted.extend(places(manifest, &manifest.extents[extent]).map(|place| (place, None)));
     }
     for extent in &seed.extents {
-        for (place, offset) in
-            places(seed, extent).zip((extent.target_offset_bytes..).step_by(BLOCK_BYTES))
-        {
+        for (place, offset) in places(seed, extent).zip((extent.target_offset_bytes..).step_by(BLOCK_BYTES)) {
             if let Some(found) = wanted.get_mut(&place) {
                 found.get_or_insert(offset);
             }
@@ -116,8 +113,7 @@ fn find(manifest: &Manifest, seed: &Manifest, extents: Vec<usize>) -> (Vec<Copy>
     }
     let (mut copies, mut missing) = (Vec::new(), Vec::new());
     for extent in extents {
-        let offsets = places(manifest, &manifest.extents[extent])
-            .map(|place| wanted.get(&place).copied().flatten());
+        let offsets = places(manifest, &manifest.extents[extent]).map(|place| wanted.get(&place).copied().flatten());
         match merge(offsets) {
             Some(sources) => copies.push(Copy {
                 extent,
@@ -142,11 +138,7 @@ fn places<'m>(manifest: &'m Manifest, extent: &Extent) -> impl Iterator<Item = P
             block = 0;
         }
         let lies_in = &manifest.frames[frame];
-        let place = (
-            manifest.packs[lies_in.pack as usize],
-            lies_in.offset_bytes,
-            block,
-        );
+        let place = (manifest.packs[lies_in.pack as usize], lies_in.offset_bytes, block);
         block += 1;
         place
     })
@@ -167,9 +159,7 @@ fn merge(offsets: impl Iterator<Item = Option<u64>>) -> Option<Vec<Range<u64>>> 
 
 /// Copies that read from what a write to `range` destroys. No source is longer than an extent.
 fn endangered(sources: &[(Range<u64>, usize)], range: &Range<u64>) -> Vec<usize> {
-    let first = range
-        .start
-        .saturating_sub(crate::wire::manifest::WINDOW_BYTES);
+    let first = range.start.saturating_sub(crate::wire::manifest::WINDOW_BYTES);
     let from = sources.partition_point(|(source, _)| source.start < first);
     let overlapping = sources[from..]
         .iter()
@@ -181,11 +171,7 @@ fn endangered(sources: &[(Range<u64>, usize)], range: &Range<u64>) -> Vec<usize>
 }
 
 /// An extent read from where it lies on the disk, or `None` when that is not its content.
-fn read(
-    target: &Target,
-    extent: &Extent,
-    sources: &[Range<u64>],
-) -> Result<Option<VerifiedExtent>, WriteError> {
+fn read(target: &Target, extent: &Extent, sources: &[Range<u64>]) -> Result<Option<VerifiedExtent>, WriteError> {
     let mut buffer = AlignedBuffer::new(extent.extent_bytes as usize);
     let mut at = 0;
     for source in sources {

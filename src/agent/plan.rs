@@ -29,8 +29,7 @@ impl Segment {
     /// The bytes of the pack to ask for.
     pub fn range(&self, manifest: &Manifest) -> Range<u64> {
         let last = &manifest.frames[self.frames.end - 1];
-        manifest.frames[self.frames.start].offset_bytes
-            ..last.offset_bytes + u64::from(last.compressed_bytes)
+        manifest.frames[self.frames.start].offset_bytes..last.offset_bytes + u64::from(last.compressed_bytes)
     }
 }
 
@@ -68,7 +67,5 @@ fn belongs(manifest: &Manifest, segment: &Segment, frames: &Range<usize>) -> boo
     // Frames of the list that no extent here needs are skipped over only when they are short, too.
     let gap_bytes = next.offset_bytes - (last.offset_bytes + u64::from(last.compressed_bytes));
     let range = segment.range(manifest);
-    gap_bytes <= GAP_BYTES_MAX
-        && range.end - range.start < REQUEST_BYTES
-        && segment.frames.len() < FRAMES_SOFT
+    gap_bytes <= GAP_BYTES_MAX && range.end - range.start < REQUEST_BYTES && segment.frames.len() < FRAMES_SOFT
 }

@@ -70,10 +70,7 @@ impl Wrong {
 
     /// The windows that hold what is wrong, in order, each once.
     fn windows(&self, job: &Job) -> Vec<u64> {
-        let extents = self
-            .extents
-            .iter()
-            .map(|&i| job.manifest.extents[i].target());
+        let extents = self.extents.iter().map(|&i| job.manifest.extents[i].target());
         let mut windows: Vec<u64> = extents
             .chain(self.holes.iter().cloned())
             .flat_map(|r| windows_of(&r))
@@ -170,12 +167,10 @@ pub(super) fn audit(
     };
     std::thread::scope(|scope| {
         let readers: Vec<_> = (0..READERS).map(|_| scope.spawn(read)).collect();
-        readers
-            .into_iter()
-            .try_for_each(|reader| match reader.join() {
-                Ok(result) => result,
-                Err(panic) => std::panic::resume_unwind(panic),
-            })
+        readers.into_iter().try_for_each(|reader| match reader.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        })
     })?;
     let mut wrong = wrong.into_inner().unwrap_or_else(PoisonError::into_inner);
     wrong.extents.sort_unstable();
@@ -191,11 +186,7 @@ fn audit_window(
     buffer: &mut AlignedBuffer,
 ) -> Result<Wrong, WriteError> {
     let start = window * WINDOW_BYTES;
-    let end = (start + WINDOW_BYTES).min(
-        job.manifest
-            .image_bytes
-            .next_multiple_of(BLOCK_BYTES as u64),
-    );
+    let end = (start + WINDOW_BYTES).min(job.manifest.image_bytes.next_multiple_of(BLOCK_BYTES as u64));
     // What belongs to the body comes from the device, the rest of the image's tail from the image, and behind the
     // image is the padding of its last block.
     let body_end = boot.body.end.clamp(start, end);
@@ -204,8 +195,7 @@ fn audit_window(
     target.read(start, &mut bytes[..(body_end - start) as usize])?;
     let tail_bytes = (end - body_end).min(boot.image_tail.len() as u64) as usize;
     if body_end == boot.body.end {
-        bytes[(body_end - start) as usize..][..tail_bytes]
-            .copy_from_slice(&boot.image_tail[..tail_bytes]);
+        bytes[(body_end - start) as usize..][..tail_bytes].copy_from_slice(&boot.image_tail[..tail_bytes]);
     }
 
     let mut wrong = Wrong::default();
@@ -233,10 +223,7 @@ fn find_nonzero(wrong: &mut Wrong, bytes: &[u8], start: u64, hole: Range<u64>) {
     static ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
     if hole.start < hole.end {
         let got = &bytes[(hole.start - start) as usize..(hole.end - start) as usize];
-        if got
-            .chunks(BLOCK_BYTES)
-            .any(|block| *block != ZEROS[..block.len()])
-        {
+        if got.chunks(BLOCK_BYTES).any(|block| *block != ZEROS[..block.len()]) {
             wrong.holes.push(hole);
         }
     }

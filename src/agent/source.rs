@@ -54,9 +54,7 @@ impl SourceError {
     pub fn is_passing(&self) -> bool {
         match self {
             SourceError::Unreachable { .. } => true,
-            SourceError::Status { status, .. } => {
-                *status >= 500 || *status == 408 || *status == 429
-            }
+            SourceError::Status { status, .. } => *status >= 500 || *status == 408 || *status == 429,
             SourceError::Answer { .. } => false,
         }
     }

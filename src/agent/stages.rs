@@ -100,13 +100,9 @@ impl<'j> Cleared<'j> {
                 wrong.replace(job, &windows, found);
                 wrong
             }
-            None if job.options.seed.is_some() || was_cut(job, &target, &all)? => readback::audit(
-                job,
-                &target,
-                &boot,
-                Step::Survey,
-                &readback::body_windows(&boot),
-            )?,
+            None if job.options.seed.is_some() || was_cut(job, &target, &all)? => {
+                readback::audit(job, &target, &boot, Step::Survey, &readback::body_windows(&boot))?
+            }
             None => all,
         };
         job.skipped_bytes
@@ -120,12 +116,7 @@ impl<'j> Cleared<'j> {
 /// wrote need not be fetched again. A wrong guess costs time, never correctness.
 fn was_cut(job: &Job, target: &Target, all: &Wrong) -> Result<bool, WriteError> {
     let mut first = all.extents.clone();
-    first.sort_unstable_by_key(|&i| {
-        (
-            job.manifest.extents[i].frame,
-            job.manifest.extents[i].frame_block,
-        )
-    });
+    first.sort_unstable_by_key(|&i| (job.manifest.extents[i].frame, job.manifest.extents[i].frame_block));
     for &index in first.iter().take(SAMPLE_EXTENTS) {
         let extent = &job.manifest.extents[index];
         if extent.target().end > target.device().size_bytes() {
@@ -148,8 +139,7 @@ fn write_wrong(
     wrong: Wrong,
     seed: Option<&crate::wire::manifest::Manifest>,
 ) -> Result<(), WriteError> {
-    let total_bytes =
-        job.bytes_of(&wrong.extents) + wrong.holes.iter().map(|h| h.end - h.start).sum::<u64>();
+    let total_bytes = job.bytes_of(&wrong.extents) + wrong.holes.iter().map(|h| h.end - h.start).sum::<u64>();
     let mut done_bytes = job.bytes_of(&wrong.extents);
     // Copies first: everything else overwrites what they read. Holes last, for the same reason.
     let missing = match seed {
@@ -159,8 +149,7 @@ fn write_wrong(
     done_bytes -= job.bytes_of(&missing);
     fetch::fetch(job, missing, |batch| {
         let written_bytes = target.write_extents(&batch, &boot.body)?;
-        job.written_bytes
-            .fetch_add(written_bytes, Ordering::Relaxed);
+        job.written_bytes.fetch_add(written_bytes, Ordering::Relaxed);
         done_bytes += written_bytes;
         job.progress(Step::WriteBody, done_bytes, total_bytes);
         Ok(())

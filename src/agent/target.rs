@@ -23,9 +23,7 @@ const CLEAR_BYTES: u64 = 1 << 20;
 
 /// The disk does not do what it is told.
 #[derive(Debug, Error)]
-#[error(
-    "disk {device} failed to {what} at byte {offset_bytes}, {RETRIES} times again after the first"
-)]
+#[error("disk {device} failed to {what} at byte {offset_bytes}, {RETRIES} times again after the first")]
 pub struct DiskFailed {
     pub device: String,
     pub what: &'static str,
@@ -70,11 +68,7 @@ impl Target {
 
     /// Writes extents where they belong, as far as they lie inside `body`. Neighbours go out in one write.
     /// Returns the bytes written.
-    pub fn write_extents(
-        &self,
-        extents: &[VerifiedExtent],
-        body: &Range<u64>,
-    ) -> Result<u64, DiskFailed> {
+    pub fn write_extents(&self, extents: &[VerifiedExtent], body: &Range<u64>) -> Result<u64, DiskFailed> {
         let mut written_bytes = 0;
         for run in extents.chunk_by(VerifiedExtent::is_followed_by) {
             // chunk_by yields no empty runs.
@@ -83,10 +77,7 @@ impl Target {
             let offset = first.target().start;
             let from = body.start.clamp(offset, last.target().end);
             let to = body.end.clamp(from, last.target().end);
-            self.write(
-                from,
-                &bytes[(from - offset) as usize..(to - offset) as usize],
-            )?;
+            self.write(from, &bytes[(from - offset) as usize..(to - offset) as usize])?;
             written_bytes += to - from;
         }
         Ok(written_bytes)
@@ -99,11 +90,7 @@ impl Target {
 
     /// Makes the disk bootable, the backup first: firmware that finds a primary table without a backup repairs
     /// it, and nothing but this write makes the primary. The proof can only come from reading the body back.
-    pub fn write_boot_area(
-        &self,
-        boot: &BootArea,
-        _body_is_right: &ReadBack,
-    ) -> Result<(), DiskFailed> {
+    pub fn write_boot_area(&self, boot: &BootArea, _body_is_right: &ReadBack) -> Result<(), DiskFailed> {
         if let Some((offset, tail)) = &boot.tail {
             self.write(*offset, &AlignedBuffer::copy_of(tail))?;
             self.sync()?;
@@ -132,9 +119,7 @@ impl Target {
     }
 
     fn write(&self, offset_bytes: u64, bytes: &[u8]) -> Result<(), DiskFailed> {
-        debug_assert!(
-            bytes.is_empty() || (bytes.as_ptr() as usize).is_multiple_of(ALIGNMENT_BYTES.min(512))
-        );
+        debug_assert!(bytes.is_empty() || (bytes.as_ptr() as usize).is_multiple_of(ALIGNMENT_BYTES.min(512)));
         let mut done = 0;
         while done < bytes.len() {
             let piece = &bytes[done..bytes.len().min(done + WRITE_BYTES_MAX)];
@@ -168,11 +153,7 @@ impl Target {
         }
     }
 
-    fn failed(
-        &self,
-        what: &'static str,
-        offset_bytes: u64,
-    ) -> impl FnOnce(io::Error) -> DiskFailed {
+    fn failed(&self, what: &'static str, offset_bytes: u64) -> impl FnOnce(io::Error) -> DiskFailed {
         let device = self.device.name().to_owned();
         move |source| DiskFailed {
             device,

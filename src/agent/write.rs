@@ -113,11 +113,7 @@ pub enum WriteError {
         disk_bytes: u64,
     },
     #[error("the image was made for sectors of {image} bytes, {device} has sectors of {disk}")]
-    SectorSize {
-        device: String,
-        image: u32,
-        disk: u32,
-    },
+    SectorSize { device: String, image: u32, disk: u32 },
     #[error("{device} is not the disk that was chosen: {what} is {got}, was {expected}")]
     OtherDisk {
         device: String,
@@ -131,9 +127,7 @@ pub enum WriteError {
     Source(#[source] SourceError),
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    #[error(
-        "the server's data is wrong, twice: pack {pack}, frame at byte {offset_bytes}; scrub the image store"
-    )]
+    #[error("the server's data is wrong, twice: pack {pack}, frame at byte {offset_bytes}; scrub the image store")]
     BadData { pack: String, offset_bytes: u64 },
     #[error(transparent)]
     Disk(#[from] DiskFailed),
@@ -221,11 +215,7 @@ impl<'a> Job<'a> {
             let got_sector = sector_bytes.unwrap_or(expected.sector_bytes);
             let facts = [
                 ("its size", expected.size_bytes, disk_bytes),
-                (
-                    "its sector",
-                    u64::from(expected.sector_bytes),
-                    u64::from(got_sector),
-                ),
+                ("its sector", u64::from(expected.sector_bytes), u64::from(got_sector)),
             ];
             for (what, expected, got) in facts {
                 if expected != got {
@@ -267,10 +257,7 @@ pub fn fetch_manifest(
     patience: Duration,
     observer: &dyn Observer,
 ) -> Result<Manifest, WriteError> {
-    let encoded = source::ask(patience, &|| !observer.may_go_on(), || {
-        source.manifest(digest)
-    })
-    .map_err(gave_up)?;
+    let encoded = source::ask(patience, &|| !observer.may_go_on(), || source.manifest(digest)).map_err(gave_up)?;
     Ok(Manifest::decode(&encoded, Some(digest))?)
 }
 
@@ -284,10 +271,7 @@ pub fn resolve(
     patience: Duration,
     observer: &dyn Observer,
 ) -> Result<String, WriteError> {
-    source::ask(patience, &|| !observer.may_go_on(), || {
-        source.resolve(image)
-    })
-    .map_err(gave_up)
+    source::ask(patience, &|| !observer.may_go_on(), || source.resolve(image)).map_err(gave_up)
 }
 
 pub(super) fn gave_up(reason: GaveUp) -> WriteError {
@@ -331,11 +315,7 @@ pub fn write_to(
     let job = Job::new(source, manifest, options, observer);
     let deployed = match OpenTarget::new(&job, device)?.survey()? {
         Survey::Deployed(deployed) => deployed,
-        Survey::Write(open, wrong) => open
-            .clear()?
-            .write_body(wrong)?
-            .verify_body()?
-            .write_head()?,
+        Survey::Write(open, wrong) => open.clear()?.write_body(wrong)?.verify_body()?.write_head()?,
     };
     Ok(Outcome {
         already_there: deployed.found,
@@ -369,13 +349,7 @@ pub fn verify_image(
     let boot = BootArea::prepare(&job, device.size_bytes())?;
     let target = Target::new(Box::new(device));
     job.step(Step::VerifyBody)?;
-    let wrong = readback::audit(
-        &job,
-        &target,
-        &boot,
-        Step::VerifyBody,
-        &readback::body_windows(&boot),
-    )?;
+    let wrong = readback::audit(&job, &target, &boot, Step::VerifyBody, &readback::body_windows(&boot))?;
     Ok(Verified {
         head_right: target.has_boot_area(&boot)?,
         wrong_extents: wrong.extents.len() as u64,

@@ -83,16 +83,10 @@ pub enum RefusalReason {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.reason {
-            RefusalReason::NoDisk => write!(
-                f,
-                "no disk was found: is its driver in the deploy environment?"
-            ),
+            RefusalReason::NoDisk => write!(f, "no disk was found: is its driver in the deploy environment?"),
             RefusalReason::NoCandidate => write!(f, "no disk may be written"),
             RefusalReason::Candidates(count) => {
-                write!(
-                    f,
-                    "{count} disks may be written: name the right one in the disk rule"
-                )
+                write!(f, "{count} disks may be written: name the right one in the disk rule")
             }
             RefusalReason::SameId(count) => {
                 write!(
@@ -118,19 +112,14 @@ pub fn choose(
     foreign: ForeignContent,
     needs: Needs,
 ) -> Result<usize, Refusal> {
-    let verdicts: Vec<Result<(), String>> = disks
-        .iter()
-        .map(|d| judge(d, rule, own_disk, foreign, needs))
-        .collect();
+    let verdicts: Vec<Result<(), String>> = disks.iter().map(|d| judge(d, rule, own_disk, foreign, needs)).collect();
     let candidates: Vec<usize> = (0..disks.len()).filter(|&i| verdicts[i].is_ok()).collect();
     // Counted over all disks, not over candidates only: of two disks with one serial number, a reason that
     // rules one of them out does not prove that the rule meant the other.
     let same_id = disks.iter().filter(|d| is_named(d, rule)).count();
     let reason = match (disks.len(), candidates.as_slice()) {
         (0, _) => RefusalReason::NoDisk,
-        _ if (rule.serial.is_some() || rule.wwn.is_some()) && same_id > 1 => {
-            RefusalReason::SameId(same_id)
-        }
+        _ if (rule.serial.is_some() || rule.wwn.is_some()) && same_id > 1 => RefusalReason::SameId(same_id),
         (_, [one]) => return Ok(*one),
         (_, []) => RefusalReason::NoCandidate,
         (_, many) => RefusalReason::Candidates(many.len()),
@@ -162,10 +151,7 @@ fn judge(
         return Err("read-only".to_owned());
     }
     if disk.size_bytes < needs.image_bytes {
-        return Err(format!(
-            "too small: the image needs {} bytes",
-            needs.image_bytes
-        ));
+        return Err(format!("too small: the image needs {} bytes", needs.image_bytes));
     }
     if disk.sector_bytes != needs.sector_bytes {
         return Err(format!(
@@ -173,8 +159,7 @@ fn judge(
             needs.sector_bytes
         ));
     }
-    let allowed =
-        foreign == ForeignContent::Released || own_disk.is_some_and(|own| is_same(disk, own));
+    let allowed = foreign == ForeignContent::Released || own_disk.is_some_and(|own| is_same(disk, own));
     match &disk.content {
         Some(content) if !allowed => Err(format!(
             "holds foreign content ({}) that nobody released",
@@ -195,11 +180,7 @@ fn match_rule(disk: &Disk, rule: &Rule) -> Result<(), String> {
             return Err(format!("not the {what} of the disk rule"));
         }
     }
-    if rule
-        .transport
-        .as_ref()
-        .is_some_and(|wanted| *wanted != disk.transport)
-    {
+    if rule.transport.as_ref().is_some_and(|wanted| *wanted != disk.transport) {
         return Err("not the transport of the disk rule".to_owned());
     }
     if rule.min_bytes.is_some_and(|min| disk.size_bytes < min) {
@@ -220,8 +201,7 @@ fn is_named(disk: &Disk, rule: &Rule) -> bool {
 /// Both have an id and it is the same; no id that both have differs; and the size is the same. A serial number
 /// alone is not enough: disk emulations hand out the same one for disks of any size.
 fn is_same(disk: &Disk, own: &DiskId) -> bool {
-    let contradicts =
-        |a: &Option<String>, b: &Option<String>| present(a) && present(b) && !is_equal(a, b);
+    let contradicts = |a: &Option<String>, b: &Option<String>| present(a) && present(b) && !is_equal(a, b);
     disk.size_bytes == own.size_bytes
         && (is_equal(&disk.wwn, &own.wwn) || is_equal(&disk.serial, &own.serial))
         && !contradicts(&disk.wwn, &own.wwn)
@@ -259,9 +239,5 @@ fn describe(disk: &Disk) -> String {
 
 /// A disk's own words in a log line: no control characters, and not endless.
 fn printable(text: &str) -> String {
-    text.trim()
-        .chars()
-        .take(64)
-        .flat_map(char::escape_debug)
-        .collect()
+    text.trim().chars().take(64).flat_map(char::escape_debug).collect()
 }

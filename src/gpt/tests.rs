@@ -10,8 +10,7 @@ fn head(sector: u64) -> Vec<u8> {
     let mut gpt = gptman::GPT::new_from(&mut disk, sector, [5; 16]).unwrap();
     gpt[1] = GPTPartitionEntry {
         partition_type_guid: [
-            0x28, 0x73, 0x2a, 0xc1, 0x1f, 0xf8, 0xd2, 0x11, 0xba, 0x4b, 0x00, 0xa0, 0xc9, 0x3e,
-            0xc9, 0x3b,
+            0x28, 0x73, 0x2a, 0xc1, 0x1f, 0xf8, 0xd2, 0x11, 0xba, 0x4b, 0x00, 0xa0, 0xc9, 0x3e, 0xc9, 0x3b,
         ],
         unique_partition_guid: [6; 16],
         starting_lba: MIB / sector,
@@ -36,10 +35,7 @@ fn the_sector_size_is_where_the_table_is() {
             (esp.number, esp.name.as_str(), esp.type_guid.as_str()),
             (1, "esp", ESP_TYPE)
         );
-        assert_eq!(
-            (esp.first_lba * sector, (esp.last_lba + 1) * sector),
-            (MIB, 3 * MIB)
-        );
+        assert_eq!((esp.first_lba * sector, (esp.last_lba + 1) * sector), (MIB, 3 * MIB));
     }
     assert!(read(&vec![0; 1 << 20]).unwrap().is_none());
     assert!(read(b"").unwrap().is_none());
@@ -51,32 +47,18 @@ fn the_table_fits_a_larger_disk_and_gptman_reads_both_copies() {
     for sector in [512, 4096] {
         let head = head(sector);
         let disk_bytes = 32 * MIB;
-        let fitted = read(&head)
-            .unwrap()
-            .unwrap()
-            .fit(&head, disk_bytes)
-            .unwrap();
-        assert_eq!(
-            fitted.tail_offset_bytes + fitted.tail.len() as u64,
-            disk_bytes
-        );
+        let fitted = read(&head).unwrap().unwrap().fit(&head, disk_bytes).unwrap();
+        assert_eq!(fitted.tail_offset_bytes + fitted.tail.len() as u64, disk_bytes);
         let mut disk = vec![0; disk_bytes as usize];
         disk[..head.len()].copy_from_slice(&fitted.head);
         disk[fitted.tail_offset_bytes as usize..].copy_from_slice(&fitted.tail);
         let primary = gptman::GPT::read_from(&mut Cursor::new(&disk), sector).unwrap();
         assert_eq!(primary.header.backup_lba, disk_bytes / sector - 1);
         let sectors = u32::from_le_bytes(disk[458..462].try_into().unwrap());
-        assert_eq!(
-            u64::from(sectors),
-            disk_bytes / sector - 1,
-            "protective MBR"
-        );
+        assert_eq!(u64::from(sectors), disk_bytes / sector - 1, "protective MBR");
         disk[sector as usize..MIB as usize].fill(0);
         let backup = gptman::GPT::read_from(&mut Cursor::new(&disk), sector).unwrap();
-        assert_eq!(
-            backup.header.last_usable_lba,
-            primary.header.last_usable_lba
-        );
+        assert_eq!(backup.header.last_usable_lba, primary.header.last_usable_lba);
         assert_eq!(backup[1], primary[1]);
     }
 }
@@ -132,10 +114,7 @@ fn forged_headers_are_refused() {
         |h| h.last_usable_lba = u64::MAX,
     ];
     for (index, lie) in lies.iter().enumerate() {
-        assert!(
-            matches!(read(&forged(lie)), Err(GptError::Unusual(_))),
-            "lie {index}"
-        );
+        assert!(matches!(read(&forged(lie)), Err(GptError::Unusual(_))), "lie {index}");
     }
     assert!(
         read(&forged(|_| ())).unwrap().is_some(),

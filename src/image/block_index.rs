@@ -45,14 +45,11 @@ impl BlockIndex {
             }
         }
         let blocks = packs.iter().map(|pack| pack.index.blocks()).sum();
-        let mut by_prefix =
-            HashMap::with_capacity_and_hasher(blocks, BuildHasherDefault::default());
+        let mut by_prefix = HashMap::with_capacity_and_hasher(blocks, BuildHasherDefault::default());
         for (pack, known) in (0..).zip(&packs) {
             for block in 0..known.index.blocks() as u32 {
                 if let Some(digest) = known.index.digest(block) {
-                    by_prefix
-                        .entry(prefix(digest))
-                        .or_insert(Location { pack, block });
+                    by_prefix.entry(prefix(digest)).or_insert(Location { pack, block });
                 }
             }
         }
@@ -72,10 +69,7 @@ impl BlockIndex {
 }
 
 fn prefix(digest: &[u8]) -> u64 {
-    digest
-        .iter()
-        .take(8)
-        .fold(0, |word, byte| word << 8 | u64::from(*byte))
+    digest.iter().take(8).fold(0, |word, byte| word << 8 | u64::from(*byte))
 }
 
 /// A digest is already as random as a hash can be.

@@ -20,9 +20,7 @@ pub enum ExportError {
     Write(#[source] io::Error),
     #[error("{image} cannot be read from the store")]
     Read { image: ImageRef, source: io::Error },
-    #[error(
-        "{image} came out with content digest {got}, it was imported as {expected}: the store is damaged"
-    )]
+    #[error("{image} came out with content digest {got}, it was imported as {expected}: the store is damaged")]
     Content {
         image: ImageRef,
         expected: String,
@@ -40,8 +38,7 @@ impl ImageStore {
         let record = self.show(image)?;
         let manifest = self.manifest(&record.manifest)?;
         out.set_len(0).map_err(ExportError::Write)?;
-        out.set_len(manifest.image_bytes)
-            .map_err(ExportError::Write)?;
+        out.set_len(manifest.image_bytes).map_err(ExportError::Write)?;
         let mut reader = ImageReader::new(&manifest, self.packs_of(&manifest)?);
         let mut content = ContentDigest::new();
         let zero_digest = manifest::digest(&[0; BLOCK_BYTES]);
@@ -60,8 +57,7 @@ impl ImageStore {
                 .chunks(BLOCK_BYTES)
                 .for_each(|block| content.add_block(&manifest::digest(block)));
             done_bytes = extent.target().end;
-            let inside = (manifest.image_bytes - extent.target_offset_bytes).min(bytes.len() as u64)
-                as usize;
+            let inside = (manifest.image_bytes - extent.target_offset_bytes).min(bytes.len() as u64) as usize;
             out.write_all_at(&bytes[..inside], extent.target_offset_bytes)
                 .map_err(ExportError::Write)?;
         }

@@ -20,14 +20,8 @@ impl TempFile {
         // The store is locked by this process, so a counter is enough for names of their own.
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = store
-            .join("tmp")
-            .join(format!("{}-{number}", std::process::id()));
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .open(&path);
+        let path = store.join("tmp").join(format!("{}-{number}", std::process::id()));
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path);
         let file = file.map_err(io_error("create", &path))?;
         Ok(TempFile { file, path })
     }
@@ -55,9 +49,7 @@ impl Drop for TempFile {
 /// Writes a small file at its place.
 pub(super) fn write_whole(store: &Path, place: &Path, content: &[u8]) -> Result<(), StoreError> {
     let mut temp = TempFile::create(store)?;
-    temp.file
-        .write_all(content)
-        .map_err(io_error("write", temp.path()))?;
+    temp.file.write_all(content).map_err(io_error("write", temp.path()))?;
     temp.publish(place)
 }
 
@@ -81,12 +73,10 @@ pub(super) fn lock(path: &Path, store: &Path) -> Result<File, StoreError> {
         .truncate(false)
         .open(path);
     let file = file.map_err(io_error("open", path))?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(
-        |e| match e {
-            rustix::io::Errno::WOULDBLOCK => StoreError::Locked(store.to_owned()),
-            other => io_error("lock", path)(other.into()),
-        },
-    )?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|e| match e {
+        rustix::io::Errno::WOULDBLOCK => StoreError::Locked(store.to_owned()),
+        other => io_error("lock", path)(other.into()),
+    })?;
     Ok(file)
 }
 

@@ -16,8 +16,7 @@ use super::{ImageRef, ImageStore, RECORD_FORMAT, Record, StoreError, files, insp
 use crate::clock::UnixSeconds;
 use crate::gpt::GptError;
 use crate::wire::manifest::{
-    self, BLOCK_BYTES, BootFacts, ContentDigest, Digest, Extent, Frame, Manifest, ManifestError,
-    WINDOW_BYTES,
+    self, BLOCK_BYTES, BootFacts, ContentDigest, Digest, Extent, Frame, Manifest, ManifestError, WINDOW_BYTES,
 };
 
 const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
@@ -61,9 +60,7 @@ pub enum ImportError {
     TooLarge { max_image_bytes: u64 },
     #[error("the image is empty")]
     Empty,
-    #[error(
-        "the image has {image_bytes} bytes, which is no multiple of 512: it is no disk image, or cut short"
-    )]
+    #[error("the image has {image_bytes} bytes, which is no multiple of 512: it is no disk image, or cut short")]
     NotWholeSectors { image_bytes: u64 },
     #[error(
         "{image} exists with other content (content digest {existing}, offered {offered}): \
@@ -95,10 +92,7 @@ impl ImageStore {
         progress: &dyn Fn(u64),
     ) -> Result<Imported, ImportError> {
         // The lock guards no data, so one that a panic left poisoned is as good as any.
-        let _alone = self
-            .importing
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _alone = self.importing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut scan = Scan::new(self)?;
         scan.read_all(
             &mut plain(reader).map_err(ImportError::Read)?,
@@ -125,16 +119,9 @@ impl ImageStore {
             ..
         } = scan;
         let new_pack = writer.finish()?;
-        let mut manifest = describe(
-            &index,
-            new_pack.as_ref(),
-            &runs,
-            image_bytes,
-            content_digest,
-        );
+        let mut manifest = describe(&index, new_pack.as_ref(), &runs, image_bytes, content_digest);
         (manifest.boot, manifest.sector_bytes) = self.look_into(&manifest, new_pack.as_ref())?;
-        self.publish(request, &manifest, new_pack)
-            .map(Imported::New)
+        self.publish(request, &manifest, new_pack).map(Imported::New)
     }
 
     fn existing(&self, image: &ImageRef) -> Result<Option<Record>, StoreError> {
@@ -146,11 +133,7 @@ impl ImageStore {
     }
 
     /// Boot facts and sector size, read from the blocks themselves.
-    fn look_into(
-        &self,
-        manifest: &Manifest,
-        new: Option<&FinishedPack>,
-    ) -> Result<(BootFacts, u32), ImportError> {
+    fn look_into(&self, manifest: &Manifest, new: Option<&FinishedPack>) -> Result<(BootFacts, u32), ImportError> {
         let mut packs = Vec::with_capacity(manifest.packs.len());
         for id in &manifest.packs {
             packs.push(match new {
@@ -201,10 +184,7 @@ impl ImageStore {
 fn plain<'r>(reader: impl Read + 'r) -> io::Result<Box<dyn Read + 'r>> {
     let mut reader = BufReader::with_capacity(1 << 18, reader);
     let mut magic = Vec::with_capacity(ZSTD_MAGIC.len());
-    reader
-        .by_ref()
-        .take(ZSTD_MAGIC.len() as u64)
-        .read_to_end(&mut magic)?;
+    reader.by_ref().take(ZSTD_MAGIC.len() as u64).read_to_end(&mut magic)?;
     let compressed = magic == ZSTD_MAGIC;
     let whole = io::Cursor::new(magic).chain(reader);
     if compressed {
@@ -253,21 +233,14 @@ impl Scan {
         })
     }
 
-    fn read_all(
-        &mut self,
-        reader: &mut dyn Read,
-        max: u64,
-        progress: &dyn Fn(u64),
-    ) -> Result<(), ImportError> {
+    fn read_all(&mut self, reader: &mut dyn Read, max: u64, progress: &dyn Fn(u64)) -> Result<(), ImportError> {
         let mut window = vec![0; WINDOW_BYTES as usize];
         loop {
             let count = read_full(reader, &mut window).map_err(ImportError::Read)?;
             let offset = self.image_bytes;
             self.image_bytes += count as u64;
             if self.image_bytes > max.min(manifest::IMAGE_BYTES_MAX) {
-                return Err(ImportError::TooLarge {
-                    max_image_bytes: max,
-                });
+                return Err(ImportError::TooLarge { max_image_bytes: max });
             }
             let padded = count.next_multiple_of(BLOCK_BYTES);
             window[count..padded].fill(0);
@@ -378,11 +351,7 @@ fn describe(
         let pack = run.location.pack;
         (first..=last).map(move |frame| (pack, frame))
     };
-    let mut numbers: BTreeMap<(u32, u32), u32> = runs
-        .iter()
-        .flat_map(frames_of)
-        .map(|key| (key, 0))
-        .collect();
+    let mut numbers: BTreeMap<(u32, u32), u32> = runs.iter().flat_map(frames_of).map(|key| (key, 0)).collect();
     let mut packs: Vec<Digest> = Vec::new();
     let mut frames: Vec<Frame> = Vec::with_capacity(numbers.len());
     let mut pack_before = None;
@@ -393,9 +362,7 @@ fn describe(
             packs.extend(known.map(|known| known.id).or(new_pack.map(|new| new.id)));
         }
         let new_span = || new_pack.and_then(|new| new.frames.get(*frame as usize).copied());
-        let span: Option<FrameSpan> = known
-            .map(|known| known.index.frame(*frame as usize))
-            .or_else(new_span);
+        let span: Option<FrameSpan> = known.map(|known| known.index.frame(*frame as usize)).or_else(new_span);
         *number = frames.len() as u32;
         frames.extend(span.map(|span| Frame {
             pack: packs.len() as u32 - 1,

@@ -24,15 +24,11 @@ const ARCHES: [&str; 5] = ["x64", "ia32", "aa64", "arm", "riscv64"];
 /// # Errors
 /// [`ImportError::Read`] when the store's data cannot be read, [`ImportError::PartitionTable`] when the table is
 /// one that could not be fitted to a disk later.
-pub(super) fn inspect(
-    mut image: ImageReader,
-    image_bytes: u64,
-) -> Result<(BootFacts, u32), ImportError> {
+pub(super) fn inspect(mut image: ImageReader, image_bytes: u64) -> Result<(BootFacts, u32), ImportError> {
     let mut head = vec![0; WINDOW_BYTES.min(image_bytes) as usize];
     image.read_exact(&mut head).map_err(ImportError::Read)?;
     let mut facts = BootFacts {
-        bios: head.get(510..512) == Some(&[0x55, 0xaa])
-            && head[..MBR_CODE_BYTES].iter().any(|byte| *byte != 0),
+        bios: head.get(510..512) == Some(&[0x55, 0xaa]) && head[..MBR_CODE_BYTES].iter().any(|byte| *byte != 0),
         ..BootFacts::default()
     };
     let Some(table) = gpt::read(&head)? else {
@@ -42,16 +38,10 @@ pub(super) fn inspect(
     table.fit(&head, image_bytes)?;
     facts.gpt = true;
     facts.partitions = table.partitions();
-    for partition in facts
-        .partitions
-        .iter()
-        .filter(|p| p.type_guid == gpt::ESP_TYPE)
-    {
+    for partition in facts.partitions.iter().filter(|p| p.type_guid == gpt::ESP_TYPE) {
         let sector = u64::from(table.sector_bytes);
         let section = Section::new(&mut image, partition, sector);
-        facts
-            .loaders
-            .extend(find_loaders(section, partition.number));
+        facts.loaders.extend(find_loaders(section, partition.number));
     }
     Ok((facts, table.sector_bytes))
 }
@@ -98,10 +88,7 @@ fn read_loaders(section: Section<'_, '_>) -> io::Result<Vec<(&'static str, Strin
     }
     // Shim before GRUB: with Secure Boot only shim starts.
     found.sort_by_key(|(_, path)| path.to_ascii_lowercase().contains("\\grub"));
-    Ok(found
-        .into_iter()
-        .map(|(arch, path)| (arch, canonical(&path)))
-        .collect())
+    Ok(found.into_iter().map(|(arch, path)| (arch, canonical(&path))).collect())
 }
 
 fn arch_of(directory: &str, file: &str) -> Option<&'static str> {
@@ -112,11 +99,9 @@ fn arch_of(directory: &str, file: &str) -> Option<&'static str> {
     } else {
         &["shim", "grub"]
     };
-    ARCHES.into_iter().find(|arch| {
-        prefixes
-            .iter()
-            .any(|prefix| stem.strip_prefix(prefix) == Some(arch))
-    })
+    ARCHES
+        .into_iter()
+        .find(|arch| prefixes.iter().any(|prefix| stem.strip_prefix(prefix) == Some(arch)))
 }
 
 /// FAT keeps names in any case and compares without it; the fallback path has one spelling in the specification.
@@ -156,12 +141,8 @@ impl Read for Section<'_, '_> {
         let count = out.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         // A read costs at least a sector, so that endless reads of nothing end too.
         let cost = (count as u64).max(512);
-        self.budget_bytes = self
-            .budget_bytes
-            .checked_sub(cost)
-            .ok_or(io::ErrorKind::FileTooLarge)?;
-        self.image
-            .seek(SeekFrom::Start(self.start + self.position))?;
+        self.budget_bytes = self.budget_bytes.checked_sub(cost).ok_or(io::ErrorKind::FileTooLarge)?;
+        self.image.seek(SeekFrom::Start(self.start + self.position))?;
         let count = self.image.read(&mut out[..count])?;
         self.position += count as u64;
         Ok(count)

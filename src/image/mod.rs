@@ -83,10 +83,7 @@ pub enum StoreError {
     #[error("{path} is damaged: {reason}")]
     Damaged { path: PathBuf, reason: String },
     #[error("{path} is no manifest that this program can use")]
-    Manifest {
-        path: PathBuf,
-        source: ManifestError,
-    },
+    Manifest { path: PathBuf, source: ManifestError },
     #[error("cannot {what} {path}")]
     Io {
         what: &'static str,
@@ -169,10 +166,7 @@ impl ImageStore {
         };
         let record: Record = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
         if record.format != RECORD_FORMAT || record.image != *image {
-            return Err(damaged(format!(
-                "format {}, of {}",
-                record.format, record.image
-            )));
+            return Err(damaged(format!("format {}, of {}", record.format, record.image)));
         }
         Ok(record)
     }
@@ -230,10 +224,7 @@ impl ImageStore {
     }
 
     fn record_path(&self, image: &ImageRef) -> PathBuf {
-        self.dir
-            .join("names")
-            .join(image.name())
-            .join(image.version())
+        self.dir.join("names").join(image.name()).join(image.version())
     }
 
     fn manifest_path(&self, digest: &str) -> PathBuf {

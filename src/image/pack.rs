@@ -9,9 +9,7 @@ use bytes::Bytes;
 
 use super::files::{self, TempFile};
 use super::{StoreError, io_error, pack_cache};
-use crate::wire::manifest::{
-    self, BLOCK_BYTES, Digest, FRAME_BLOCKS, FRAME_BYTES, PACK_HEADER_BYTES,
-};
+use crate::wire::manifest::{self, BLOCK_BYTES, Digest, FRAME_BLOCKS, FRAME_BYTES, PACK_HEADER_BYTES};
 
 const PACK_MAGIC: &[u8; 8] = b"RGLDPAK1";
 const INDEX_MAGIC: &[u8; 8] = b"RGLDIDX1";
@@ -100,25 +98,14 @@ impl PackWriter {
 
     fn send_frame(&mut self) -> Result<(), StoreError> {
         let frame = std::mem::replace(&mut self.frame, Vec::with_capacity(FRAME_BYTES));
-        let sent = self
-            .sender
-            .as_ref()
-            .is_some_and(|sender| sender.send(frame).is_ok());
+        let sent = self.sender.as_ref().is_some_and(|sender| sender.send(frame).is_ok());
         // The worker ends early only because of an error; that error is what the caller must see.
-        if sent {
-            Ok(())
-        } else {
-            self.join().map(|_| ())
-        }
+        if sent { Ok(()) } else { self.join().map(|_| ()) }
     }
 
     fn join(&mut self) -> Result<Compressed, StoreError> {
         self.sender = None;
-        let gone = || {
-            io_error("write", Path::new("pack"))(io::Error::other(
-                "the compressing thread panicked",
-            ))
-        };
+        let gone = || io_error("write", Path::new("pack"))(io::Error::other("the compressing thread panicked"));
         let worker = self.worker.take().ok_or_else(gone)?;
         worker.join().map_err(|_| gone())?
     }
@@ -161,26 +148,19 @@ impl Drop for PackWriter {
 /// The worker: one zstd frame for each message, and the digest of the file as it grows.
 fn compress(mut temp: TempFile, receiver: &Receiver<Vec<u8>>) -> Result<Compressed, StoreError> {
     let path = temp.path().to_owned();
-    let mut compressor =
-        zstd::bulk::Compressor::new(ZSTD_LEVEL).map_err(io_error("compress for", &path))?;
+    let mut compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL).map_err(io_error("compress for", &path))?;
     let mut hasher = blake3::Hasher::new();
     let mut frames = Vec::new();
     let mut header = [0; PACK_HEADER_BYTES as usize];
     header[..8].copy_from_slice(PACK_MAGIC);
     header[8..10].copy_from_slice(&VERSION.to_le_bytes());
     hasher.update(&header);
-    temp.file
-        .write_all(&header)
-        .map_err(io_error("write", &path))?;
+    temp.file.write_all(&header).map_err(io_error("write", &path))?;
     let mut pack_bytes = PACK_HEADER_BYTES;
     for raw in receiver {
-        let compressed = compressor
-            .compress(&raw)
-            .map_err(io_error("compress for", &path))?;
+        let compressed = compressor.compress(&raw).map_err(io_error("compress for", &path))?;
         hasher.update(&compressed);
-        temp.file
-            .write_all(&compressed)
-            .map_err(io_error("write", &path))?;
+        temp.file.write_all(&compressed).map_err(io_error("write", &path))?;
         frames.push(FrameSpan {
             offset_bytes: pack_bytes,
             // Both are bounded by a frame of 256 KiB.
@@ -206,9 +186,7 @@ impl FinishedPack {
 
     /// Puts index and pack at their places: the index first, since an index without a pack is known to be rubbish.
     pub fn publish(self, store: &Path) -> Result<(), StoreError> {
-        let place = store
-            .join("packs")
-            .join(format!("{}.pack", manifest::to_hex(&self.id)));
+        let place = store.join("packs").join(format!("{}.pack", manifest::to_hex(&self.id)));
         files::write_whole(
             store,
             &place.with_extension("idx"),
@@ -219,9 +197,7 @@ impl FinishedPack {
 }
 
 fn encode_index(frames: &[FrameSpan], digests: &[Digest]) -> Vec<u8> {
-    let mut index = Vec::with_capacity(
-        INDEX_HEADER_BYTES + frames.len() * 16 + (digests.len() + 1) * DIGEST_BYTES,
-    );
+    let mut index = Vec::with_capacity(INDEX_HEADER_BYTES + frames.len() * 16 + (digests.len() + 1) * DIGEST_BYTES);
     index.extend_from_slice(INDEX_MAGIC);
     index.extend_from_slice(&VERSION.to_le_bytes());
     index.extend_from_slice(&[0; 2]);
@@ -256,8 +232,7 @@ impl PackIndex {
             path: PathBuf::from(path),
             reason: reason.to_owned(),
         };
-        let bytes = pack_cache::map(path)?
-            .ok_or_else(|| damaged("it is missing, though its pack is there"))?;
+        let bytes = pack_cache::map(path)?.ok_or_else(|| damaged("it is missing, though its pack is there"))?;
         if bytes.len() < INDEX_HEADER_BYTES + DIGEST_BYTES || &bytes[..8] != INDEX_MAGIC {
             return Err(damaged("it is no index of a pack"));
         }
@@ -268,19 +243,13 @@ impl PackIndex {
         if manifest::digest(content) != checksum {
             return Err(damaged("its checksum is wrong"));
         }
-        let count = |at: usize| {
-            u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]) as usize
-        };
+        let count = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]) as usize;
         let (frames, blocks) = (count(12), count(16));
         let expected = INDEX_HEADER_BYTES + frames * INDEX_FRAME_BYTES + blocks * DIGEST_BYTES;
         if content.len() != expected || frames != blocks.div_ceil(FRAME_BLOCKS) {
             return Err(damaged("its length is wrong"));
         }
-        Ok(PackIndex {
-            bytes,
-            frames,
-            blocks,
-        })
+        Ok(PackIndex { bytes, frames, blocks })
     }
 
     pub fn blocks(&self) -> usize {

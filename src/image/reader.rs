@@ -36,8 +36,7 @@ impl<'m> ImageReader<'m> {
         self.read_extent(extent, 0, &mut bytes)?;
         if manifest::digest(&bytes) != extent.digest {
             let offset = extent.target_offset_bytes;
-            let reason =
-                format!("the blocks for offset {offset} of the image are damaged in their pack");
+            let reason = format!("the blocks for offset {offset} of the image are damaged in their pack");
             return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
         }
         Ok(bytes)
@@ -84,13 +83,10 @@ impl<'m> ImageReader<'m> {
         let pack = &self.packs[frame.pack as usize];
         let start = frame.offset_bytes as usize;
         let compressed = pack.get(start..start + frame.compressed_bytes as usize);
-        let compressed = compressed
-            .ok_or_else(|| io::Error::other("a pack is shorter than the manifest says"))?;
+        let compressed = compressed.ok_or_else(|| io::Error::other("a pack is shorter than the manifest says"))?;
         let raw = zstd::bulk::decompress(compressed, FRAME_BYTES)?;
         if raw.len() != frame.raw_bytes as usize {
-            return Err(io::Error::other(
-                "a frame of a pack is shorter than the manifest says",
-            ));
+            return Err(io::Error::other("a frame of a pack is shorter than the manifest says"));
         }
         Ok(raw)
     }
@@ -104,9 +100,7 @@ impl Read for ImageReader<'_> {
             return Ok(0);
         }
         let manifest = self.manifest;
-        let next = manifest
-            .extents
-            .partition_point(|e| e.target().end <= self.position);
+        let next = manifest.extents.partition_point(|e| e.target().end <= self.position);
         let count = match manifest.extents.get(next) {
             Some(extent) if extent.target_offset_bytes <= self.position => {
                 let skip = (self.position - extent.target_offset_bytes) as usize;
@@ -115,9 +109,7 @@ impl Read for ImageReader<'_> {
                 count
             }
             after => {
-                let hole = after.map_or(u64::MAX, |extent| {
-                    extent.target_offset_bytes - self.position
-                });
+                let hole = after.map_or(u64::MAX, |extent| extent.target_offset_bytes - self.position);
                 let count = count.min(usize::try_from(hole).unwrap_or(usize::MAX));
                 out[..count].fill(0);
                 count

@@ -10,9 +10,7 @@ const LIMIT: u64 = 1 << 30;
 /// Reproducible noise that does not compress, like the packages in a real image.
 fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut output = vec![0; len];
-    let mut reader = blake3::Hasher::new()
-        .update(&seed.to_le_bytes())
-        .finalize_xof();
+    let mut reader = blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof();
     reader.fill(&mut output);
     output
 }
@@ -73,21 +71,11 @@ fn what_comes_out_is_byte_for_byte_what_went_in() {
     for (version, len) in sizes.into_iter().enumerate() {
         let image = &image(7)[..len];
         import(&store, &format!("sizes:{version}"), image).unwrap();
-        assert!(
-            export(&store, &format!("sizes:{version}")) == image,
-            "{len} bytes"
-        );
+        assert!(export(&store, &format!("sizes:{version}")) == image, "{len} bytes");
     }
     let all_zero = vec![0; 2 * MIB];
-    let record = import(&store, "zero:1", &all_zero[..])
-        .unwrap()
-        .record()
-        .clone();
-    assert_eq!(
-        (record.data_bytes, record.added_bytes),
-        (0, 0),
-        "zeros cost nothing"
-    );
+    let record = import(&store, "zero:1", &all_zero[..]).unwrap().record().clone();
+    assert_eq!((record.data_bytes, record.added_bytes), (0, 0), "zeros cost nothing");
     assert!(export(&store, "zero:1") == all_zero);
     assert_eq!(store.list().unwrap().len(), 7);
 }
@@ -100,11 +88,7 @@ fn an_image_compressed_with_zstd_is_the_same_image() {
     let compressed = zstd::bulk::compress(&image, 3).unwrap();
     let other = import(&store, "a:2", &compressed[..]).unwrap();
     assert_eq!(plain.record().content_digest, other.record().content_digest);
-    assert_eq!(
-        other.record().added_bytes,
-        0,
-        "the second import shares every block"
-    );
+    assert_eq!(other.record().added_bytes, 0, "the second import shares every block");
     assert_eq!(
         import(&store, "a:1", &compressed[..]).unwrap(),
         Imported::AlreadyThere(plain.record().clone())
@@ -136,25 +120,16 @@ fn a_second_version_adds_only_what_is_new() {
 #[test]
 fn other_content_under_an_existing_version_is_refused_and_leaves_no_trace() {
     let (dir, store) = store();
-    let first = import(&store, "a:1", &image(1)[..])
-        .unwrap()
-        .record()
-        .clone();
+    let first = import(&store, "a:1", &image(1)[..]).unwrap().record().clone();
     let before = tree(dir.path());
     let refused = import(&store, "a:1", &image(2)[..]).unwrap_err();
-    let ImportError::OtherContent {
-        existing, offered, ..
-    } = &refused
-    else {
+    let ImportError::OtherContent { existing, offered, .. } = &refused else {
         panic!("{refused}");
     };
     assert_eq!(*existing, first.content_digest);
     assert_ne!(existing, offered);
     assert!(refused.to_string().contains(offered.as_str()));
-    assert!(
-        tree(dir.path()) == before,
-        "no pack, no manifest, no temporary file"
-    );
+    assert!(tree(dir.path()) == before, "no pack, no manifest, no temporary file");
     assert_eq!(
         import(&store, "a:1", &image(1)[..]).unwrap(),
         Imported::AlreadyThere(first)
@@ -194,10 +169,7 @@ fn a_cut_import_leaves_nothing_and_the_next_one_works() {
         let compressed = zstd::bulk::compress(&image, 1).unwrap();
         let truncated = &compressed[..compressed.len() * per_mille / 1000];
         assert!(import(&store, "a:1", truncated).is_err());
-        assert!(
-            tree(dir.path()) == empty,
-            "compressed, after {per_mille}/1000"
-        );
+        assert!(tree(dir.path()) == empty, "compressed, after {per_mille}/1000");
     }
     import(&store, "a:1", &image[..]).unwrap();
     assert!(export(&store, "a:1") == image);
@@ -249,26 +221,15 @@ fn a_zstd_bomb_stops_at_the_limit() {
     assert!(matches!(refused, ImportError::TooLarge { .. }), "{refused}");
     assert!(furthest.get() <= 8 * MIB as u64);
     assert!(store.list().unwrap().is_empty());
-    assert!(
-        fs::read_dir(dir.path().join("store/tmp"))
-            .unwrap()
-            .next()
-            .is_none()
-    );
+    assert!(fs::read_dir(dir.path().join("store/tmp")).unwrap().next().is_none());
 }
 
 #[test]
 fn what_is_no_disk_image_is_refused() {
     let (_dir, store) = store();
-    assert!(matches!(
-        import(&store, "a:1", io::empty()),
-        Err(ImportError::Empty)
-    ));
+    assert!(matches!(import(&store, "a:1", io::empty()), Err(ImportError::Empty)));
     let odd = import(&store, "a:1", &noise(1, 1000)[..]);
-    assert!(matches!(
-        odd,
-        Err(ImportError::NotWholeSectors { image_bytes: 1000 })
-    ));
+    assert!(matches!(odd, Err(ImportError::NotWholeSectors { image_bytes: 1000 })));
     let mut trailing = zstd::bulk::compress(&noise(1, MIB), 1).unwrap();
     trailing.extend_from_slice(b"garbage behind the frame");
     assert!(matches!(
@@ -282,10 +243,7 @@ fn what_is_no_disk_image_is_refused() {
 #[test]
 fn damage_in_the_store_is_found() {
     let (dir, store) = store();
-    let record = import(&store, "a:1", &image(1)[..])
-        .unwrap()
-        .record()
-        .clone();
+    let record = import(&store, "a:1", &image(1)[..]).unwrap().record().clone();
     let manifest = store.manifest(&record.manifest).unwrap();
     let pack = store.pack_path(&manifest::to_hex(&manifest.packs[0]));
     let good = fs::read(&pack).unwrap();
@@ -332,36 +290,20 @@ fn names_from_outside_never_become_other_paths() {
         &"A".repeat(64),
         &"0".repeat(63),
     ] {
-        assert!(
-            store.manifest_bytes(name).unwrap_err().is_missing(),
-            "{name}"
-        );
+        assert!(store.manifest_bytes(name).unwrap_err().is_missing(), "{name}");
         assert!(store.pack(name).unwrap_err().is_missing(), "{name}");
     }
-    assert!(
-        store
-            .show(&"a:2".parse().unwrap())
-            .unwrap_err()
-            .is_missing()
-    );
+    assert!(store.show(&"a:2".parse().unwrap()).unwrap_err().is_missing());
 }
 
 #[test]
 fn a_pack_is_named_by_its_content() {
     let (_dir, store) = store();
-    let record = import(&store, "a:1", &image(1)[..])
-        .unwrap()
-        .record()
-        .clone();
+    let record = import(&store, "a:1", &image(1)[..]).unwrap().record().clone();
     let manifest = store.manifest(&record.manifest).unwrap();
     let id = manifest::to_hex(&manifest.packs[0]);
     assert_eq!(manifest::digest_hex(&store.pack(&id).unwrap()), id);
     assert_eq!(store.resolve(&record.image).unwrap(), record.manifest);
     // No extent crosses a MiB, so that the head of a disk is extents of its own.
-    assert!(
-        manifest
-            .extents
-            .iter()
-            .any(|e| e.target().end == MIB as u64)
-    );
+    assert!(manifest.extents.iter().any(|e| e.target().end == MIB as u64));
 }

@@ -133,13 +133,9 @@ impl Extent {
 pub enum ManifestError {
     #[error("not a regild manifest (it does not begin with RGLDMAN1)")]
     Magic,
-    #[error(
-        "the manifest has format version {0}, this program knows version {VERSION}: use programs of one release"
-    )]
+    #[error("the manifest has format version {0}, this program knows version {VERSION}: use programs of one release")]
     Version(u16),
-    #[error(
-        "the manifest's digest is {got}, expected {expected}: it was damaged or replaced on its way"
-    )]
+    #[error("the manifest's digest is {got}, expected {expected}: it was damaged or replaced on its way")]
     Digest { expected: String, got: String },
     #[error("the manifest is too large ({bytes} bytes, at most {max})")]
     TooLarge { bytes: usize, max: usize },
@@ -163,8 +159,7 @@ impl Manifest {
         encoded.extend_from_slice(&VERSION.to_le_bytes());
         // BODY_BYTES_MAX fits u32.
         encoded.extend_from_slice(&(body.len() as u32).to_le_bytes());
-        let compressed =
-            zstd::bulk::compress(&body, 3).map_err(|e| ManifestError::Damaged(e.into()))?;
+        let compressed = zstd::bulk::compress(&body, 3).map_err(|e| ManifestError::Damaged(e.into()))?;
         encoded.extend_from_slice(&compressed);
         at_most(encoded.len(), ENCODED_BYTES_MAX)?;
         Ok(encoded)
@@ -174,10 +169,7 @@ impl Manifest {
     ///
     /// # Errors
     /// [`ManifestError`]: another digest, an unknown format version, or content that contradicts itself.
-    pub fn decode(
-        encoded: &[u8],
-        expected_digest: Option<&str>,
-    ) -> Result<Manifest, ManifestError> {
+    pub fn decode(encoded: &[u8], expected_digest: Option<&str>) -> Result<Manifest, ManifestError> {
         at_most(encoded.len(), ENCODED_BYTES_MAX)?;
         if let Some(expected) = expected_digest {
             let got = digest_hex(encoded);
@@ -186,9 +178,7 @@ impl Manifest {
                 return Err(ManifestError::Digest { expected, got });
             }
         }
-        let (header, compressed) = encoded
-            .split_at_checked(HEADER_BYTES)
-            .ok_or(ManifestError::Magic)?;
+        let (header, compressed) = encoded.split_at_checked(HEADER_BYTES).ok_or(ManifestError::Magic)?;
         if &header[..8] != MAGIC {
             return Err(ManifestError::Magic);
         }
@@ -196,11 +186,9 @@ impl Manifest {
         if version != VERSION {
             return Err(ManifestError::Version(version));
         }
-        let body_bytes =
-            u32::from_le_bytes([header[10], header[11], header[12], header[13]]) as usize;
+        let body_bytes = u32::from_le_bytes([header[10], header[11], header[12], header[13]]) as usize;
         at_most(body_bytes, BODY_BYTES_MAX)?;
-        let body = zstd::bulk::decompress(compressed, body_bytes)
-            .map_err(|e| ManifestError::Damaged(e.into()))?;
+        let body = zstd::bulk::decompress(compressed, body_bytes).map_err(|e| ManifestError::Damaged(e.into()))?;
         if body.len() != body_bytes {
             return Err(ManifestError::Invalid(
                 "its body is shorter than its header says".to_owned(),
@@ -209,10 +197,7 @@ impl Manifest {
         let (manifest, rest): (Manifest, _) =
             postcard::take_from_bytes(&body).map_err(|e| ManifestError::Damaged(e.into()))?;
         if !rest.is_empty() {
-            return Err(ManifestError::Invalid(format!(
-                "{} bytes follow its end",
-                rest.len()
-            )));
+            return Err(ManifestError::Invalid(format!("{} bytes follow its end", rest.len())));
         }
         manifest.check().map_err(ManifestError::Invalid)?;
         Ok(manifest)
@@ -223,8 +208,7 @@ impl Manifest {
     pub fn frames_of(&self, extent: &Extent) -> Range<usize> {
         let first = extent.frame as usize;
         let mut end = first;
-        let mut missing =
-            u64::from(extent.extent_bytes) + u64::from(extent.frame_block) * BLOCK_BYTES as u64;
+        let mut missing = u64::from(extent.extent_bytes) + u64::from(extent.frame_block) * BLOCK_BYTES as u64;
         while missing > 0 && end < self.frames.len() {
             missing = missing.saturating_sub(u64::from(self.frames[end].raw_bytes));
             end += 1;
@@ -245,10 +229,7 @@ impl Manifest {
     }
 
     fn check(&self) -> Result<(), String> {
-        if self.image_bytes == 0
-            || self.image_bytes > IMAGE_BYTES_MAX
-            || !self.image_bytes.is_multiple_of(512)
-        {
+        if self.image_bytes == 0 || self.image_bytes > IMAGE_BYTES_MAX || !self.image_bytes.is_multiple_of(512) {
             return Err(format!("image of {} bytes", self.image_bytes));
         }
         if self.sector_bytes != 512 && self.sector_bytes != 4096 {
@@ -267,9 +248,7 @@ impl Manifest {
         }
         let mut before: Option<&Frame> = None;
         for (index, frame) in self.frames.iter().enumerate() {
-            let end = frame
-                .offset_bytes
-                .saturating_add(u64::from(frame.compressed_bytes));
+            let end = frame.offset_bytes.saturating_add(u64::from(frame.compressed_bytes));
             let sound = (frame.pack as usize) < self.packs.len()
                 && is_blocks(frame.raw_bytes, FRAME_BYTES)
                 && (1..=FRAME_COMPRESSED_BYTES_MAX).contains(&frame.compressed_bytes)
@@ -277,8 +256,7 @@ impl Manifest {
                 && end <= IMAGE_BYTES_MAX;
             let in_order = before.is_none_or(|before| {
                 let before_end = before.offset_bytes + u64::from(before.compressed_bytes);
-                frame.pack > before.pack
-                    || (frame.pack == before.pack && frame.offset_bytes >= before_end)
+                frame.pack > before.pack || (frame.pack == before.pack && frame.offset_bytes >= before_end)
             });
             if !sound || !in_order {
                 return Err(format!("frame {index}: {frame:?}"));
@@ -300,10 +278,7 @@ impl Manifest {
                 && extent.target().end <= padded_bytes
                 && offset / WINDOW_BYTES == (extent.target().end - 1) / WINDOW_BYTES;
             if !sound {
-                return Err(format!(
-                    "extent {index} at {offset}, {} bytes",
-                    extent.extent_bytes
-                ));
+                return Err(format!("extent {index} at {offset}, {} bytes", extent.extent_bytes));
             }
             if !self.lies_together(extent) {
                 return Err(format!("extent {index} does not lie in its frames"));
@@ -315,9 +290,10 @@ impl Manifest {
 
     /// The frames of an extent exist, are long enough and follow one another in one pack.
     fn lies_together(&self, extent: &Extent) -> bool {
-        let begins_inside = self.frames.get(extent.frame as usize).is_some_and(|first| {
-            u64::from(extent.frame_block) * (BLOCK_BYTES as u64) < u64::from(first.raw_bytes)
-        });
+        let begins_inside = self
+            .frames
+            .get(extent.frame as usize)
+            .is_some_and(|first| u64::from(extent.frame_block) * (BLOCK_BYTES as u64) < u64::from(first.raw_bytes));
         if !begins_inside {
             return false;
         }
@@ -326,8 +302,7 @@ impl Manifest {
         held >= u64::from(extent.extent_bytes) + u64::from(extent.frame_block) * BLOCK_BYTES as u64
             && frames.windows(2).all(|pair| {
                 pair[0].pack == pair[1].pack
-                    && pair[0].offset_bytes + u64::from(pair[0].compressed_bytes)
-                        == pair[1].offset_bytes
+                    && pair[0].offset_bytes + u64::from(pair[0].compressed_bytes) == pair[1].offset_bytes
             })
     }
 }
@@ -417,16 +392,11 @@ pub fn to_hex(digest: &Digest) -> String {
 /// The digest that exactly 64 lower-case hex characters stand for.
 #[must_use]
 pub fn from_hex(text: &str) -> Option<Digest> {
-    let canonical = text.len() == 64
-        && text
-            .bytes()
-            .all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c));
+    let canonical = text.len() == 64 && text.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c));
     if !canonical {
         return None;
     }
-    blake3::Hash::from_hex(text)
-        .ok()
-        .map(|hash| *hash.as_bytes())
+    blake3::Hash::from_hex(text).ok().map(|hash| *hash.as_bytes())
 }
 
 #[cfg(test)]

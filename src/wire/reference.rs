@@ -24,9 +24,7 @@ pub struct ImageRef {
 pub enum RefError {
     #[error("{0:?} has no version: write NAME:VERSION, such as debian:12.4")]
     NoVersion(String),
-    #[error(
-        "{0:?} is no image name: 1 to 64 of a-z, 0-9, '.', '_', '-', beginning with a letter or digit"
-    )]
+    #[error("{0:?} is no image name: 1 to 64 of a-z, 0-9, '.', '_', '-', beginning with a letter or digit")]
     Name(String),
     #[error(
         "{0:?} is no image version: 1 to 64 of letters, digits, '.', '_', '+', '-', beginning with a letter or digit"
@@ -38,11 +36,7 @@ impl ImageRef {
     /// # Errors
     /// [`RefError`] when one of the parts has a character or a length that it may not have.
     pub fn new(name: &str, version: &str) -> Result<ImageRef, RefError> {
-        if !is_part(
-            name,
-            |c| c.is_ascii_lowercase() || c.is_ascii_digit(),
-            b"._-",
-        ) {
+        if !is_part(name, |c| c.is_ascii_lowercase() || c.is_ascii_digit(), b"._-") {
             return Err(RefError::Name(shortened(name)));
         }
         if !is_part(version, |c| c.is_ascii_alphanumeric(), b"._+-") {
@@ -114,12 +108,7 @@ mod tests {
 
     #[test]
     fn good_names_come_back_as_they_were_written() {
-        for text in [
-            "debian:12.4",
-            "a:1",
-            "web-server_2.x:2024-01-01+build.7",
-            "d:RC1",
-        ] {
+        for text in ["debian:12.4", "a:1", "web-server_2.x:2024-01-01+build.7", "d:RC1"] {
             assert_eq!(text.parse::<ImageRef>().unwrap().to_string(), text);
         }
     }
@@ -129,13 +118,10 @@ mod tests {
     fn names_that_could_leave_their_directory_are_refused() {
         let long = "a".repeat(65);
         for text in [
-            "debian", ":1", "debian:", "..:1", "a/b:1", "a:..", "a:../x", "a:.x", "-a:1", "A:1",
-            "a:1 ", "a:1\n", "a\0:1", "ä:1", "a:b:c", "a:-1",
+            "debian", ":1", "debian:", "..:1", "a/b:1", "a:..", "a:../x", "a:.x", "-a:1", "A:1", "a:1 ", "a:1\n",
+            "a\0:1", "ä:1", "a:b:c", "a:-1",
         ] {
-            assert!(
-                text.parse::<ImageRef>().is_err(),
-                "{text:?} must be refused"
-            );
+            assert!(text.parse::<ImageRef>().is_err(), "{text:?} must be refused");
         }
         assert!(ImageRef::new(&long, "1").is_err());
         assert!(ImageRef::new("a", &long).is_err());

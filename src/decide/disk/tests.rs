@@ -58,22 +58,11 @@ fn only_the_disk_that_the_rule_names_is_taken_in_any_order() {
 /// Rule 3: without a rule, exactly one disk that may be written must exist.
 #[test]
 fn without_a_rule_one_blank_disk_is_taken_and_two_are_refused() {
-    assert_eq!(
-        choose_kept(&[disk("vda", "A")], &Rule::default(), None),
-        Ok(0)
-    );
-    let two = choose_kept(
-        &[disk("vda", "A"), disk("vdb", "B")],
-        &Rule::default(),
-        None,
-    )
-    .unwrap_err();
+    assert_eq!(choose_kept(&[disk("vda", "A")], &Rule::default(), None), Ok(0));
+    let two = choose_kept(&[disk("vda", "A"), disk("vdb", "B")], &Rule::default(), None).unwrap_err();
     assert_eq!(two.reason, RefusalReason::Candidates(2));
     assert_eq!(two.lines.len(), 2);
-    assert!(
-        two.lines.iter().all(|line| line.ends_with(": candidate")),
-        "{two}"
-    );
+    assert!(two.lines.iter().all(|line| line.ends_with(": candidate")), "{two}");
     assert_eq!(
         choose_kept(&[], &Rule::default(), None).unwrap_err().reason,
         RefusalReason::NoDisk
@@ -86,10 +75,7 @@ fn a_serial_that_is_missing_or_shared_names_no_disk() {
     let rule = by_serial("S");
     let missing = choose_kept(&[disk("vda", "")], &rule, None).unwrap_err();
     assert_eq!(missing.reason, RefusalReason::NoCandidate);
-    assert!(
-        missing.lines[0].contains("not the serial number"),
-        "{missing}"
-    );
+    assert!(missing.lines[0].contains("not the serial number"), "{missing}");
     let twins = choose_kept(&[disk("vda", "S"), disk("vdb", "S")], &rule, None).unwrap_err();
     assert_eq!(twins.reason, RefusalReason::SameId(2));
     // One of the twins cannot be written anyway: still nobody knows which one was meant.
@@ -118,11 +104,7 @@ fn two_paths_to_one_disk_are_ambiguous() {
         wwn: Some("NAA.5000C5".to_owned()),
         ..Rule::default()
     };
-    assert_eq!(
-        choose_kept(&[path("sda")], &rule, None),
-        Ok(0),
-        "hex in either case"
-    );
+    assert_eq!(choose_kept(&[path("sda")], &rule, None), Ok(0), "hex in either case");
     let refusal = choose_kept(&[path("sda"), path("sdb")], &rule, None).unwrap_err();
     assert_eq!(refusal.reason, RefusalReason::SameId(2));
 }
@@ -132,22 +114,10 @@ fn two_paths_to_one_disk_are_ambiguous() {
 fn content_is_only_overwritten_on_the_own_disk_or_when_released() {
     let disks = [holding("gpt", disk("vda", "A"))];
     let refusal = choose_kept(&disks, &by_serial("A"), None).unwrap_err();
-    assert!(
-        refusal.lines[0].contains("foreign content (gpt)"),
-        "{refusal}"
-    );
+    assert!(refusal.lines[0].contains("foreign content (gpt)"), "{refusal}");
+    assert_eq!(choose_kept(&disks, &Rule::default(), Some(&own("A"))), Ok(0));
     assert_eq!(
-        choose_kept(&disks, &Rule::default(), Some(&own("A"))),
-        Ok(0)
-    );
-    assert_eq!(
-        choose(
-            &disks,
-            &Rule::default(),
-            None,
-            ForeignContent::Released,
-            NEEDS
-        ),
+        choose(&disks, &Rule::default(), None, ForeignContent::Released, NEEDS),
         Ok(0)
     );
 }
@@ -165,8 +135,7 @@ fn a_disk_is_the_own_one_only_by_id_and_size() {
             },
         )]
     };
-    let is_own =
-        |disks: &[Disk], own: &DiskId| choose_kept(disks, &Rule::default(), Some(own)).is_ok();
+    let is_own = |disks: &[Disk], own: &DiskId| choose_kept(disks, &Rule::default(), Some(own)).is_ok();
     assert!(is_own(&content(Some("W1"), "A"), &with_wwn));
     assert!(
         is_own(&content(None, "A"), &with_wwn),
@@ -181,10 +150,7 @@ fn a_disk_is_the_own_one_only_by_id_and_size() {
     assert!(!is_own(&content(None, ""), &with_wwn), "no id at all");
     let mut nameless = own("");
     nameless.serial = Some(" ".to_owned());
-    assert!(
-        !is_own(&content(None, " "), &nameless),
-        "two blanks are no identity"
-    );
+    assert!(!is_own(&content(None, " "), &nameless), "two blanks are no identity");
     let mut other_size = own("A");
     other_size.size_bytes -= 512;
     assert!(!is_own(&content(None, "A"), &other_size));
@@ -284,10 +250,7 @@ fn every_field_of_the_rule_must_match() {
         |r| r.max_bytes = Some(10 * GIB - 1),
     ];
     for (index, change) in refused.iter().enumerate() {
-        assert!(
-            choose_kept(&disks, &rule(*change), None).is_err(),
-            "refusal {index}"
-        );
+        assert!(choose_kept(&disks, &rule(*change), None).is_err(), "refusal {index}");
     }
 }
 
@@ -296,8 +259,5 @@ fn every_field_of_the_rule_must_match() {
 fn a_disks_own_words_cannot_break_a_log_line() {
     let hostile = holding("x\n", disk("vda", "S\x1b[2J\r\nfake line"));
     let refusal = choose_kept(&[hostile], &Rule::default(), None).unwrap_err();
-    assert!(
-        !refusal.to_string().chars().any(char::is_control),
-        "{refusal:?}"
-    );
+    assert!(!refusal.to_string().chars().any(char::is_control), "{refusal:?}");
 }

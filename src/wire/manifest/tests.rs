@@ -87,20 +87,11 @@ fn another_manifest_than_the_one_asked_for_is_refused() {
 #[test]
 fn unknown_magic_version_and_trailing_bytes_are_refused() {
     let encoded = sample().encode().unwrap();
-    assert!(matches!(
-        Manifest::decode(b"", None),
-        Err(ManifestError::Magic)
-    ));
-    assert!(matches!(
-        Manifest::decode(&[0; 40], None),
-        Err(ManifestError::Magic)
-    ));
+    assert!(matches!(Manifest::decode(b"", None), Err(ManifestError::Magic)));
+    assert!(matches!(Manifest::decode(&[0; 40], None), Err(ManifestError::Magic)));
     let mut newer = encoded.clone();
     newer[8] = 2;
-    assert!(matches!(
-        Manifest::decode(&newer, None),
-        Err(ManifestError::Version(2))
-    ));
+    assert!(matches!(Manifest::decode(&newer, None), Err(ManifestError::Version(2))));
     let mut longer = encoded.clone();
     longer.push(0);
     assert!(Manifest::decode(&longer, None).is_err());
@@ -121,57 +112,35 @@ fn a_manifest_that_contradicts_itself_is_refused() {
         ("image not of whole sectors", |m| m.image_bytes -= 1),
         ("image of 2^63 bytes", |m| m.image_bytes = 1 << 63),
         ("sector of 520 bytes", |m| m.sector_bytes = 520),
-        ("overlapping extents", |m| {
-            m.extents[1].target_offset_bytes = 4096
-        }),
+        ("overlapping extents", |m| m.extents[1].target_offset_bytes = 4096),
         ("unsorted extents", |m| m.extents.swap(0, 1)),
-        ("unaligned extent", |m| {
-            m.extents[0].target_offset_bytes = 512
-        }),
+        ("unaligned extent", |m| m.extents[0].target_offset_bytes = 512),
         ("empty extent", |m| m.extents[0].extent_bytes = 0),
         ("odd extent", |m| m.extents[0].extent_bytes = 4097),
-        ("extent over the end", |m| {
-            m.extents[3].target_offset_bytes += 4096
-        }),
-        ("extent at 2^64", |m| {
-            m.extents[3].target_offset_bytes = u64::MAX - 4095
-        }),
-        ("extent over a window border", |m| {
-            m.extents[2].extent_bytes = 8192
-        }),
+        ("extent over the end", |m| m.extents[3].target_offset_bytes += 4096),
+        ("extent at 2^64", |m| m.extents[3].target_offset_bytes = u64::MAX - 4095),
+        ("extent over a window border", |m| m.extents[2].extent_bytes = 8192),
         ("no such frame", |m| m.extents[0].frame = 3),
         ("block behind the frame", |m| m.extents[3].frame_block = 1),
         ("extent runs into another pack", |m| m.extents[1].frame = 1),
         ("frames not adjacent", |m| m.frames[1].offset_bytes += 1),
-        ("frame in the pack's header", |m| {
-            m.frames[0].offset_bytes = 15
-        }),
+        ("frame in the pack's header", |m| m.frames[0].offset_bytes = 15),
         ("no such pack", |m| m.frames[2].pack = 2),
         ("pack twice", |m| m.packs[1] = m.packs[0]),
         ("frames unsorted", |m| m.frames.swap(0, 1)),
         ("frame at 2^64", |m| m.frames[2].offset_bytes = u64::MAX),
         ("frame of no bytes", |m| m.frames[2].compressed_bytes = 0),
-        ("frame too long", |m| {
-            m.frames[2].raw_bytes = 2 * FRAME_BYTES as u32
-        }),
+        ("frame too long", |m| m.frames[2].raw_bytes = 2 * FRAME_BYTES as u32),
         ("partition backwards", |m| m.boot.partitions[0].last_lba = 1),
-        ("endless name", |m| {
-            m.boot.partitions[0].name = "x".repeat(10_000)
-        }),
+        ("endless name", |m| m.boot.partitions[0].name = "x".repeat(10_000)),
     ];
     for (lie, tell) in lies {
         let mut manifest = sample();
         tell(&mut manifest);
-        assert!(
-            matches!(manifest.encode(), Err(ManifestError::Invalid(_))),
-            "{lie}"
-        );
+        assert!(matches!(manifest.encode(), Err(ManifestError::Invalid(_))), "{lie}");
         let body = postcard::to_stdvec(&manifest).unwrap();
         assert!(
-            matches!(
-                Manifest::decode(&framed(&body), None),
-                Err(ManifestError::Invalid(_))
-            ),
+            matches!(Manifest::decode(&framed(&body), None), Err(ManifestError::Invalid(_))),
             "{lie}"
         );
     }
