@@ -33,7 +33,8 @@ pub fn sleep(pause: Duration) {
 #[must_use]
 pub fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0u8; N];
-    getrandom::fill(&mut bytes).expect("the kernel's getrandom(2) failed: no safe token can be made");
+    getrandom::fill(&mut bytes)
+        .expect("the kernel's getrandom(2) failed: no safe token can be made");
     bytes
 }
 
@@ -47,9 +48,11 @@ pub fn random_hex<const N: usize>() -> String {
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
