@@ -23,24 +23,15 @@ pub mod clock;
 pub mod decide;
 pub mod wire;
 
-#[cfg(feature = "agent")]
-pub mod agent;
+// pub mod agent;
 
-#[cfg(feature = "server")]
-pub mod cli;
-#[cfg(feature = "server")]
-pub mod config;
+// pub mod cli;
+// pub mod config;
 #[cfg(feature = "server")]
 pub mod db;
-#[cfg(feature = "server")]
-pub mod dhcp;
-#[cfg(feature = "server")]
-pub mod http;
-#[cfg(feature = "server")]
-pub mod image;
-#[cfg(feature = "server")]
-pub mod registry;
-#[cfg(feature = "server")]
-pub mod serve;
-#[cfg(feature = "server")]
-pub mod tftp;
+// pub mod dhcp;
+// pub mod http;
+// pub mod image;
+// pub mod registry;
+// pub mod serve;
+// pub mod tftp;
