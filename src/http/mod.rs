@@ -9,7 +9,9 @@ pub mod boot;
 pub mod images;
 pub mod listen;
 pub mod operator;
+pub mod operator_images;
 pub mod problem;
+mod upload;
 
 use crate::config::Config;
 use crate::image::ImageStore;
@@ -52,7 +54,8 @@ pub fn machine_routes(shared: Arc<Shared>) -> Router {
 /// Routes for operators, on the Unix socket only.
 #[must_use]
 pub fn operator_routes(shared: Arc<Shared>) -> Router {
-    let upload = get(operator::image_show).put(operator::image_import).layer(DefaultBodyLimit::disable());
+    // An image has no length limit as a body: the import stops at the configured size once unpacked.
+    let image = get(operator_images::show).put(operator_images::import).layer(DefaultBodyLimit::disable());
     Router::new()
         .route("/v1/hosts", get(operator::host_list))
         .route("/v1/hosts/{id}", get(operator::host_show).delete(operator::host_remove))
@@ -61,8 +64,8 @@ pub fn operator_routes(shared: Arc<Shared>) -> Router {
         .route("/v1/hosts/{id}/reimage", post(operator::host_reimage))
         .route("/v1/hosts/{id}/hold", post(operator::host_hold))
         .route("/v1/hosts/{id}/release", post(operator::host_release))
-        .route("/v1/images", get(operator::image_list))
-        .route("/v1/images/{name}", upload)
-        .route("/v1/images/{name}/raw", get(operator::image_export))
+        .route("/v1/images", get(operator_images::list))
+        .route("/v1/images/{name}", image)
+        .route("/v1/images/{name}/export", post(operator_images::export))
         .with_state(shared)
 }

@@ -135,7 +135,7 @@ impl Writer {
                 group.answer(reply, answer);
             }
             Command::Lease { network, request, reply } => {
-                let answer = self.guard().map(|()| self.leases.answer(network, request, group, now));
+                let answer = self.guard().map(|()| self.leases.answer(network, &request, group, now));
                 group.answer(reply, answer);
             }
             Command::Remove { name, reply } => {

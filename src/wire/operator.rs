@@ -104,3 +104,36 @@ pub struct HistoryLine {
 pub struct Problem {
     pub error: String,
 }
+
+/// A golden image version as listed and shown.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Image {
+    /// `NAME:VERSION`.
+    pub image: String,
+    /// Hex blake3 of the encoded manifest: what orders refer to.
+    pub manifest: String,
+    /// Hex digest of the content, equal for equal images however they are packed.
+    pub content_digest: String,
+    pub image_bytes: u64,
+    /// Bytes that are no holes.
+    pub data_bytes: u64,
+    /// Compressed bytes that this import added to the store.
+    pub added_bytes: u64,
+    /// Unix seconds.
+    pub imported_at: u64,
+    /// Where it came from, for people.
+    pub source: String,
+    /// Hosts whose desired or reported image this is.
+    pub hosts: usize,
+    /// Only in the answer to an import: true when this very content was there already.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub already_there: Option<bool>,
+}
+
+/// `POST /v1/images/NAME:VERSION/export`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Export {
+    /// Absolute; must not exist yet.
+    pub path: std::path::PathBuf,
+}

@@ -22,10 +22,12 @@
 mod disk;
 mod machine;
 mod process;
+mod server;
 
 pub use disk::{Bus, DiskSpec, Throttle};
 pub use machine::{BootOrder, Firmware, Machine, MachineSpec};
 pub use process::Process;
+pub use server::Server;
 
 use std::cell::Cell;
 use std::net::Ipv4Addr;
