@@ -5,4 +5,5 @@
 
 pub mod disk;
 pub mod lease;
+pub mod mac;
 pub mod netboot;
