@@ -21,6 +21,7 @@
 #[cfg(any(feature = "agent", feature = "server"))]
 pub mod clock;
 pub mod decide;
+pub mod gpt;
 pub mod wire;
 
 // pub mod agent;

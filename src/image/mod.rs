@@ -1,1 +1,235 @@
-//! (to come)
+//! The golden image store: import, manifests, packs, export.
+//!
+//! ```text
+//! lock                       one process at a time
+//! names/<NAME>/<VERSION>     small JSON: what this version is; an image is listed when this exists
+//! manifests/<digest>         of which blocks it consists; named by the digest of the file
+//! packs/<id>.pack            compressed blocks; named by the digest of the file; never changed
+//! packs/<id>.idx             digests of the pack's blocks, for the next import
+//! tmp/                       unfinished files; emptied when the store is opened
+//! ```
+//!
+//! Every file is written in `tmp/`, synced, and renamed to its place, in the order pack, manifest, name. So a
+//! crash at any instant leaves a version that is listed and whole, or one that is not listed.
+//! `docs/image-format.md` gives every byte of the formats.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::clock::UnixSeconds;
+use crate::wire::manifest::{self, Manifest, ManifestError};
+pub use crate::wire::reference::{ImageRef, RefError};
+
+mod block_index;
+mod export;
+mod files;
+mod import;
+mod inspect;
+mod pack;
+mod pack_cache;
+mod reader;
+
+pub use export::ExportError;
+pub use import::{ImportError, ImportRequest, Imported};
+
+const RECORD_FORMAT: u32 = 1;
+
+/// Golden images in a directory. Methods take `&self` and may be called from any thread; they block on files.
+#[derive(Debug)]
+pub struct ImageStore {
+    dir: PathBuf,
+    /// Only one import at a time: the second would not know the first one's blocks.
+    importing: Mutex<()>,
+    packs: pack_cache::PackCache,
+    /// Held open for its lock.
+    _lock: File,
+}
+
+/// What the store knows of one version without reading its manifest; the JSON file under `names/`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    format: u32,
+    pub image: ImageRef,
+    /// Hex digest of the encoded manifest: what a deploy refers to.
+    pub manifest: String,
+    /// Hex digest of the content, equal for equal images however they are packed.
+    pub content_digest: String,
+    pub image_bytes: u64,
+    /// Bytes of the image that are no holes.
+    pub data_bytes: u64,
+    /// Compressed bytes that this import added to the store.
+    pub added_bytes: u64,
+    pub imported_at: UnixSeconds,
+    /// Where it came from, for people: a file name.
+    pub source: String,
+}
+
+/// Why the store cannot give what it was asked for.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    #[error("no image {0} in the store")]
+    NoImage(ImageRef),
+    #[error("no manifest {0} in the store")]
+    NoManifest(String),
+    #[error("no pack {0} in the store")]
+    NoPack(String),
+    #[error("the image store {0} is in use by another process")]
+    Locked(PathBuf),
+    #[error("{path} is damaged: {reason}")]
+    Damaged { path: PathBuf, reason: String },
+    #[error("{path} is no manifest that this program can use")]
+    Manifest { path: PathBuf, source: ManifestError },
+    #[error("cannot {what} {path}")]
+    Io {
+        what: &'static str,
+        path: PathBuf,
+        source: std::io::Error,
+    },
+}
+
+impl StoreError {
+    /// True where asking for another name may help: nothing is wrong with the store.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self, StoreError::NoImage(_) | StoreError::NoManifest(_) | StoreError::NoPack(_))
+    }
+}
+
+/// For `map_err`: which file it was and what was tried.
+fn io_error(what: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StoreError {
+    let path = path.to_owned();
+    move |source| StoreError::Io { what, path, source }
+}
+
+impl ImageStore {
+    /// Opens a store, makes an empty one where there is none, and removes what cut imports left behind.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] when another process has it open; [`StoreError::Io`].
+    pub fn open(dir: &Path) -> Result<ImageStore, StoreError> {
+        for part in ["", "names", "manifests", "packs", "tmp"] {
+            let path = dir.join(part);
+            fs::create_dir_all(&path).map_err(io_error("create", &path))?;
+        }
+        let lock = files::lock(&dir.join("lock"), dir)?;
+        files::remove_leftovers(dir)?;
+        Ok(ImageStore {
+            dir: dir.to_owned(),
+            importing: Mutex::new(()),
+            packs: pack_cache::PackCache::default(),
+            _lock: lock,
+        })
+    }
+
+    /// All versions of all images, by name and version.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] or [`StoreError::Damaged`].
+    pub fn list(&self) -> Result<Vec<Record>, StoreError> {
+        let mut records = Vec::new();
+        for name in files::entries(&self.dir.join("names"))? {
+            for version in files::entries(&self.dir.join("names").join(&name))? {
+                // Files that people put there are not ours to judge.
+                if let Ok(image) = ImageRef::new(&name, &version) {
+                    records.push(self.show(&image)?);
+                }
+            }
+        }
+        records.sort_by(|a, b| a.image.cmp(&b.image));
+        Ok(records)
+    }
+
+    /// One version.
+    ///
+    /// # Errors
+    /// [`StoreError::NoImage`], [`StoreError::Io`] or [`StoreError::Damaged`].
+    pub fn show(&self, image: &ImageRef) -> Result<Record, StoreError> {
+        let path = self.record_path(image);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(StoreError::NoImage(image.clone())),
+            Err(e) => return Err(io_error("read", &path)(e)),
+        };
+        let damaged = |reason: String| StoreError::Damaged {
+            path: path.clone(),
+            reason,
+        };
+        let record: Record = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
+        if record.format != RECORD_FORMAT || record.image != *image {
+            return Err(damaged(format!("format {}, of {}", record.format, record.image)));
+        }
+        Ok(record)
+    }
+
+    /// Hex digest of a version's manifest.
+    ///
+    /// # Errors
+    /// As [`ImageStore::show`].
+    pub fn resolve(&self, image: &ImageRef) -> Result<String, StoreError> {
+        Ok(self.show(image)?.manifest)
+    }
+
+    /// An encoded manifest, checked against its digest.
+    ///
+    /// # Errors
+    /// [`StoreError::NoManifest`] (also when `digest` is no digest), [`StoreError::Damaged`], [`StoreError::Io`].
+    pub fn manifest_bytes(&self, digest: &str) -> Result<Bytes, StoreError> {
+        let missing = || StoreError::NoManifest(digest.chars().take(64).collect());
+        // A digest from outside becomes a path only when it is nothing but a digest.
+        manifest::from_hex(digest).ok_or_else(missing)?;
+        let path = self.manifest_path(digest);
+        let encoded = match fs::read(&path) {
+            Ok(encoded) => encoded,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(missing()),
+            Err(e) => return Err(io_error("read", &path)(e)),
+        };
+        let got = manifest::digest_hex(&encoded);
+        if got != digest {
+            let reason = format!("its digest is {got}");
+            return Err(StoreError::Damaged { path, reason });
+        }
+        Ok(Bytes::from(encoded))
+    }
+
+    /// A manifest, decoded.
+    ///
+    /// # Errors
+    /// As [`ImageStore::manifest_bytes`], and [`StoreError::Manifest`].
+    pub fn manifest(&self, digest: &str) -> Result<Manifest, StoreError> {
+        let encoded = self.manifest_bytes(digest)?;
+        Manifest::decode(&encoded, None).map_err(|source| StoreError::Manifest {
+            path: self.manifest_path(digest),
+            source,
+        })
+    }
+
+    /// A whole pack, mapped into memory: slices of it can be sent without a copy.
+    ///
+    /// # Errors
+    /// [`StoreError::NoPack`] (also when `id` is no id) or [`StoreError::Io`].
+    pub fn pack(&self, id: &str) -> Result<Bytes, StoreError> {
+        let missing = || StoreError::NoPack(id.chars().take(64).collect());
+        manifest::from_hex(id).ok_or_else(missing)?;
+        self.packs.get(id, &self.pack_path(id))?.ok_or_else(missing)
+    }
+
+    fn record_path(&self, image: &ImageRef) -> PathBuf {
+        self.dir.join("names").join(image.name()).join(image.version())
+    }
+
+    fn manifest_path(&self, digest: &str) -> PathBuf {
+        self.dir.join("manifests").join(digest)
+    }
+
+    fn pack_path(&self, id: &str) -> PathBuf {
+        self.dir.join("packs").join(format!("{id}.pack"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -3,3 +3,4 @@
 pub mod agent;
 pub mod manifest;
 pub mod operator;
+pub mod reference;

@@ -1,0 +1,385 @@
+//! Import: a stream of raw bytes becomes blocks, a pack of those that are new, and a manifest.
+//!
+//! Memory is bounded whatever comes in: one window of 1 MiB, a few frames, the block index, and about 70 bytes
+//! for each extent and 32 for each new block.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufReader, Read};
+use std::sync::PoisonError;
+
+use thiserror::Error;
+
+use super::block_index::{BlockIndex, Location};
+use super::pack::{self, FinishedPack, FrameSpan, PackWriter};
+use super::reader::ImageReader;
+use super::{ImageRef, ImageStore, RECORD_FORMAT, Record, StoreError, files, inspect};
+use crate::clock::UnixSeconds;
+use crate::gpt::GptError;
+use crate::wire::manifest::{
+    self, BLOCK_BYTES, BootFacts, ContentDigest, Digest, Extent, Frame, Manifest, ManifestError, WINDOW_BYTES,
+};
+
+const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+/// What an image must be a multiple of: the smallest sector.
+const SECTOR_BYTES: u64 = 512;
+
+/// What to import as.
+#[derive(Debug, Clone)]
+pub struct ImportRequest<'a> {
+    pub image: &'a ImageRef,
+    pub now: UnixSeconds,
+    /// Where it comes from, for people.
+    pub source: &'a str,
+    /// An image that unpacks to more is refused, so that a small file cannot fill the disk.
+    pub max_image_bytes: u64,
+}
+
+/// What became of an import.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Imported {
+    New(Record),
+    /// This version was there with the same content. Nothing changed.
+    AlreadyThere(Record),
+}
+
+impl Imported {
+    #[must_use]
+    pub fn record(&self) -> &Record {
+        match self {
+            Imported::New(record) | Imported::AlreadyThere(record) => record,
+        }
+    }
+}
+
+/// Why an image was not imported. Nothing of it is listed, and nothing is kept.
+#[derive(Debug, Error)]
+pub enum ImportError {
+    #[error("the image cannot be read (it ends too early, or its zstd compression is damaged)")]
+    Read(#[source] io::Error),
+    #[error("the image is larger than the {max_image_bytes} bytes that are allowed")]
+    TooLarge { max_image_bytes: u64 },
+    #[error("the image is empty")]
+    Empty,
+    #[error("the image has {image_bytes} bytes, which is no multiple of 512: it is no disk image, or cut short")]
+    NotWholeSectors { image_bytes: u64 },
+    #[error("{image} exists with other content (content digest {existing}, offered {offered}): \
+             a version never changes, import this as another version")]
+    OtherContent {
+        image: ImageRef,
+        existing: String,
+        offered: String,
+    },
+    #[error(transparent)]
+    PartitionTable(#[from] GptError),
+    #[error("the image is cut into more pieces than a manifest can list")]
+    Manifest(#[source] ManifestError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl ImageStore {
+    /// Imports a raw disk image, plain or compressed with zstd. `progress` is told the raw bytes so far, about
+    /// once for each MiB.
+    ///
+    /// # Errors
+    /// [`ImportError`]; the store is then as it was before.
+    pub fn import(
+        &self,
+        reader: impl Read,
+        request: &ImportRequest,
+        progress: &dyn Fn(u64),
+    ) -> Result<Imported, ImportError> {
+        // The lock guards no data, so one that a panic left poisoned is as good as any.
+        let _alone = self.importing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut scan = Scan::new(self)?;
+        scan.read_all(&mut plain(reader).map_err(ImportError::Read)?, request.max_image_bytes, progress)?;
+        let content_digest = scan.content.clone().finish(scan.image_bytes);
+        if let Some(existing) = self.existing(request.image)? {
+            let offered = manifest::to_hex(&content_digest);
+            if existing.content_digest == offered {
+                return Ok(Imported::AlreadyThere(existing));
+            }
+            return Err(ImportError::OtherContent {
+                image: request.image.clone(),
+                existing: existing.content_digest,
+                offered,
+            });
+        }
+        let Scan {
+            index,
+            writer,
+            runs,
+            image_bytes,
+            ..
+        } = scan;
+        let new_pack = writer.finish()?;
+        let mut manifest = describe(&index, new_pack.as_ref(), &runs, image_bytes, content_digest);
+        (manifest.boot, manifest.sector_bytes) = self.look_into(&manifest, new_pack.as_ref())?;
+        self.publish(request, &manifest, new_pack).map(Imported::New)
+    }
+
+    fn existing(&self, image: &ImageRef) -> Result<Option<Record>, StoreError> {
+        match self.show(image) {
+            Ok(record) => Ok(Some(record)),
+            Err(StoreError::NoImage(_)) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Boot facts and sector size, read from the blocks themselves.
+    fn look_into(&self, manifest: &Manifest, new: Option<&FinishedPack>) -> Result<(BootFacts, u32), ImportError> {
+        let mut packs = Vec::with_capacity(manifest.packs.len());
+        for id in &manifest.packs {
+            packs.push(match new {
+                Some(new) if new.id == *id => new.map()?,
+                _ => self.pack(&manifest::to_hex(id))?,
+            });
+        }
+        inspect::inspect(ImageReader::new(manifest, packs), manifest.image_bytes)
+    }
+
+    /// Pack, manifest, name: in this order, each on stable storage before the next.
+    fn publish(
+        &self,
+        request: &ImportRequest,
+        manifest: &Manifest,
+        new_pack: Option<FinishedPack>,
+    ) -> Result<Record, ImportError> {
+        let encoded = manifest.encode().map_err(ImportError::Manifest)?;
+        let manifest_digest = manifest::digest_hex(&encoded);
+        let added_bytes = new_pack.as_ref().map_or(0, |pack| pack.pack_bytes);
+        if let Some(pack) = new_pack {
+            pack.publish(&self.dir)?;
+        }
+        files::write_whole(&self.dir, &self.manifest_path(&manifest_digest), &encoded)?;
+        let record = Record {
+            format: RECORD_FORMAT,
+            image: request.image.clone(),
+            manifest: manifest_digest,
+            content_digest: manifest::to_hex(&manifest.content_digest),
+            image_bytes: manifest.image_bytes,
+            data_bytes: manifest.data_bytes(),
+            added_bytes,
+            imported_at: request.now,
+            source: request.source.chars().take(1024).collect(),
+        };
+        let place = self.record_path(request.image);
+        files::create_dir(&self.dir.join("names").join(request.image.name()))?;
+        let json = serde_json::to_vec_pretty(&record).map_err(|e| StoreError::Damaged {
+            path: place.clone(),
+            reason: e.to_string(),
+        })?;
+        files::write_whole(&self.dir, &place, &json)?;
+        Ok(record)
+    }
+}
+
+/// The raw bytes of an image that may be compressed.
+fn plain<'r>(reader: impl Read + 'r) -> io::Result<Box<dyn Read + 'r>> {
+    let mut reader = BufReader::with_capacity(1 << 18, reader);
+    let mut magic = Vec::with_capacity(ZSTD_MAGIC.len());
+    reader.by_ref().take(ZSTD_MAGIC.len() as u64).read_to_end(&mut magic)?;
+    let compressed = magic == ZSTD_MAGIC;
+    let whole = io::Cursor::new(magic).chain(reader);
+    if compressed {
+        return Ok(Box::new(zstd::stream::read::Decoder::new(whole)?));
+    }
+    Ok(Box::new(whole))
+}
+
+/// A run of blocks as it was found: on the image and in a pack.
+#[derive(Debug)]
+struct Run {
+    target_offset_bytes: u64,
+    location: Location,
+    blocks: u32,
+    digest: Digest,
+}
+
+struct OpenRun {
+    target_offset_bytes: u64,
+    location: Location,
+    blocks: u32,
+    hasher: blake3::Hasher,
+}
+
+/// One pass over the image.
+struct Scan {
+    index: BlockIndex,
+    writer: PackWriter,
+    content: ContentDigest,
+    zero_digest: Digest,
+    runs: Vec<Run>,
+    open: Option<OpenRun>,
+    image_bytes: u64,
+}
+
+impl Scan {
+    fn new(store: &ImageStore) -> Result<Scan, StoreError> {
+        Ok(Scan {
+            index: BlockIndex::load(&store.dir)?,
+            writer: PackWriter::create(&store.dir)?,
+            content: ContentDigest::new(),
+            zero_digest: manifest::digest(&[0; BLOCK_BYTES]),
+            runs: Vec::new(),
+            open: None,
+            image_bytes: 0,
+        })
+    }
+
+    fn read_all(&mut self, reader: &mut dyn Read, max: u64, progress: &dyn Fn(u64)) -> Result<(), ImportError> {
+        let mut window = vec![0; WINDOW_BYTES as usize];
+        loop {
+            let count = read_full(reader, &mut window).map_err(ImportError::Read)?;
+            let offset = self.image_bytes;
+            self.image_bytes += count as u64;
+            if self.image_bytes > max.min(manifest::IMAGE_BYTES_MAX) {
+                return Err(ImportError::TooLarge { max_image_bytes: max });
+            }
+            let padded = count.next_multiple_of(BLOCK_BYTES);
+            window[count..padded].fill(0);
+            for (number, block) in (0..).zip(window[..padded].chunks(BLOCK_BYTES)) {
+                self.add_block(offset + number * BLOCK_BYTES as u64, block)?;
+            }
+            // Extents end at window borders, so that head and body never share one.
+            self.close_run();
+            progress(self.image_bytes);
+            if count < window.len() {
+                break;
+            }
+        }
+        match self.image_bytes {
+            0 => Err(ImportError::Empty),
+            image_bytes if !image_bytes.is_multiple_of(SECTOR_BYTES) => Err(ImportError::NotWholeSectors { image_bytes }),
+            _ => Ok(()),
+        }
+    }
+
+    fn add_block(&mut self, offset: u64, block: &[u8]) -> Result<(), StoreError> {
+        if pack::is_zero(block) {
+            self.content.add_block(&self.zero_digest);
+            self.close_run();
+            return Ok(());
+        }
+        let digest = manifest::digest(block);
+        self.content.add_block(&digest);
+        let location = self.place(block, &digest)?;
+        let continues = self.open.as_ref().is_some_and(|run| {
+            let next_block = run.location.block + run.blocks;
+            run.location.pack == location.pack && next_block == location.block
+        });
+        if !continues {
+            self.close_run();
+        }
+        let run = self.open.get_or_insert_with(|| OpenRun {
+            target_offset_bytes: offset,
+            location,
+            blocks: 0,
+            hasher: blake3::Hasher::new(),
+        });
+        run.blocks += 1;
+        run.hasher.update(block);
+        Ok(())
+    }
+
+    /// Where this content lies, in this store or, new, in the pack that is being written.
+    fn place(&mut self, block: &[u8], digest: &Digest) -> Result<Location, StoreError> {
+        if let Some(found) = self.index.candidate(digest) {
+            let there = match self.index.packs.get(found.pack as usize) {
+                Some(known) => known.index.digest(found.block),
+                None => self.writer.digest(found.block).map(|d| d.as_slice()),
+            };
+            if there == Some(digest.as_slice()) {
+                return Ok(found);
+            }
+        }
+        let location = Location {
+            // Packs are files of one directory: far fewer than 2^32.
+            pack: self.index.packs.len() as u32,
+            block: self.writer.next_block(),
+        };
+        self.writer.push(block, *digest)?;
+        self.index.insert(digest, location);
+        Ok(location)
+    }
+
+    fn close_run(&mut self) {
+        if let Some(run) = self.open.take() {
+            self.runs.push(Run {
+                target_offset_bytes: run.target_offset_bytes,
+                location: run.location,
+                blocks: run.blocks,
+                digest: *run.hasher.finalize().as_bytes(),
+            });
+        }
+    }
+}
+
+/// As many bytes as there are, up to the length of `window`.
+fn read_full(reader: &mut dyn Read, window: &mut [u8]) -> io::Result<usize> {
+    let mut count = 0;
+    while count < window.len() {
+        match reader.read(&mut window[count..]) {
+            Ok(0) => break,
+            Ok(more) => count += more,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(count)
+}
+
+/// The manifest of what was scanned: only the packs and frames that the image needs, in order.
+fn describe(
+    index: &BlockIndex,
+    new_pack: Option<&FinishedPack>,
+    runs: &[Run],
+    image_bytes: u64,
+    content_digest: Digest,
+) -> Manifest {
+    let frames_of = |run: &Run| {
+        let (first, _) = pack::frame_of(run.location.block);
+        let (last, _) = pack::frame_of(run.location.block + run.blocks - 1);
+        let pack = run.location.pack;
+        (first..=last).map(move |frame| (pack, frame))
+    };
+    let mut numbers: BTreeMap<(u32, u32), u32> = runs.iter().flat_map(frames_of).map(|key| (key, 0)).collect();
+    let mut packs: Vec<Digest> = Vec::new();
+    let mut frames: Vec<Frame> = Vec::with_capacity(numbers.len());
+    let mut pack_before = None;
+    for ((pack, frame), number) in &mut numbers {
+        let known = index.packs.get(*pack as usize);
+        if pack_before != Some(*pack) {
+            pack_before = Some(*pack);
+            packs.extend(known.map(|known| known.id).or(new_pack.map(|new| new.id)));
+        }
+        let new_span = || new_pack.and_then(|new| new.frames.get(*frame as usize).copied());
+        let span: Option<FrameSpan> = known.map(|known| known.index.frame(*frame as usize)).or_else(new_span);
+        *number = frames.len() as u32;
+        frames.extend(span.map(|span| Frame {
+            pack: packs.len() as u32 - 1,
+            offset_bytes: span.offset_bytes,
+            compressed_bytes: span.compressed_bytes,
+            raw_bytes: span.raw_bytes,
+        }));
+    }
+    let extents = runs.iter().map(|run| {
+        let (frame, frame_block) = pack::frame_of(run.location.block);
+        Extent {
+            target_offset_bytes: run.target_offset_bytes,
+            extent_bytes: run.blocks * BLOCK_BYTES as u32,
+            frame: numbers[&(run.location.pack, frame)],
+            frame_block,
+            digest: run.digest,
+        }
+    });
+    Manifest {
+        image_bytes,
+        sector_bytes: SECTOR_BYTES as u32,
+        content_digest,
+        boot: BootFacts::default(),
+        extents: extents.collect(),
+        packs,
+        frames,
+    }
+}

@@ -1,0 +1,287 @@
+//! Packs: the files that hold compressed blocks, and beside each the index of its blocks.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+
+use super::files::{self, TempFile};
+use super::{StoreError, io_error, pack_cache};
+use crate::wire::manifest::{self, BLOCK_BYTES, Digest, FRAME_BLOCKS, FRAME_BYTES, PACK_HEADER_BYTES};
+
+const PACK_MAGIC: &[u8; 8] = b"RGLDPAK1";
+const INDEX_MAGIC: &[u8; 8] = b"RGLDIDX1";
+const VERSION: u16 = 1;
+/// Measured on Debian images: level 3 packs 829 MB into 242 MB at over 300 MB/s a core.
+const ZSTD_LEVEL: i32 = 3;
+/// Magic, version (u16), reserved (u16), frames (u32), blocks (u32).
+const INDEX_HEADER_BYTES: usize = 20;
+const INDEX_FRAME_BYTES: usize = 16;
+const DIGEST_BYTES: usize = 32;
+/// Blocks in one pack are counted in 32 bits; this is 4 TiB of new data in one import.
+const BLOCKS_MAX: usize = 1 << 30;
+
+/// Where one frame lies in its pack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FrameSpan {
+    pub offset_bytes: u64,
+    pub compressed_bytes: u32,
+    pub raw_bytes: u32,
+}
+
+/// Takes new blocks and compresses them on a thread of its own, while the importer reads and hashes on.
+#[derive(Debug)]
+pub(super) struct PackWriter {
+    frame: Vec<u8>,
+    digests: Vec<Digest>,
+    /// `None` after the worker was seen to fail.
+    sender: Option<SyncSender<Vec<u8>>>,
+    worker: Option<JoinHandle<Result<Compressed, StoreError>>>,
+}
+
+#[derive(Debug)]
+struct Compressed {
+    temp: TempFile,
+    id: Digest,
+    frames: Vec<FrameSpan>,
+    pack_bytes: u64,
+}
+
+/// A pack that is complete and not yet in its place.
+#[derive(Debug)]
+pub(super) struct FinishedPack {
+    temp: TempFile,
+    pub id: Digest,
+    pub frames: Vec<FrameSpan>,
+    pub pack_bytes: u64,
+    digests: Vec<Digest>,
+}
+
+impl PackWriter {
+    pub fn create(store: &Path) -> Result<PackWriter, StoreError> {
+        let temp = TempFile::create(store)?;
+        // Four frames: enough to keep both threads busy, 1 MiB of memory.
+        let (sender, receiver) = sync_channel(4);
+        Ok(PackWriter {
+            frame: Vec::with_capacity(FRAME_BYTES),
+            digests: Vec::new(),
+            sender: Some(sender),
+            worker: Some(std::thread::spawn(move || compress(temp, &receiver))),
+        })
+    }
+
+    /// Number that the next block will have in this pack.
+    pub fn next_block(&self) -> u32 {
+        // BLOCKS_MAX fits.
+        self.digests.len() as u32
+    }
+
+    pub fn digest(&self, block: u32) -> Option<&Digest> {
+        self.digests.get(block as usize)
+    }
+
+    /// Appends one block of 4 KiB.
+    pub fn push(&mut self, block: &[u8], digest: Digest) -> Result<(), StoreError> {
+        if self.digests.len() >= BLOCKS_MAX {
+            let full = io::Error::other("more new data in one import than a pack can count");
+            return Err(io_error("write", Path::new("pack"))(full));
+        }
+        self.frame.extend_from_slice(block);
+        self.digests.push(digest);
+        if self.frame.len() == FRAME_BYTES {
+            self.send_frame()?;
+        }
+        Ok(())
+    }
+
+    fn send_frame(&mut self) -> Result<(), StoreError> {
+        let frame = std::mem::replace(&mut self.frame, Vec::with_capacity(FRAME_BYTES));
+        let sent = self.sender.as_ref().is_some_and(|sender| sender.send(frame).is_ok());
+        // The worker ends early only because of an error; that error is what the caller must see.
+        if sent { Ok(()) } else { self.join().map(|_| ()) }
+    }
+
+    fn join(&mut self) -> Result<Compressed, StoreError> {
+        self.sender = None;
+        let gone = || io_error("write", Path::new("pack"))(io::Error::other("the compressing thread panicked"));
+        let worker = self.worker.take().ok_or_else(gone)?;
+        worker.join().map_err(|_| gone())?
+    }
+
+    /// The pack as a synced file, or `None` when no block was new.
+    pub fn finish(mut self) -> Result<Option<FinishedPack>, StoreError> {
+        if !self.frame.is_empty() {
+            self.send_frame()?;
+        }
+        let compressed = self.join()?;
+        if self.digests.is_empty() {
+            return Ok(None);
+        }
+        let Compressed {
+            temp,
+            id,
+            frames,
+            pack_bytes,
+        } = compressed;
+        let digests = std::mem::take(&mut self.digests);
+        Ok(Some(FinishedPack {
+            temp,
+            id,
+            frames,
+            pack_bytes,
+            digests,
+        }))
+    }
+}
+
+impl Drop for PackWriter {
+    /// An import that is given up waits for its thread, which then removes the unfinished file.
+    fn drop(&mut self) {
+        if self.worker.is_some() {
+            let _ = self.join();
+        }
+    }
+}
+
+/// The worker: one zstd frame for each message, and the digest of the file as it grows.
+fn compress(mut temp: TempFile, receiver: &Receiver<Vec<u8>>) -> Result<Compressed, StoreError> {
+    let path = temp.path().to_owned();
+    let mut compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL).map_err(io_error("compress for", &path))?;
+    let mut hasher = blake3::Hasher::new();
+    let mut frames = Vec::new();
+    let mut header = [0; PACK_HEADER_BYTES as usize];
+    header[..8].copy_from_slice(PACK_MAGIC);
+    header[8..10].copy_from_slice(&VERSION.to_le_bytes());
+    hasher.update(&header);
+    temp.file.write_all(&header).map_err(io_error("write", &path))?;
+    let mut pack_bytes = PACK_HEADER_BYTES;
+    for raw in receiver {
+        let compressed = compressor.compress(&raw).map_err(io_error("compress for", &path))?;
+        hasher.update(&compressed);
+        temp.file.write_all(&compressed).map_err(io_error("write", &path))?;
+        frames.push(FrameSpan {
+            offset_bytes: pack_bytes,
+            // Both are bounded by a frame of 256 KiB.
+            compressed_bytes: compressed.len() as u32,
+            raw_bytes: raw.len() as u32,
+        });
+        pack_bytes += compressed.len() as u64;
+    }
+    temp.file.sync_all().map_err(io_error("sync", &path))?;
+    Ok(Compressed {
+        temp,
+        id: *hasher.finalize().as_bytes(),
+        frames,
+        pack_bytes,
+    })
+}
+
+impl FinishedPack {
+    /// The pack's bytes before it is published, for looking into the image.
+    pub fn map(&self) -> Result<Bytes, StoreError> {
+        pack_cache::map_file(&self.temp.file, self.temp.path())
+    }
+
+    /// Puts index and pack at their places: the index first, since an index without a pack is known to be rubbish.
+    pub fn publish(self, store: &Path) -> Result<(), StoreError> {
+        let place = store.join("packs").join(format!("{}.pack", manifest::to_hex(&self.id)));
+        files::write_whole(store, &place.with_extension("idx"), &encode_index(&self.frames, &self.digests))?;
+        self.temp.publish(&place)
+    }
+}
+
+fn encode_index(frames: &[FrameSpan], digests: &[Digest]) -> Vec<u8> {
+    let mut index = Vec::with_capacity(INDEX_HEADER_BYTES + frames.len() * 16 + (digests.len() + 1) * DIGEST_BYTES);
+    index.extend_from_slice(INDEX_MAGIC);
+    index.extend_from_slice(&VERSION.to_le_bytes());
+    index.extend_from_slice(&[0; 2]);
+    // Both are bounded by BLOCKS_MAX.
+    index.extend_from_slice(&(frames.len() as u32).to_le_bytes());
+    index.extend_from_slice(&(digests.len() as u32).to_le_bytes());
+    for frame in frames {
+        index.extend_from_slice(&frame.offset_bytes.to_le_bytes());
+        index.extend_from_slice(&frame.compressed_bytes.to_le_bytes());
+        index.extend_from_slice(&frame.raw_bytes.to_le_bytes());
+    }
+    for digest in digests {
+        index.extend_from_slice(digest);
+    }
+    let checksum = manifest::digest(&index);
+    index.extend_from_slice(&checksum);
+    index
+}
+
+/// The index of a published pack, mapped: digests of its blocks in order, and its frames.
+#[derive(Debug)]
+pub(super) struct PackIndex {
+    bytes: Bytes,
+    frames: usize,
+    blocks: usize,
+}
+
+impl PackIndex {
+    /// Reads and checks an index.
+    pub fn open(path: &Path) -> Result<PackIndex, StoreError> {
+        let damaged = |reason: &str| StoreError::Damaged {
+            path: PathBuf::from(path),
+            reason: reason.to_owned(),
+        };
+        let bytes = pack_cache::map(path)?.ok_or_else(|| damaged("it is missing, though its pack is there"))?;
+        if bytes.len() < INDEX_HEADER_BYTES + DIGEST_BYTES || &bytes[..8] != INDEX_MAGIC {
+            return Err(damaged("it is no index of a pack"));
+        }
+        if bytes[8..10] != VERSION.to_le_bytes() {
+            return Err(damaged("it has an unknown format version"));
+        }
+        let (content, checksum) = bytes.split_at(bytes.len() - DIGEST_BYTES);
+        if manifest::digest(content) != checksum {
+            return Err(damaged("its checksum is wrong"));
+        }
+        let count = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]) as usize;
+        let (frames, blocks) = (count(12), count(16));
+        let expected = INDEX_HEADER_BYTES + frames * INDEX_FRAME_BYTES + blocks * DIGEST_BYTES;
+        if content.len() != expected || frames != blocks.div_ceil(FRAME_BLOCKS) {
+            return Err(damaged("its length is wrong"));
+        }
+        Ok(PackIndex { bytes, frames, blocks })
+    }
+
+    pub fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    pub fn digest(&self, block: u32) -> Option<&[u8]> {
+        let first = INDEX_HEADER_BYTES + self.frames * INDEX_FRAME_BYTES;
+        let at = first + block as usize * DIGEST_BYTES;
+        ((block as usize) < self.blocks).then(|| &self.bytes[at..at + DIGEST_BYTES])
+    }
+
+    /// # Panics
+    /// When the pack has no such frame: frames are asked for by numbers of its blocks.
+    pub fn frame(&self, frame: usize) -> FrameSpan {
+        assert!(frame < self.frames, "frame {frame} of {}", self.frames);
+        let at = INDEX_HEADER_BYTES + frame * INDEX_FRAME_BYTES;
+        let word = |at: usize| {
+            let bytes = [self.bytes[at], self.bytes[at + 1], self.bytes[at + 2], self.bytes[at + 3]];
+            u32::from_le_bytes(bytes)
+        };
+        FrameSpan {
+            offset_bytes: u64::from(word(at)) | u64::from(word(at + 4)) << 32,
+            compressed_bytes: word(at + 8),
+            raw_bytes: word(at + 12),
+        }
+    }
+}
+
+/// Number of the frame that holds a block, and where in it.
+pub(super) fn frame_of(block: u32) -> (u32, u32) {
+    (block / FRAME_BLOCKS as u32, block % FRAME_BLOCKS as u32)
+}
+
+/// True for a block of zeros, which is never stored.
+pub(super) fn is_zero(block: &[u8]) -> bool {
+    static ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
+    block == ZEROS
+}
