@@ -10,9 +10,7 @@ pub type UnixSeconds = u64;
 /// The wall clock now. A clock before 1970 reads as 0, which makes every lease look valid rather than expired.
 #[must_use]
 pub fn now() -> UnixSeconds {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// A monotonic instant, for measuring how long something took.
@@ -33,8 +31,7 @@ pub fn sleep(pause: Duration) {
 #[must_use]
 pub fn random_bytes<const N: usize>() -> [u8; N] {
     let mut bytes = [0u8; N];
-    getrandom::fill(&mut bytes)
-        .expect("the kernel's getrandom(2) failed: no safe token can be made");
+    getrandom::fill(&mut bytes).expect("the kernel's getrandom(2) failed: no safe token can be made");
     bytes
 }
 
@@ -48,11 +45,9 @@ pub fn random_hex<const N: usize>() -> String {
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
-    bytes
-        .iter()
-        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }

@@ -93,7 +93,16 @@ fn from_blank_to_v1_to_v2(firmware: Firmware) {
     let list: Vec<Value> = serde_json::from_str(&server.regild(&["host", "list", "-o", "json"])).unwrap();
     assert_eq!((list.len(), &list[0]["macs"][0], &list[0]["reported"]), (1, &MAC.into(), &"tiny:v2".into()));
     let states = states(&server);
-    let road = ["discovered", "enrolled", "queued", "netbooting", "verifying", "rebooting", "ready:unconfirmed", "ready:confirmed"];
+    let road = [
+        "discovered",
+        "enrolled",
+        "queued",
+        "netbooting",
+        "verifying",
+        "rebooting",
+        "ready:unconfirmed",
+        "ready:confirmed",
+    ];
     let mut places = road.iter().map(|state| states.iter().position(|seen| seen == state));
     assert!(places.all(|place| place.is_some()), "{states:?}");
     assert_eq!(states.iter().filter(|state| *state == "netbooting").count(), 2, "{states:?}");
@@ -123,7 +132,9 @@ fn a_power_cut_in_the_middle_of_the_write_and_then_a_server_that_dies() {
     node.expect_console("no bootable disk", NETBOOT).unwrap();
     server.regild(&["host", "approve", MAC, "--image", "tiny:v1"]);
 
-    let writing = |host: &Value| host["progress"]["step"] == "write_body" && host["progress"]["done_bytes"].as_u64() > Some(8 << 20);
+    let writing = |host: &Value| {
+        host["progress"]["step"] == "write_body" && host["progress"]["done_bytes"].as_u64() > Some(8 << 20)
+    };
     server.wait_host(HOST, "in the middle of its write", DEPLOY, writing).unwrap();
     node.power_off();
     let mut head = vec![1u8; 1 << 20];

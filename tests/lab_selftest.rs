@@ -37,19 +37,12 @@ fn boots_and_phones_home(firmware: Firmware) {
     });
     for _ in 0..2 {
         machine.power_on();
-        let elapsed = machine
-            .wait_console("regild golden image v1 up", Duration::from_secs(120))
-            .unwrap();
+        let elapsed = machine.wait_console("regild golden image v1 up", Duration::from_secs(120)).unwrap();
         eprintln!("{firmware:?}: up {elapsed:?} after power-on");
         let request = answer_one_request(&listener);
         assert!(request.contains("POST /agent/v1/installed"), "{request}");
-        assert!(
-            request.contains(r#"{"mac":"52:54:00:77:00:01","image":"tiny:v1"}"#),
-            "{request}"
-        );
-        let elapsed = machine
-            .wait_console("phone-home done", Duration::from_secs(30))
-            .unwrap();
+        assert!(request.contains(r#"{"mac":"52:54:00:77:00:01","image":"tiny:v1"}"#), "{request}");
+        let elapsed = machine.wait_console("phone-home done", Duration::from_secs(30)).unwrap();
         eprintln!("{firmware:?}: phone-home done {elapsed:?} after its request");
         machine.power_off();
         assert!(!machine.is_running());
@@ -72,35 +65,26 @@ fn dhcp_server(lab: &Lab) -> lab::Process {
     dnsmasq.arg(format!("--interface={}", lab.bridge()));
     dnsmasq.arg(format!("--dhcp-leasefile={}/leases", lab.dir().display()));
     let mut process = lab.spawn(dnsmasq, "dnsmasq.log");
-    process
-        .wait_log("DHCP, IP range", Duration::from_secs(10))
-        .unwrap();
+    process.wait_log("DHCP, IP range", Duration::from_secs(10)).unwrap();
     process
 }
 
 fn answer_one_request(listener: &TcpListener) -> String {
     // accept() has no time limit of its own; a machine that stays silent must fail the test, not hang it.
-    listener
-        .set_nonblocking(true)
-        .expect("a listener that does not block");
+    listener.set_nonblocking(true).expect("a listener that does not block");
     let start = Instant::now();
     let (mut stream, _) = loop {
         match listener.accept() {
             Ok(connection) => break connection,
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                assert!(
-                    start.elapsed() < Duration::from_secs(60),
-                    "nobody phoned home in 60 s"
-                );
+                assert!(start.elapsed() < Duration::from_secs(60), "nobody phoned home in 60 s");
                 std::thread::sleep(Duration::from_millis(20));
             }
             Err(error) => panic!("accepting the phone-home: {error}"),
         }
     };
     stream.set_nonblocking(false).expect("a stream that blocks");
-    stream
-        .set_read_timeout(Some(Duration::from_secs(10)))
-        .expect("a read timeout");
+    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a read timeout");
     let mut request = Vec::new();
     let mut buffer = [0; 4096];
     // The body is one JSON object without nesting: it ends where the first brace closes.
@@ -109,17 +93,11 @@ fn answer_one_request(listener: &TcpListener) -> String {
         assert_ne!(count, 0, "the request ended early");
         request.extend_from_slice(&buffer[..count]);
     }
-    stream
-        .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
-        .expect("answering");
+    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}").expect("answering");
     String::from_utf8_lossy(&request).into_owned()
 }
 
 fn copy_sparse(from: &std::path::Path, to: &std::path::Path) {
-    let status = Command::new("cp")
-        .arg("--sparse=always")
-        .args([from, to])
-        .status()
-        .expect("running cp");
+    let status = Command::new("cp").arg("--sparse=always").args([from, to]).status().expect("running cp");
     assert!(status.success());
 }

@@ -65,9 +65,31 @@ fn none(offences: Vec<String>, rule: &str) {
 fn the_pure_core_imports_nothing_but_std_and_itself() {
     let mut found = offences(
         "src/decide",
-        &["serde", "tokio", "tracing", "std::fs", "std::net::Udp", "std::net::Tcp", "std::time", "std::env", "std::thread",
-            "rand", "HashMap", "async ", "println!", "unsafe", "crate::clock", "crate::wire", "crate::registry",
-            "crate::db", "crate::http", "crate::dhcp", "crate::image", "crate::agent", "crate::config"],
+        &[
+            "serde",
+            "tokio",
+            "tracing",
+            "std::fs",
+            "std::net::Udp",
+            "std::net::Tcp",
+            "std::time",
+            "std::env",
+            "std::thread",
+            "rand",
+            "HashMap",
+            "async ",
+            "println!",
+            "unsafe",
+            "crate::clock",
+            "crate::wire",
+            "crate::registry",
+            "crate::db",
+            "crate::http",
+            "crate::dhcp",
+            "crate::image",
+            "crate::agent",
+            "crate::config",
+        ],
         &[],
     );
     for source in sources("src/decide") {
@@ -95,14 +117,26 @@ fn only_the_registry_writes_to_the_store() {
 
 #[test]
 fn only_clock_reads_time_and_randomness() {
-    let banned = ["SystemTime::now", "Instant::now", "Timestamp::now", "Zoned::now", "getrandom::", "rand::", "thread::sleep"];
+    let banned =
+        ["SystemTime::now", "Instant::now", "Timestamp::now", "Zoned::now", "getrandom::", "rand::", "thread::sleep"];
     none(offences("src", &banned, &["src/clock.rs"]), "time and randomness come from clock.rs");
 }
 
 #[test]
 fn no_left_over_marks_and_no_unexplained_unwraps() {
     // Built in parts, so that this file does not offend itself.
-    let marks = ["TO", "FIX", "XX"].map(|start| format!("{start}{}", if start == "TO" { "DO" } else if start == "FIX" { "ME" } else { "X" }));
+    let marks = ["TO", "FIX", "XX"].map(|start| {
+        format!(
+            "{start}{}",
+            if start == "TO" {
+                "DO"
+            } else if start == "FIX" {
+                "ME"
+            } else {
+                "X"
+            }
+        )
+    });
     let mut found = Vec::new();
     for source in sources("src").iter().chain(&sources("tests")) {
         for (at, line) in source.text.lines().enumerate() {
@@ -144,7 +178,8 @@ fn files_and_functions_stay_small() {
         for (at, line) in source.text.lines().enumerate() {
             let indent = line.len() - line.trim_start().len();
             let code = line.trim_start();
-            let starts = ["fn ", "pub fn ", "async fn ", "pub async fn ", "pub(super) fn ", "pub(crate) fn ", "const fn "];
+            let starts =
+                ["fn ", "pub fn ", "async fn ", "pub async fn ", "pub(super) fn ", "pub(crate) fn ", "const fn "];
             if open.is_none() && starts.iter().any(|start| code.starts_with(start)) && !code.ends_with(';') {
                 open = Some((at, indent, code.to_string()));
             }
@@ -166,7 +201,13 @@ fn files_and_functions_stay_small() {
 #[test]
 fn no_module_is_named_after_nothing() {
     let vague = ["utils", "util", "helpers", "helper", "manager", "common", "misc"];
-    let named = |path: &Path| path.components().any(|part| vague.contains(&part.as_os_str().to_string_lossy().trim_end_matches(".rs")));
-    let found = sources("src").iter().filter(|source| named(&source.path)).map(|source| source.path.display().to_string()).collect();
+    let named = |path: &Path| {
+        path.components().any(|part| vague.contains(&part.as_os_str().to_string_lossy().trim_end_matches(".rs")))
+    };
+    let found = sources("src")
+        .iter()
+        .filter(|source| named(&source.path))
+        .map(|source| source.path.display().to_string())
+        .collect();
     none(found, "name it by what it does");
 }

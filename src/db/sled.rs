@@ -127,7 +127,10 @@ impl SledDb {
         }
         // One ahead is a crash between sled's fdatasync and the watermark's: written, never acknowledged.
         if meta.mark_number < mark.number || meta.mark_number > mark.number + 1 {
-            return Err(untrusted(&format!("it stands at commit {}, acknowledged was {}", meta.mark_number, mark.number)));
+            return Err(untrusted(&format!(
+                "it stands at commit {}, acknowledged was {}",
+                meta.mark_number, mark.number
+            )));
         }
         if meta.mark_number == mark.number && meta.sum != mark.sum {
             return Err(untrusted("its host records are not those that were acknowledged"));
@@ -299,7 +302,8 @@ fn lock(state_dir: &Path) -> Result<File, DbError> {
     let io = |what| move |source| DbError::Io { what, source };
     std::fs::create_dir_all(state_dir).map_err(io("making the state directory"))?;
     let path: PathBuf = state_dir.join("lock");
-    let file = OpenOptions::new().write(true).create(true).truncate(false).open(path).map_err(io("opening the lock"))?;
+    let file =
+        OpenOptions::new().write(true).create(true).truncate(false).open(path).map_err(io("opening the lock"))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(DbError::Locked { dir: state_dir.to_path_buf() }),

@@ -125,10 +125,7 @@ pub fn choose(
         let verdict = verdict.as_ref().err().map_or("candidate", String::as_str);
         format!("{}: {verdict}", describe(disk))
     });
-    Err(Refusal {
-        reason,
-        lines: lines.collect(),
-    })
+    Err(Refusal { reason, lines: lines.collect() })
 }
 
 /// Every test in the order in which a person would ask; the first that fails is the reason.
@@ -155,10 +152,9 @@ fn judge(
     }
     let allowed = foreign == ForeignContent::Released || own_disk.is_some_and(|own| is_same(disk, own));
     match &disk.content {
-        Some(content) if !allowed => Err(format!(
-            "holds foreign content ({}) that nobody released",
-            printable(content)
-        )),
+        Some(content) if !allowed => {
+            Err(format!("holds foreign content ({}) that nobody released", printable(content)))
+        }
         _ => Ok(()),
     }
 }

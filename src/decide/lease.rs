@@ -55,16 +55,12 @@ impl Subnet {
     /// Whether one of the pools has the address.
     #[must_use]
     pub fn in_pool(&self, ip: Ipv4Addr) -> bool {
-        self.pools
-            .iter()
-            .any(|(first, last)| *first <= ip && ip <= *last)
+        self.pools.iter().any(|(first, last)| *first <= ip && ip <= *last)
     }
 
     /// A tenth of the pools, at least one address: a machine that declines everything cannot empty them.
     fn quarantined_max(&self) -> usize {
-        let size = |(first, last): &(Ipv4Addr, Ipv4Addr)| {
-            (u32::from(*last) - u32::from(*first)).saturating_add(1)
-        };
+        let size = |(first, last): &(Ipv4Addr, Ipv4Addr)| (u32::from(*last) - u32::from(*first)).saturating_add(1);
         let all = self.pools.iter().map(size).fold(0u32, u32::saturating_add);
         // At most 256: fits any usize.
         (all / 10).clamp(1, QUARANTINED_MAX) as usize
@@ -74,9 +70,7 @@ impl Subnet {
 /// The netmask of a prefix length, as a number; longer than 32 counts as 32.
 #[must_use]
 pub fn netmask(prefix_len: u8) -> u32 {
-    u32::MAX
-        .checked_shl(32 - u32::from(prefix_len.min(32)))
-        .unwrap_or(0)
+    u32::MAX.checked_shl(32 - u32::from(prefix_len.min(32))).unwrap_or(0)
 }
 
 /// What an entry of the table is.
@@ -145,18 +139,12 @@ pub struct LeaseRequest {
 pub fn decide(table: &LeaseTable, request: &LeaseRequest, now: u64) -> LeaseAnswer {
     if !request.giaddr.is_unspecified() {
         // The place where relay agents (RFC 3046, RFC 3527) get their answer once subnets behind them are known.
-        return LeaseAnswer::Silent {
-            reason: SilentReason::RelayNotSupported {
-                giaddr: request.giaddr,
-            },
-        };
+        return LeaseAnswer::Silent { reason: SilentReason::RelayNotSupported { giaddr: request.giaddr } };
     }
     if let Some(server_id) = request.server_id
         && server_id != table.subnet().server_id
     {
-        return LeaseAnswer::Silent {
-            reason: SilentReason::OtherServer { server_id },
-        };
+        return LeaseAnswer::Silent { reason: SilentReason::OtherServer { server_id } };
     }
     match request.kind {
         MessageKind::Discover => discover(table, request, now),
@@ -177,15 +165,9 @@ fn discover(table: &LeaseTable, request: &LeaseRequest, now: u64) -> LeaseAnswer
         request.requested,
     ];
     let can_have = |ip: &Ipv4Addr| table.may_have(mac, *ip) && table.is_free_for(mac, *ip, now);
-    let found = wished
-        .into_iter()
-        .flatten()
-        .find(can_have)
-        .or_else(|| table.oldest_free(now));
+    let found = wished.into_iter().flatten().find(can_have).or_else(|| table.oldest_free(now));
     let Some(ip) = found else {
-        return LeaseAnswer::Silent {
-            reason: SilentReason::PoolFull,
-        };
+        return LeaseAnswer::Silent { reason: SilentReason::PoolFull };
     };
     let hold = Lease {
         ip,
@@ -196,13 +178,10 @@ fn discover(table: &LeaseTable, request: &LeaseRequest, now: u64) -> LeaseAnswer
     };
     // A lease that still runs holds the address already, and must not become a mere offer, however little is
     // left of it: the next offer would free an address that is in use.
-    let is_bound = table.lookup(ip).is_some_and(|lease| {
-        lease.mac == mac && lease.state == LeaseState::Bound && lease.expires_at > now
-    });
-    LeaseAnswer::Offer {
-        ip,
-        hold: (!is_bound).then_some(hold),
-    }
+    let is_bound = table
+        .lookup(ip)
+        .is_some_and(|lease| lease.mac == mac && lease.state == LeaseState::Bound && lease.expires_at > now);
+    LeaseAnswer::Offer { ip, hold: (!is_bound).then_some(hold) }
 }
 
 /// Section 4.3.2: which of the four kinds of DHCPREQUEST it is, by what it carries.
@@ -215,19 +194,12 @@ fn ask(table: &LeaseTable, request: &LeaseRequest, now: u64) -> LeaseAnswer {
         // RENEWING and REBINDING. Without a record of ours the client is believed, where the address is free:
         // it is using it, and giving it to another would make two of one.
         (_, _, Some(ip)) => {
-            if table.subnet().contains(ip)
-                && !table.may_have(request.mac, ip)
-                && table.lookup(ip).is_none()
-            {
-                return LeaseAnswer::Silent {
-                    reason: SilentReason::NoRecord { ip },
-                };
+            if table.subnet().contains(ip) && !table.may_have(request.mac, ip) && table.lookup(ip).is_none() {
+                return LeaseAnswer::Silent { reason: SilentReason::NoRecord { ip } };
             }
             grant(table, request, ip, now)
         }
-        (_, None, None) => LeaseAnswer::Silent {
-            reason: SilentReason::NoAddressAsked,
-        },
+        (_, None, None) => LeaseAnswer::Silent { reason: SilentReason::NoAddressAsked },
     }
 }
 
@@ -245,74 +217,40 @@ fn init_reboot(table: &LeaseTable, request: &LeaseRequest, ip: Ipv4Addr, now: u6
         return grant(table, request, ip, now);
     }
     if has_record || !table.is_free_for(mac, ip, now) {
-        return LeaseAnswer::Nak {
-            reason: NakReason::NotYourAddress { ip },
-        };
+        return LeaseAnswer::Nak { reason: NakReason::NotYourAddress { ip } };
     }
-    LeaseAnswer::Silent {
-        reason: SilentReason::NoRecord { ip },
-    }
+    LeaseAnswer::Silent { reason: SilentReason::NoRecord { ip } }
 }
 
 /// The address, if this machine can have it; else a NAK that says why.
 fn grant(table: &LeaseTable, request: &LeaseRequest, ip: Ipv4Addr, now: u64) -> LeaseAnswer {
     let mac = request.mac;
     if !table.subnet().contains(ip) {
-        return LeaseAnswer::Nak {
-            reason: NakReason::WrongSubnet { ip },
-        };
+        return LeaseAnswer::Nak { reason: NakReason::WrongSubnet { ip } };
     }
     if !table.may_have(mac, ip) || !table.is_free_for(mac, ip, now) {
-        return LeaseAnswer::Nak {
-            reason: NakReason::NotYourAddress { ip },
-        };
+        return LeaseAnswer::Nak { reason: NakReason::NotYourAddress { ip } };
     }
     if let Some(reserved) = table.subnet().reservations.get(&mac).copied()
         && reserved != ip
         && table.is_free_for(mac, reserved, now)
     {
-        return LeaseAnswer::Nak {
-            reason: NakReason::ReservedElsewhere { ip: reserved },
-        };
+        return LeaseAnswer::Nak { reason: NakReason::ReservedElsewhere { ip: reserved } };
     }
     let lease_seconds = table.subnet().lease_seconds;
-    let old = table
-        .lookup(ip)
-        .filter(|old| old.mac == mac && old.state == LeaseState::Bound);
+    let old = table.lookup(ip).filter(|old| old.mac == mac && old.state == LeaseState::Bound);
     // A ROM names no host; the name that the installed system gave stays.
-    let hostname = request
-        .hostname
-        .clone()
-        .or_else(|| old.and_then(|old| old.hostname.clone()));
+    let hostname = request.hostname.clone().or_else(|| old.and_then(|old| old.hostname.clone()));
     if let Some(old) = old
         && old.hostname == hostname
         && let Some(left) = nearly_whole(old.expires_at, lease_seconds, now)
     {
-        return LeaseAnswer::Ack {
-            lease: old.clone(),
-            lease_seconds: left,
-            frees: None,
-            known: true,
-        };
+        return LeaseAnswer::Ack { lease: old.clone(), lease_seconds: left, frees: None, known: true };
     }
     let expires_at = now.saturating_add(u64::from(lease_seconds));
-    let lease = Lease {
-        ip,
-        mac,
-        hostname,
-        state: LeaseState::Bound,
-        expires_at,
-    };
-    let frees = table
-        .bound_to(mac)
-        .map(|old| old.ip)
-        .filter(|old| *old != ip);
-    LeaseAnswer::Ack {
-        lease,
-        lease_seconds,
-        frees,
-        known: false,
-    }
+    let lease = Lease { ip, mac, hostname, state: LeaseState::Bound, expires_at };
+    let frees = table.bound_to(mac).map(|old| old.ip).filter(|old| *old != ip);
+    LeaseAnswer::Ack { lease, lease_seconds, frees, known: false }
 }
 
 /// What is left of a lease of which at least 95% are left. Such a lease is repeated rather than renewed: a boot
@@ -327,53 +265,31 @@ fn nearly_whole(expires_at: u64, lease_seconds: u32, now: u64) -> Option<u32> {
 /// Section 4.3.3. Only the machine that was given the address may call it used.
 fn decline(table: &LeaseTable, request: &LeaseRequest, now: u64) -> LeaseAnswer {
     let Some(ip) = request.requested else {
-        return LeaseAnswer::Silent {
-            reason: SilentReason::NoAddressAsked,
-        };
+        return LeaseAnswer::Silent { reason: SilentReason::NoAddressAsked };
     };
-    let held = table.lookup(ip).filter(|lease| {
-        lease.mac == request.mac && lease.state != LeaseState::Declined && lease.expires_at > now
-    });
+    let held = table
+        .lookup(ip)
+        .filter(|lease| lease.mac == request.mac && lease.state != LeaseState::Declined && lease.expires_at > now);
     let Some(lease) = held else {
-        return LeaseAnswer::Silent {
-            reason: SilentReason::NotTheHolder { ip },
-        };
+        return LeaseAnswer::Silent { reason: SilentReason::NotTheHolder { ip } };
     };
     let max = table.subnet().quarantined_max();
     let quarantine_full = table.quarantined(now, max) >= max;
     // Over the limit the address goes to the end of the queue of free ones instead of out of it.
-    let expires_at = if quarantine_full {
-        now
-    } else {
-        now.saturating_add(QUARANTINE_SECONDS)
-    };
-    let declined = Lease {
-        state: LeaseState::Declined,
-        expires_at,
-        ..lease.clone()
-    };
-    LeaseAnswer::Decline {
-        lease: declined,
-        quarantine_full,
-    }
+    let expires_at = if quarantine_full { now } else { now.saturating_add(QUARANTINE_SECONDS) };
+    let declined = Lease { state: LeaseState::Declined, expires_at, ..lease.clone() };
+    LeaseAnswer::Decline { lease: declined, quarantine_full }
 }
 
 /// Section 4.3.4. The lease stays as a memory, ended now: "retain a record of the client's parameters".
 fn release(table: &LeaseTable, request: &LeaseRequest, now: u64) -> LeaseAnswer {
     let ip = request.ciaddr;
-    let held = table.lookup(ip).filter(|lease| {
-        lease.mac == request.mac && lease.state == LeaseState::Bound && lease.expires_at > now
-    });
+    let held = table
+        .lookup(ip)
+        .filter(|lease| lease.mac == request.mac && lease.state == LeaseState::Bound && lease.expires_at > now);
     match held {
-        Some(lease) => LeaseAnswer::Release {
-            lease: Lease {
-                expires_at: now,
-                ..lease.clone()
-            },
-        },
-        None => LeaseAnswer::Silent {
-            reason: SilentReason::NotTheHolder { ip },
-        },
+        Some(lease) => LeaseAnswer::Release { lease: Lease { expires_at: now, ..lease.clone() } },
+        None => LeaseAnswer::Silent { reason: SilentReason::NotTheHolder { ip } },
     }
 }
 
@@ -381,14 +297,10 @@ fn release(table: &LeaseTable, request: &LeaseRequest, now: u64) -> LeaseAnswer 
 fn inform(table: &LeaseTable, request: &LeaseRequest) -> LeaseAnswer {
     let ip = request.ciaddr;
     if ip.is_unspecified() {
-        return LeaseAnswer::Silent {
-            reason: SilentReason::NoAddressAsked,
-        };
+        return LeaseAnswer::Silent { reason: SilentReason::NoAddressAsked };
     }
     if !table.subnet().contains(ip) {
-        return LeaseAnswer::Silent {
-            reason: SilentReason::OtherSubnet { ip },
-        };
+        return LeaseAnswer::Silent { reason: SilentReason::OtherSubnet { ip } };
     }
     LeaseAnswer::Inform { ip }
 }
@@ -405,10 +317,5 @@ pub fn hostname(option_12: &[u8]) -> Option<String> {
     if label.len() > 63 || edge_is_hyphen || !label.iter().all(allowed) {
         return None;
     }
-    Some(
-        label
-            .iter()
-            .map(|byte| char::from(byte.to_ascii_lowercase()))
-            .collect(),
-    )
+    Some(label.iter().map(|byte| char::from(byte.to_ascii_lowercase())).collect())
 }

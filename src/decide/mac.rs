@@ -57,11 +57,7 @@ fn parse(text: &str) -> Option<Mac> {
     }
     let mut mac = [0u8; 6];
     for (at, out) in mac.iter_mut().enumerate() {
-        let digit = |byte: u8| {
-            char::from(byte)
-                .to_digit(16)
-                .and_then(|value| u8::try_from(value).ok())
-        };
+        let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|value| u8::try_from(value).ok());
         *out = digit(bytes[at * 3])? << 4 | digit(bytes[at * 3 + 1])?;
         if at < 5 && bytes[at * 3 + 2] != separator {
             return None;
@@ -72,11 +68,7 @@ fn parse(text: &str) -> Option<Mac> {
 
 impl fmt::Display for MacParseError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:?} is not a MAC address; write it like 52:54:00:12:34:56",
-            self.text
-        )
+        write!(f, "{:?} is not a MAC address; write it like 52:54:00:12:34:56", self.text)
     }
 }
 

@@ -54,12 +54,8 @@ pub enum NetbootClient {
 /// and answering it like a ROM would chainload iPXE from iPXE for ever.
 #[must_use]
 pub fn classify(facts: &NetbootFacts<'_>) -> NetbootClient {
-    let pxe_class = facts
-        .vendor_class
-        .is_some_and(|class| class.starts_with(b"PXEClient"));
-    let http_class = facts
-        .vendor_class
-        .is_some_and(|class| class.starts_with(b"HTTPClient"));
+    let pxe_class = facts.vendor_class.is_some_and(|class| class.starts_with(b"PXEClient"));
+    let http_class = facts.vendor_class.is_some_and(|class| class.starts_with(b"HTTPClient"));
     let is_ipxe = facts.ipxe_option_175 || facts.user_class.is_some_and(names_ipxe);
     let machine = machine(facts);
     if is_ipxe {
@@ -73,12 +69,8 @@ pub fn classify(facts: &NetbootFacts<'_>) -> NetbootClient {
         return NetbootClient::UefiHttp;
     }
     match machine {
-        Some(Machine::Bios) => NetbootClient::Firmware {
-            arch: FirmwareArch::Bios,
-        },
-        Some(Machine::UefiX64) => NetbootClient::Firmware {
-            arch: FirmwareArch::UefiX64,
-        },
+        Some(Machine::Bios) => NetbootClient::Firmware { arch: FirmwareArch::Bios },
+        Some(Machine::UefiX64) => NetbootClient::Firmware { arch: FirmwareArch::UefiX64 },
         Some(Machine::UefiHttp) => NetbootClient::UefiHttp,
         Some(Machine::Other(arch)) => NetbootClient::UnknownArch(arch),
         None if pxe_class => NetbootClient::ArchMissing,
@@ -96,18 +88,10 @@ enum Machine {
 /// The first architecture of option 93 that we know; else the first it lists; else what the vendor class names.
 fn machine(facts: &NetbootFacts<'_>) -> Option<Machine> {
     let listed = facts.architectures;
-    let known = listed
-        .iter()
-        .map(|arch| by_number(*arch))
-        .find(|arch| !matches!(arch, Machine::Other(_)));
+    let known = listed.iter().map(|arch| by_number(*arch)).find(|arch| !matches!(arch, Machine::Other(_)));
     known
         .or_else(|| listed.first().map(|arch| Machine::Other(*arch)))
-        .or_else(|| {
-            facts
-                .vendor_class
-                .and_then(arch_in_vendor_class)
-                .map(by_number)
-        })
+        .or_else(|| facts.vendor_class.and_then(arch_in_vendor_class).map(by_number))
 }
 
 /// IANA's "Processor Architecture Types". 7 and 9 are both x86-64: RFC 4578 gave 7 to EFI byte code and 9 to
@@ -154,21 +138,12 @@ mod tests {
     use super::*;
     use NetbootClient::{ArchMissing, Ipxe, NotNetboot, UefiHttp, UnknownArch};
 
-    const BIOS: NetbootClient = NetbootClient::Firmware {
-        arch: FirmwareArch::Bios,
-    };
-    const UEFI: NetbootClient = NetbootClient::Firmware {
-        arch: FirmwareArch::UefiX64,
-    };
+    const BIOS: NetbootClient = NetbootClient::Firmware { arch: FirmwareArch::Bios };
+    const UEFI: NetbootClient = NetbootClient::Firmware { arch: FirmwareArch::UefiX64 };
     const SEABIOS_CLASS: &[u8] = b"PXEClient:Arch:00000:UNDI:002001";
     const OVMF_CLASS: &[u8] = b"PXEClient:Arch:00007:UNDI:003016";
 
-    fn ask(
-        class: &[u8],
-        user: Option<&[u8]>,
-        architectures: &[u16],
-        option_175: bool,
-    ) -> NetbootClient {
+    fn ask(class: &[u8], user: Option<&[u8]>, architectures: &[u16], option_175: bool) -> NetbootClient {
         classify(&NetbootFacts {
             vendor_class: (!class.is_empty()).then_some(class),
             user_class: user,
@@ -201,25 +176,14 @@ mod tests {
         ];
         for (class, architectures, wanted) in table {
             let got = ask(class, None, architectures, false);
-            assert_eq!(
-                got,
-                *wanted,
-                "{} {architectures:?}",
-                String::from_utf8_lossy(class)
-            );
+            assert_eq!(got, *wanted, "{} {architectures:?}", String::from_utf8_lossy(class));
         }
     }
 
     #[test]
     fn d5_no_loader_of_a_wrong_or_guessed_architecture() {
-        assert_eq!(
-            ask(b"PXEClient:Arch:65535", None, &[0xffff], false),
-            UnknownArch(0xffff)
-        );
-        assert_eq!(
-            ask(b"PXEClient:Arch:00011", None, &[11], false),
-            UnknownArch(11)
-        );
+        assert_eq!(ask(b"PXEClient:Arch:65535", None, &[0xffff], false), UnknownArch(0xffff));
+        assert_eq!(ask(b"PXEClient:Arch:00011", None, &[11], false), UnknownArch(11));
         // 93 is believed over the class, and a class without a readable number is no BIOS.
         assert_eq!(ask(SEABIOS_CLASS, None, &[11], false), UnknownArch(11));
         assert_eq!(ask(b"PXEClient", None, &[], false), ArchMissing);
@@ -233,33 +197,17 @@ mod tests {
         let framed: &[u8] = b"\x04iPXE";
         let second: &[u8] = b"\x03abc\x04iPXE";
         for user in [b"iPXE".as_slice(), framed, second] {
-            assert_eq!(
-                ask(SEABIOS_CLASS, Some(user), &[0], false),
-                Ipxe { uefi: false }
-            );
-            assert_eq!(
-                ask(OVMF_CLASS, Some(user), &[7], false),
-                Ipxe { uefi: true }
-            );
+            assert_eq!(ask(SEABIOS_CLASS, Some(user), &[0], false), Ipxe { uefi: false });
+            assert_eq!(ask(OVMF_CLASS, Some(user), &[7], false), Ipxe { uefi: true });
         }
         assert_eq!(ask(OVMF_CLASS, None, &[7], true), Ipxe { uefi: true });
         assert_eq!(ask(b"", None, &[], true), Ipxe { uefi: false });
-        assert_eq!(
-            ask(b"PXEClient:Arch:00011", Some(b"iPXE"), &[11], true),
-            UnknownArch(11)
-        );
+        assert_eq!(ask(b"PXEClient:Arch:00011", Some(b"iPXE"), &[11], true), UnknownArch(11));
     }
 
     #[test]
     fn a_crooked_user_class_is_not_ipxe() {
-        for user in [
-            b"".as_slice(),
-            b"\x05iPXE",
-            b"\xff",
-            b"ipxe",
-            b"iPXE2",
-            b"\x00\x00\x00",
-        ] {
+        for user in [b"".as_slice(), b"\x05iPXE", b"\xff", b"ipxe", b"iPXE2", b"\x00\x00\x00"] {
             assert_eq!(ask(OVMF_CLASS, Some(user), &[7], false), UEFI, "{user:?}");
         }
     }

@@ -85,7 +85,9 @@ fn forged(change: impl FnOnce(&mut GPTHeader)) -> Vec<u8> {
     for (at, value) in fields {
         head[512 + at..][..8].copy_from_slice(&value.to_le_bytes());
     }
-    for (at, value) in [(16, header.crc32_checksum), (80, header.number_of_partition_entries), (84, header.size_of_partition_entry)] {
+    for (at, value) in
+        [(16, header.crc32_checksum), (80, header.number_of_partition_entries), (84, header.size_of_partition_entry)]
+    {
         head[512 + at..][..4].copy_from_slice(&value.to_le_bytes());
     }
     head

@@ -117,11 +117,7 @@ pub enum Event {
     /// Body, head and backup GPT are written, read back and equal to the manifest.
     Verified { disk: DiskId },
     /// The agent gave up. `reason` is for people; `listing` is what it saw (disks).
-    Failed {
-        step: Step,
-        reason: String,
-        listing: Vec<String>,
-    },
+    Failed { step: Step, reason: String, listing: Vec<String> },
 }
 
 /// The steps of a deploy, in order.

@@ -26,7 +26,9 @@ pub enum RefError {
     NoVersion(String),
     #[error("{0:?} is no image name: 1 to 64 of a-z, 0-9, '.', '_', '-', beginning with a letter or digit")]
     Name(String),
-    #[error("{0:?} is no image version: 1 to 64 of letters, digits, '.', '_', '+', '-', beginning with a letter or digit")]
+    #[error(
+        "{0:?} is no image version: 1 to 64 of letters, digits, '.', '_', '+', '-', beginning with a letter or digit"
+    )]
     Version(String),
 }
 
@@ -40,10 +42,7 @@ impl ImageRef {
         if !is_part(version, |c| c.is_ascii_alphanumeric(), b"._+-") {
             return Err(RefError::Version(shortened(version)));
         }
-        Ok(ImageRef {
-            name: name.to_owned(),
-            version: version.to_owned(),
-        })
+        Ok(ImageRef { name: name.to_owned(), version: version.to_owned() })
     }
 
     #[must_use]
@@ -73,9 +72,7 @@ impl FromStr for ImageRef {
     type Err = RefError;
 
     fn from_str(text: &str) -> Result<ImageRef, RefError> {
-        let (name, version) = text
-            .split_once(':')
-            .ok_or_else(|| RefError::NoVersion(shortened(text)))?;
+        let (name, version) = text.split_once(':').ok_or_else(|| RefError::NoVersion(shortened(text)))?;
         ImageRef::new(name, version)
     }
 }

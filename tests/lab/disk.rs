@@ -77,11 +77,9 @@ impl DiskSpec {
                 "bps-write": throttle.write_bytes, "bps-read": throttle.read_bytes,
                 "iops-total": throttle.requests,
             });
-            let group_object =
-                serde_json::json!({ "qom-type": "throttle-group", "id": group, "limits": limits });
+            let group_object = serde_json::json!({ "qom-type": "throttle-group", "id": group, "limits": limits });
             arguments.extend(["-object".to_owned(), group_object.to_string()]);
-            node =
-                serde_json::json!({ "driver": "throttle", "throttle-group": group, "file": node });
+            node = serde_json::json!({ "driver": "throttle", "throttle-group": group, "file": node });
         }
         // Writeback, as a disk with a cache: what was not flushed may be lost. The host's page cache keeps it
         // when QEMU is killed, so a power cut here loses what the guest had not sent yet, and no more.

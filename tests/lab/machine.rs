@@ -76,24 +76,13 @@ impl Machine {
     pub(super) fn new(dir: &Path, spec: MachineSpec, tap: String) -> Machine {
         if spec.firmware == Firmware::Uefi {
             // A writable copy of its own, as each mainboard has its own flash chip.
-            std::fs::copy(
-                "/usr/share/OVMF/OVMF_VARS_4M.fd",
-                dir.join(format!("{}.vars.fd", spec.name)),
-            )
-            .expect("copying OVMF's variables");
+            std::fs::copy("/usr/share/OVMF/OVMF_VARS_4M.fd", dir.join(format!("{}.vars.fd", spec.name)))
+                .expect("copying OVMF's variables");
         }
         for disk in &spec.disks {
             disk.create_if_missing();
         }
-        Machine {
-            spec,
-            tap,
-            dir: dir.to_owned(),
-            qemu: None,
-            powered_on: 0,
-            boot_offset: 0,
-            read_offset: 0,
-        }
+        Machine { spec, tap, dir: dir.to_owned(), qemu: None, powered_on: 0, boot_offset: 0, read_offset: 0 }
     }
 
     pub fn spec(&self) -> &MachineSpec {
@@ -115,20 +104,11 @@ impl Machine {
             disk.create_if_missing();
         }
         self.powered_on += 1;
-        let mut console = File::options()
-            .create(true)
-            .append(true)
-            .open(self.console_path())
-            .expect("opening the console log");
-        writeln!(
-            console,
-            "\n==== {}: power on number {}",
-            self.spec.name, self.powered_on
-        )
-        .expect("writing the console log");
-        self.boot_offset = std::fs::metadata(self.console_path())
-            .map(|data| data.len() as usize)
-            .unwrap_or(0);
+        let mut console =
+            File::options().create(true).append(true).open(self.console_path()).expect("opening the console log");
+        writeln!(console, "\n==== {}: power on number {}", self.spec.name, self.powered_on)
+            .expect("writing the console log");
+        self.boot_offset = std::fs::metadata(self.console_path()).map(|data| data.len() as usize).unwrap_or(0);
         self.read_offset = self.boot_offset;
         let mut qemu = Command::new("qemu-system-x86_64");
         qemu.args(self.arguments());
@@ -159,8 +139,7 @@ impl Machine {
     /// that reboots by itself stays within one power-on: where the same line comes again at the next boot,
     /// use `expect_console`.
     pub fn wait_console(&mut self, needle: &str, timeout: Duration) -> Result<Duration, String> {
-        self.wait_from(self.boot_offset, needle, timeout)
-            .map(|(elapsed, _)| elapsed)
+        self.wait_from(self.boot_offset, needle, timeout).map(|(elapsed, _)| elapsed)
     }
 
     /// The same, looking only behind what the last `expect_console` found: for a story told in order.
@@ -171,12 +150,7 @@ impl Machine {
     }
 
     /// Answers how long it took and where in the log the line with the needle ends.
-    fn wait_from(
-        &mut self,
-        offset: usize,
-        needle: &str,
-        timeout: Duration,
-    ) -> Result<(Duration, usize), String> {
+    fn wait_from(&mut self, offset: usize, needle: &str, timeout: Duration) -> Result<(Duration, usize), String> {
         let start = Instant::now();
         loop {
             let running = self.is_running();
@@ -253,10 +227,7 @@ impl Machine {
         }
         let mut arguments: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
         // Appended to, so that it tells of all boots.
-        let console = format!(
-            "file,id=console,append=on,path={}",
-            self.console_path().display()
-        );
+        let console = format!("file,id=console,append=on,path={}", self.console_path().display());
         arguments.extend(["-chardev".to_owned(), console]);
         for (index, disk) in spec.disks.iter().enumerate() {
             arguments.extend(disk.arguments(index, index + 1));

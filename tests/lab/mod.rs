@@ -55,30 +55,21 @@ impl Lab {
         check_tools();
         // SAFETY: CLONE_NEWNET changes nothing but this thread's network namespace; no memory, file
         // descriptor or file system state, which is what the function's safety section is about.
-        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }
-            .unwrap_or_else(|error| {
-                panic!(
-                    "a network namespace of our own: {error}; the lab needs root (CAP_SYS_ADMIN)"
-                )
-            });
+        unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::NEWNET) }.unwrap_or_else(|error| {
+            panic!("a network namespace of our own: {error}; the lab needs root (CAP_SYS_ADMIN)")
+        });
         // No IPv6 chatter in captures; absent where the kernel has no IPv6, and then there is nothing to do.
         let _ = std::fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
         ip("link set lo up");
         // Without a forward delay a port forwards at once; with it, the firmware's first DHCP packets are lost.
-        ip(&format!(
-            "link add {BRIDGE} type bridge forward_delay 0 stp_state 0"
-        ));
+        ip(&format!("link add {BRIDGE} type bridge forward_delay 0 stp_state 0"));
         ip(&format!("addr add {SERVER_IP}/24 dev {BRIDGE}"));
         ip(&format!("link set {BRIDGE} up"));
         let dir = tempfile::Builder::new()
             .prefix(&format!("regild-lab-{name}-"))
             .tempdir()
             .expect("a temporary directory for the lab");
-        Lab {
-            dir: Some(dir),
-            taps: Cell::new(0),
-            _thread_bound: std::marker::PhantomData,
-        }
+        Lab { dir: Some(dir), taps: Cell::new(0), _thread_bound: std::marker::PhantomData }
     }
 
     /// Logs, disks and firmware variables; removed with the lab, kept and named when the test fails.
@@ -116,9 +107,7 @@ impl Lab {
     /// Everything that passes the bridge, as DIR/NAME.pcap, until the answer is dropped.
     pub fn capture(&self, name: &str) -> Process {
         let mut tcpdump = Command::new("tcpdump");
-        tcpdump
-            .args(["-i", BRIDGE, "-U", "-s", "0", "-w"])
-            .arg(self.dir().join(format!("{name}.pcap")));
+        tcpdump.args(["-i", BRIDGE, "-U", "-s", "0", "-w"]).arg(self.dir().join(format!("{name}.pcap")));
         self.spawn(tcpdump, &format!("{name}.tcpdump.log"))
     }
 }
@@ -135,16 +124,8 @@ impl Drop for Lab {
 /// The SHA-256 of a file, as sha256sum prints it.
 pub fn sha256_file(path: impl AsRef<Path>) -> String {
     let path = path.as_ref();
-    let output = Command::new("sha256sum")
-        .arg(path)
-        .stderr(Stdio::inherit())
-        .output()
-        .expect("running sha256sum");
-    assert!(
-        output.status.success(),
-        "sha256sum {} failed",
-        path.display()
-    );
+    let output = Command::new("sha256sum").arg(path).stderr(Stdio::inherit()).output().expect("running sha256sum");
+    assert!(output.status.success(), "sha256sum {} failed", path.display());
     String::from_utf8_lossy(&output.stdout)[..64].to_owned()
 }
 
@@ -161,24 +142,15 @@ pub fn tiny_image(version: &str) -> PathBuf {
             .arg(&image)
             .status()
             .expect("running tests/images/build-tiny.sh");
-        assert!(
-            status.success(),
-            "tests/images/build-tiny.sh {version} failed; see above"
-        );
+        assert!(status.success(), "tests/images/build-tiny.sh {version} failed; see above");
     }
     image
 }
 
 fn ip(arguments: &str) {
-    let output = Command::new("ip")
-        .args(arguments.split(' '))
-        .output()
-        .expect("running ip; do: apt-get install iproute2");
-    assert!(
-        output.status.success(),
-        "ip {arguments}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    let output =
+        Command::new("ip").args(arguments.split(' ')).output().expect("running ip; do: apt-get install iproute2");
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 fn check_tools() {
@@ -187,11 +159,8 @@ fn check_tools() {
         ("/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf"),
         ("/usr/lib/ipxe/qemu/pxe-virtio.rom", "ipxe-qemu"),
     ];
-    let missing: Vec<_> = needed
-        .iter()
-        .filter(|(path, _)| !Path::new(path).exists())
-        .map(|(_, package)| *package)
-        .collect();
+    let missing: Vec<_> =
+        needed.iter().filter(|(path, _)| !Path::new(path).exists()).map(|(_, package)| *package).collect();
     assert!(
         missing.is_empty(),
         "the lab misses Debian packages; do: apt-get install {}   (or: make setup)",

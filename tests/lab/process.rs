@@ -34,13 +34,8 @@ impl Process {
                 Ok(())
             });
         }
-        let child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("starting {:?}: {error}", command.get_program()));
-        Process {
-            child,
-            log: log.to_owned(),
-        }
+        let child = command.spawn().unwrap_or_else(|error| panic!("starting {:?}: {error}", command.get_program()));
+        Process { child, log: log.to_owned() }
     }
 
     pub fn is_running(&mut self) -> bool {
@@ -94,15 +89,8 @@ impl Process {
                 return Ok(start.elapsed());
             }
             if !running || start.elapsed() > timeout {
-                let why = if running {
-                    "timed out"
-                } else {
-                    "the process ended"
-                };
-                return Err(format!(
-                    "no {needle:?} in the log: {why}\n{}",
-                    last_lines(&log, 30)
-                ));
+                let why = if running { "timed out" } else { "the process ended" };
+                return Err(format!("no {needle:?} in the log: {why}\n{}", last_lines(&log, 30)));
             }
             std::thread::sleep(POLL);
         }

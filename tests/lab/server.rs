@@ -22,8 +22,7 @@ impl Server {
         let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/boot-assets");
         assert!(assets.join("SHA256SUMS").exists(), "no boot assets; do: make assets");
         std::os::unix::fs::symlink(assets, lab.dir().join("boot-assets")).expect("linking the boot assets");
-        let mut server =
-            Server { binary: binary.to_owned(), dir: lab.dir().to_owned(), process: None, starts: 0 };
+        let mut server = Server { binary: binary.to_owned(), dir: lab.dir().to_owned(), process: None, starts: 0 };
         server.start_again(lab);
         server
     }
@@ -56,12 +55,7 @@ impl Server {
     /// Runs an operator's command and gives its standard output; the command must succeed.
     pub fn regild(&self, arguments: &[&str]) -> String {
         let output = self.try_regild(arguments);
-        assert!(
-            output.status.success(),
-            "regild {}: {}",
-            arguments.join(" "),
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert!(output.status.success(), "regild {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 

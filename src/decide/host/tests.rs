@@ -84,7 +84,8 @@ fn a_machine_goes_from_seen_to_ready_and_its_order_is_closed_by_success() {
 
 #[test]
 fn every_machine_without_an_open_order_boots_its_own_disk() {
-    let held = after(&after(&new_host(), &[approve()]), &[Event::Hold { by: "b".into(), reason: "r".into(), until: None }]);
+    let held =
+        after(&after(&new_host(), &[approve()]), &[Event::Hold { by: "b".into(), reason: "r".into(), until: None }]);
     for (host, why) in [
         (None, LocalReason::UnknownHost),
         (Some(new_host()), LocalReason::NotApproved),

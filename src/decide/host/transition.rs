@@ -9,22 +9,51 @@ use crate::decide::netboot::NetbootClient;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     /// An operator makes the machine ours and opens its first order.
-    Approve { image: ImageChoice, by: String, foreign_released: bool },
+    Approve {
+        image: ImageChoice,
+        by: String,
+        foreign_released: bool,
+    },
     /// An operator opens the next order; `image` is `None` to rebuild what is desired already.
-    Reimage { image: Option<ImageChoice>, by: String, reason: String, foreign_released: bool },
-    Hold { by: String, reason: String, until: Option<u64> },
-    Release { by: String },
+    Reimage {
+        image: Option<ImageChoice>,
+        by: String,
+        reason: String,
+        foreign_released: bool,
+    },
+    Hold {
+        by: String,
+        reason: String,
+        until: Option<u64>,
+    },
+    Release {
+        by: String,
+    },
     /// The clock passed the end of a hold.
     HoldEnded,
     /// iPXE asks for its boot script. `token_digest` is that of the token which the script would carry.
-    ScriptAsked { client: NetbootClient, token_digest: String },
+    ScriptAsked {
+        client: NetbootClient,
+        token_digest: String,
+    },
     /// DHCP told the firmware to boot its own disk.
     LocalBootServed,
-    CheckedIn { generation: u64, token_digest: String, session_digest: String, identity: Identity },
+    CheckedIn {
+        generation: u64,
+        token_digest: String,
+        session_digest: String,
+        identity: Identity,
+    },
     /// What the agent of a claimed attempt says.
-    Agent { generation: u64, session_digest: String, word: AgentWord },
+    Agent {
+        generation: u64,
+        session_digest: String,
+        word: AgentWord,
+    },
     /// The installed system says which image it is.
-    Installed { image: String },
+    Installed {
+        image: String,
+    },
 }
 
 /// What an inventory says of who the machine is.
@@ -83,8 +112,12 @@ pub enum Refusal {
 impl std::fmt::Display for Refusal {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Refusal::NotApproved => write!(f, "the host is not approved; `regild host approve ID --image REF` does that"),
-            Refusal::AlreadyApproved => write!(f, "the host is approved already; `regild host reimage` opens a new order"),
+            Refusal::NotApproved => {
+                write!(f, "the host is not approved; `regild host approve ID --image REF` does that")
+            }
+            Refusal::AlreadyApproved => {
+                write!(f, "the host is approved already; `regild host reimage` opens a new order")
+            }
             Refusal::OrderOpen { generation } => {
                 write!(f, "order {generation} is open already; `regild host hold` closes it")
             }
@@ -97,7 +130,10 @@ impl std::fmt::Display for Refusal {
             Refusal::TokenClaimed => write!(f, "the token was claimed by another session"),
             Refusal::SessionUnknown => write!(f, "the session did not claim the latest attempt"),
             Refusal::IdentityChanged { known, seen } => {
-                write!(f, "another machine answers: system UUID {seen}, known is {known}; hold or remove the host first")
+                write!(
+                    f,
+                    "another machine answers: system UUID {seen}, known is {known}; hold or remove the host first"
+                )
             }
             Refusal::OtherImage { desired, said } => write!(f, "the system says {said}, but {desired} was written"),
         }
@@ -121,9 +157,7 @@ pub fn transition(host: &Host, event: &Event, policy: BootPolicy, now: u64) -> O
         Event::CheckedIn { generation, token_digest, session_digest, identity } => {
             change.checked_in(*generation, token_digest, session_digest, identity)
         }
-        Event::Agent { generation, session_digest, word } => {
-            change.agent(*generation, session_digest, word, policy)
-        }
+        Event::Agent { generation, session_digest, word } => change.agent(*generation, session_digest, word, policy),
         Event::Installed { image } => change.installed(image),
     };
     match done {
@@ -197,7 +231,8 @@ impl Change {
     }
 
     fn hold(&mut self, by: &str, reason: &str, until: Option<u64>) -> Result<(), Refusal> {
-        let closed = self.host.order.take().map_or(String::new(), |order| format!("; order {} closed", order.generation));
+        let closed =
+            self.host.order.take().map_or(String::new(), |order| format!("; order {} closed", order.generation));
         let state = State::Held { by: by.to_string(), reason: reason.to_string(), until };
         self.go(state, format!("held: {reason}{closed}"), &format!("operator {by}"));
         Ok(())

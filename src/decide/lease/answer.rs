@@ -78,15 +78,8 @@ impl LeaseAnswer {
     #[must_use]
     pub fn change(&self) -> Option<Change> {
         let (put, frees) = match self {
-            LeaseAnswer::Offer {
-                hold: Some(hold), ..
-            } => (hold, None),
-            LeaseAnswer::Ack {
-                lease,
-                frees,
-                known: false,
-                ..
-            } => (lease, *frees),
+            LeaseAnswer::Offer { hold: Some(hold), .. } => (hold, None),
+            LeaseAnswer::Ack { lease, frees, known: false, .. } => (lease, *frees),
             LeaseAnswer::Release { lease } | LeaseAnswer::Decline { lease, .. } => (lease, None),
             LeaseAnswer::Offer { hold: None, .. }
             | LeaseAnswer::Ack { known: true, .. }
@@ -94,10 +87,7 @@ impl LeaseAnswer {
             | LeaseAnswer::Inform { .. }
             | LeaseAnswer::Silent { .. } => return None,
         };
-        Some(Change {
-            put: put.clone(),
-            frees,
-        })
+        Some(Change { put: put.clone(), frees })
     }
 }
 
@@ -169,10 +159,7 @@ impl fmt::Display for SilentReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             SilentReason::RelayNotSupported { giaddr } => {
-                write!(
-                    f,
-                    "came through the relay {giaddr}, and relays are not supported yet"
-                )
+                write!(f, "came through the relay {giaddr}, and relays are not supported yet")
             }
             SilentReason::OtherServer { server_id } => {
                 write!(f, "meant for the DHCP server {server_id}")

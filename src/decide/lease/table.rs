@@ -46,15 +46,8 @@ impl LeaseTable {
     /// A table of no leases. The subnet must have been checked (`dhcp::Network::check`).
     #[must_use]
     pub fn new(subnet: Subnet) -> Self {
-        let reserved = subnet
-            .reservations
-            .iter()
-            .map(|(mac, ip)| (*ip, *mac))
-            .collect();
-        let next = subnet
-            .pools
-            .first()
-            .map_or(0, |(first, _)| u32::from(*first));
+        let reserved = subnet.reservations.iter().map(|(mac, ip)| (*ip, *mac)).collect();
+        let next = subnet.pools.first().map_or(0, |(first, _)| u32::from(*first));
         let mut table = LeaseTable {
             subnet,
             reserved,
@@ -76,16 +69,10 @@ impl LeaseTable {
     #[must_use]
     pub fn load(subnet: Subnet, leases: impl IntoIterator<Item = Lease>) -> Self {
         let mut table = LeaseTable::new(subnet);
-        let mut leases: Vec<Lease> = leases
-            .into_iter()
-            .filter(|lease| table.subnet.contains(lease.ip))
-            .collect();
+        let mut leases: Vec<Lease> = leases.into_iter().filter(|lease| table.subnet.contains(lease.ip)).collect();
         leases.sort_by_key(|lease| (lease.expires_at, lease.ip));
         for lease in leases {
-            table.apply(Change {
-                put: lease,
-                frees: None,
-            });
+            table.apply(Change { put: lease, frees: None });
         }
         table
     }
@@ -105,17 +92,13 @@ impl LeaseTable {
     /// The lease that a machine has or last had.
     #[must_use]
     pub fn bound_to(&self, mac: Mac) -> Option<&Lease> {
-        self.bound_by_mac
-            .get(&mac)
-            .and_then(|ip| self.by_ip.get(ip))
+        self.bound_by_mac.get(&mac).and_then(|ip| self.by_ip.get(ip))
     }
 
     /// The offer that a machine has not yet answered.
     #[must_use]
     pub fn offered_to(&self, mac: Mac) -> Option<&Lease> {
-        self.offered_by_mac
-            .get(&mac)
-            .and_then(|ip| self.by_ip.get(ip))
+        self.offered_by_mac.get(&mac).and_then(|ip| self.by_ip.get(ip))
     }
 
     /// All entries in order of address, expired ones too.
@@ -126,10 +109,7 @@ impl LeaseTable {
     /// Addresses in quarantine at `now`, counted no further than `at_most`.
     #[must_use]
     pub fn quarantined(&self, now: u64, at_most: usize) -> usize {
-        self.declined_by_expiry
-            .range((now + 1, Ipv4Addr::UNSPECIFIED)..)
-            .take(at_most)
-            .count()
+        self.declined_by_expiry.range((now + 1, Ipv4Addr::UNSPECIFIED)..).take(at_most).count()
     }
 
     /// Whether this machine may get this address at all: its reservation, or a pool address reserved for nobody.
@@ -144,9 +124,9 @@ impl LeaseTable {
     /// Whether nobody else holds the address now and it is not in quarantine.
     #[must_use]
     pub fn is_free_for(&self, mac: Mac, ip: Ipv4Addr, now: u64) -> bool {
-        self.by_ip.get(&ip).is_none_or(|lease| {
-            lease.expires_at <= now || (lease.mac == mac && lease.state != LeaseState::Declined)
-        })
+        self.by_ip
+            .get(&ip)
+            .is_none_or(|lease| lease.expires_at <= now || (lease.mac == mac && lease.state != LeaseState::Declined))
     }
 
     /// The pool address that was longest without an owner.
@@ -155,27 +135,15 @@ impl LeaseTable {
     /// than an offer) does not make the real machines lose the addresses they had.
     #[must_use]
     pub fn oldest_free(&self, now: u64) -> Option<Ipv4Addr> {
-        let expired = |index: &ByExpiry| {
-            index
-                .first()
-                .filter(|(expires_at, _)| *expires_at <= now)
-                .map(|(at, ip)| (*at, *ip))
-        };
-        if let Some(ip) = self
-            .given_back
-            .first()
-            .copied()
-            .or_else(|| self.at_cursor())
-        {
+        let expired =
+            |index: &ByExpiry| index.first().filter(|(expires_at, _)| *expires_at <= now).map(|(at, ip)| (*at, *ip));
+        if let Some(ip) = self.given_back.first().copied().or_else(|| self.at_cursor()) {
             return Some(ip);
         }
         if let Some((_, ip)) = expired(&self.offers_by_expiry) {
             return Some(ip);
         }
-        let ended = [
-            expired(&self.bound_by_expiry),
-            expired(&self.declined_by_expiry),
-        ];
+        let ended = [expired(&self.bound_by_expiry), expired(&self.declined_by_expiry)];
         ended.into_iter().flatten().min().map(|(_, ip)| ip)
     }
 
@@ -217,8 +185,7 @@ impl LeaseTable {
         }
         // Reserved addresses are never found by search, so a search must not meet them.
         if self.may_go_to_anybody(ip) {
-            self.expiry_index(lease.state)
-                .insert((lease.expires_at, ip));
+            self.expiry_index(lease.state).insert((lease.expires_at, ip));
             self.given_back.remove(&ip);
         }
         self.by_ip.insert(ip, lease);
@@ -233,8 +200,7 @@ impl LeaseTable {
             LeaseState::Offered => forget(&mut self.offered_by_mac, lease.mac, ip),
             LeaseState::Declined => {}
         }
-        self.expiry_index(lease.state)
-            .remove(&(lease.expires_at, ip));
+        self.expiry_index(lease.state).remove(&(lease.expires_at, ip));
         if self.may_go_to_anybody(ip) && self.is_behind_cursor(ip) {
             self.given_back.insert(ip);
         }
@@ -253,10 +219,7 @@ impl LeaseTable {
     }
 
     fn at_cursor(&self) -> Option<Ipv4Addr> {
-        self.subnet
-            .pools
-            .get(self.cursor.pool)
-            .map(|_| Ipv4Addr::from(self.cursor.next))
+        self.subnet.pools.get(self.cursor.pool).map(|_| Ipv4Addr::from(self.cursor.next))
     }
 
     /// Moves on to the first address that nobody ever had. Each address is passed once in the table's life.
@@ -267,31 +230,19 @@ impl LeaseTable {
                 return;
             }
             self.cursor = if ip < last {
-                Cursor {
-                    next: self.cursor.next + 1,
-                    ..self.cursor
-                }
+                Cursor { next: self.cursor.next + 1, ..self.cursor }
             } else {
                 let pool = self.cursor.pool + 1;
-                let next = self
-                    .subnet
-                    .pools
-                    .get(pool)
-                    .map_or(0, |(first, _)| u32::from(*first));
+                let next = self.subnet.pools.get(pool).map_or(0, |(first, _)| u32::from(*first));
                 Cursor { pool, next }
             };
         }
     }
 
     fn is_behind_cursor(&self, ip: Ipv4Addr) -> bool {
-        let place = self
-            .subnet
-            .pools
-            .iter()
-            .position(|(first, last)| *first <= ip && ip <= *last);
+        let place = self.subnet.pools.iter().position(|(first, last)| *first <= ip && ip <= *last);
         place.is_some_and(|pool| {
-            pool < self.cursor.pool
-                || (pool == self.cursor.pool && u32::from(ip) < self.cursor.next)
+            pool < self.cursor.pool || (pool == self.cursor.pool && u32::from(ip) < self.cursor.next)
         })
     }
 }

@@ -5,7 +5,8 @@ use super::*;
 /// Two packs, three frames (the first two adjacent), extents over a frame border, a hole, a padded tail.
 fn sample() -> Manifest {
     let block = BLOCK_BYTES as u32;
-    let frame = |pack, offset_bytes, compressed_bytes, raw_bytes| Frame { pack, offset_bytes, compressed_bytes, raw_bytes };
+    let frame =
+        |pack, offset_bytes, compressed_bytes, raw_bytes| Frame { pack, offset_bytes, compressed_bytes, raw_bytes };
     let extent = |target_offset_bytes, blocks: u32, frame, frame_block| Extent {
         target_offset_bytes,
         extent_bytes: blocks * block,
@@ -20,11 +21,7 @@ fn sample() -> Manifest {
         boot: BootFacts {
             bios: true,
             gpt: true,
-            loaders: vec![Loader {
-                arch: "x64".to_owned(),
-                path: "\\EFI\\BOOT\\BOOTX64.EFI".to_owned(),
-                partition: 1,
-            }],
+            loaders: vec![Loader { arch: "x64".to_owned(), path: "\\EFI\\BOOT\\BOOTX64.EFI".to_owned(), partition: 1 }],
             partitions: vec![Partition {
                 number: 1,
                 name: "esp".to_owned(),
