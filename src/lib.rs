@@ -24,15 +24,24 @@ pub mod decide;
 pub mod gpt;
 pub mod wire;
 
-// pub mod agent;
+#[cfg(feature = "agent")]
+pub mod agent;
 
-// pub mod cli;
-// pub mod config;
+#[cfg(feature = "server")]
+pub mod cli;
+#[cfg(feature = "server")]
+pub mod config;
 #[cfg(feature = "server")]
 pub mod db;
-// pub mod dhcp;
-// pub mod http;
-// pub mod image;
-// pub mod registry;
-// pub mod serve;
-// pub mod tftp;
+#[cfg(feature = "server")]
+pub mod dhcp;
+#[cfg(feature = "server")]
+pub mod http;
+#[cfg(feature = "server")]
+pub mod image;
+#[cfg(feature = "server")]
+pub mod registry;
+#[cfg(feature = "server")]
+pub mod serve;
+#[cfg(feature = "server")]
+pub mod tftp;

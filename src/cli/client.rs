@@ -55,19 +55,6 @@ impl Client {
         self.json(Method::PUT, path, body)
     }
 
-    /// Reads a body of any length, frame by frame.
-    pub fn stream(&self, path: &str, mut take: impl FnMut(&[u8]) -> Result<(), Failure>) -> Result<(), Failure> {
-        self.runtime.block_on(async {
-            let mut answer = self.send(Method::GET, path, empty()).await?;
-            while let Some(frame) = answer.body_mut().frame().await {
-                if let Some(data) = frame?.data_ref() {
-                    take(data)?;
-                }
-            }
-            Ok(())
-        })
-    }
-
     fn json<T: DeserializeOwned>(&self, method: Method, path: &str, body: Body) -> Result<T, Failure> {
         self.runtime.block_on(async {
             let answer = self.send(method, path, body).await?;
@@ -90,7 +77,8 @@ impl Client {
         }
         let status = answer.status();
         let bytes = answer.into_body().collect().await?.to_bytes();
-        let said = serde_json::from_slice::<Problem>(&bytes).map_or_else(|_| format!("the server said {status}"), |p| p.error);
+        let said =
+            serde_json::from_slice::<Problem>(&bytes).map_or_else(|_| format!("the server said {status}"), |p| p.error);
         Err(said.into())
     }
 }

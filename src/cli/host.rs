@@ -136,7 +136,8 @@ fn end_of_hold(text: &str) -> Result<u64, Failure> {
 fn list(output: Output, hosts: &Vec<Host>) -> Result<(), Failure> {
     let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_string());
     let row = |host: &Host| {
-        let state = if host.detail.is_empty() { host.state.clone() } else { format!("{} ({})", host.state, host.detail) };
+        let state =
+            if host.detail.is_empty() { host.state.clone() } else { format!("{} ({})", host.state, host.detail) };
         let generation = format!("{}/{}", host.reported_generation, host.generation);
         let macs = host.macs.join(",");
         let (desired, reported) = (text(&host.desired), text(&host.reported));
@@ -175,7 +176,10 @@ fn show(output: Output, host: &Host) -> Result<(), Failure> {
         let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_string());
         let size = output::bytes(disk.size_bytes);
         let ids = format!("serial {} wwn {} model {}", text(&disk.serial), text(&disk.wwn), text(&disk.model));
-        line("disk", format!("{} {size} {} {ids}: {}", disk.name, disk.transport, disk.content.as_deref().unwrap_or("blank")));
+        line(
+            "disk",
+            format!("{} {size} {} {ids}: {}", disk.name, disk.transport, disk.content.as_deref().unwrap_or("blank")),
+        );
     }
     output::print(output, host, &[], rows)
 }

@@ -71,7 +71,11 @@ fn import(client: &Client, file: &Path, name: &str) -> Result<(), Failure> {
         println!("{} is there already, with the same content", image.image);
     } else {
         let (size, data) = (output::bytes(image.image_bytes), output::bytes(image.data_bytes));
-        println!("{} imported: {size}, {data} of data, {} new in the store", image.image, output::bytes(image.added_bytes));
+        println!(
+            "{} imported: {size}, {data} of data, {} new in the store",
+            image.image,
+            output::bytes(image.added_bytes)
+        );
     }
     Ok(())
 }

@@ -20,7 +20,7 @@ pub fn print<T: Serialize>(output: Output, values: &T, head: &[&str], rows: Vec<
         Output::Json => println!("{}", serde_json::to_string_pretty(values)?),
         Output::Table => {
             let mut table = Table::new();
-            table.load_preset(presets::NOTHING).set_header(head.to_vec());
+            table.load_style(presets::NOTHING).set_header(head.to_vec());
             for row in rows {
                 table.add_row(row);
             }

@@ -55,7 +55,8 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
-        let syntax = |error: toml::de::Error| ConfigError::Syntax { path: path.to_path_buf(), message: error.to_string() };
+        let syntax =
+            |error: toml::de::Error| ConfigError::Syntax { path: path.to_path_buf(), message: error.to_string() };
         let file: file::File = toml::from_str(text).map_err(syntax)?;
         checked(file).map_err(|(key, message)| ConfigError::Value { path: path.to_path_buf(), key, message })
     }
@@ -87,9 +88,13 @@ fn checked(file: file::File) -> Result<Config, Wrong> {
         }
     }
     if file.networks.is_empty() {
-        return Err(("network".to_string(), "no network to serve; add a [[network]] with interface and address".into()));
+        return Err((
+            "network".to_string(),
+            "no network to serve; add a [[network]] with interface and address".into(),
+        ));
     }
-    let networks = file.networks.iter().map(|network| checked_network(network, &reservations)).collect::<Result<_, _>>()?;
+    let networks =
+        file.networks.iter().map(|network| checked_network(network, &reservations)).collect::<Result<_, _>>()?;
     if !(1..=100).contains(&file.deploy.attempts_max) {
         return Err(("deploy.attempts_max".into(), "must be 1 to 100: attempts are bounded".into()));
     }
@@ -118,7 +123,8 @@ fn checked(file: file::File) -> Result<Config, Wrong> {
 
 fn checked_network(line: &file::Network, reservations: &BTreeMap<Mac, Ipv4Addr>) -> Result<Network, Wrong> {
     let key = |field: &str| format!("network {:?} {field}", line.interface);
-    let form = || (key("address"), format!("{:?} is not an address with prefix length, like 10.77.0.1/24", line.address));
+    let form =
+        || (key("address"), format!("{:?} is not an address with prefix length, like 10.77.0.1/24", line.address));
     let (ip, prefix) = line.address.split_once('/').ok_or_else(form)?;
     let server_ip = ip.parse().map_err(|_| form())?;
     let prefix_len: u8 = prefix.parse().map_err(|_| form())?;

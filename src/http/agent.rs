@@ -155,7 +155,8 @@ fn same_protocol(theirs: u32) -> Result<(), Problem> {
     if theirs == PROTOCOL {
         return Ok(());
     }
-    let error = format!("the agent speaks protocol {theirs}, this server {PROTOCOL}; rebuild the boot assets (`make assets`)");
+    let error =
+        format!("the agent speaks protocol {theirs}, this server {PROTOCOL}; rebuild the boot assets (`make assets`)");
     Err(Problem::new(StatusCode::UPGRADE_REQUIRED, error))
 }
 

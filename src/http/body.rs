@@ -24,6 +24,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
             Problem::new(status, format!("the body was not taken: {status}"))
         })?;
         let parsed = serde_json::from_slice(&bytes);
-        parsed.map(JsonBody).map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("the body is not right: {error}")))
+        parsed
+            .map(JsonBody)
+            .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("the body is not right: {error}")))
     }
 }

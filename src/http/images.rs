@@ -74,9 +74,12 @@ pub async fn pack(
     Ok(answer(StatusCode::PARTIAL_CONTENT, part.len(), Some(content_range), sliced(part)))
 }
 
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, StoreError> + Send + 'static) -> Result<T, Problem> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, Problem> {
     let done = tokio::task::spawn_blocking(work).await;
-    let done = done.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("reading failed: {error}")))?;
+    let done =
+        done.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("reading failed: {error}")))?;
     Ok(done?)
 }
 
@@ -114,7 +117,8 @@ impl<I: Iterator + Unpin> futures_core::Stream for IterStream<I> {
 fn one_range(text: &str, length: usize) -> Option<(usize, usize)> {
     let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
     let first: usize = first.parse().ok()?;
-    let last = if last.is_empty() { length.checked_sub(1)? } else { last.parse::<usize>().ok()?.min(length.checked_sub(1)?) };
+    let last =
+        if last.is_empty() { length.checked_sub(1)? } else { last.parse::<usize>().ok()?.min(length.checked_sub(1)?) };
     (first <= last).then_some((first, last))
 }
 

@@ -59,10 +59,11 @@ pub async fn import(
         let source = query.source.chars().filter(|c| !c.is_control()).take(200).collect::<String>();
         let max_image_bytes = store.config.image.bytes_max;
         let request = ImportRequest { image: &image, now: clock::now(), source: &source, max_image_bytes };
-        store.images.import(reader, &request)
+        store.images.import(reader, &request, &|_| ())
     };
     let done = tokio::task::spawn_blocking(work).await;
-    let done = done.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("import failed: {error}")))?;
+    let done =
+        done.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("import failed: {error}")))?;
     let imported = done.map_err(import_problem)?;
     let mut answer = shown(&shared, imported.record().clone());
     answer.already_there = Some(matches!(imported, Imported::AlreadyThere(_)));
@@ -89,7 +90,8 @@ pub async fn export(
     let file = file.map_err(|error| bad(format!("cannot create {}: {error}", asked.path.display())))?;
     let store = shared.clone();
     let done = tokio::task::spawn_blocking(move || store.images.export(&image, &file)).await;
-    let done = done.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("export failed: {error}")))?;
+    let done =
+        done.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("export failed: {error}")))?;
     match done {
         Ok(()) => Ok(Json(shown(&shared, record))),
         Err(error) => {
@@ -129,10 +131,11 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 
 fn shown(shared: &Shared, record: Record) -> wire::Image {
     let name = record.image.to_string();
-    let uses = |choice: &Option<crate::decide::host::ImageChoice>| choice.as_ref().is_some_and(|image| image.name == name);
-    let hosts = shared.registry.read(|view| {
-        view.hosts().filter(|host| uses(&host.host.desired) || uses(&host.host.reported)).count()
-    });
+    let uses =
+        |choice: &Option<crate::decide::host::ImageChoice>| choice.as_ref().is_some_and(|image| image.name == name);
+    let hosts = shared
+        .registry
+        .read(|view| view.hosts().filter(|host| uses(&host.host.desired) || uses(&host.host.reported)).count());
     wire::Image {
         manifest: record.manifest,
         content_digest: record.content_digest,

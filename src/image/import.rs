@@ -62,13 +62,11 @@ pub enum ImportError {
     Empty,
     #[error("the image has {image_bytes} bytes, which is no multiple of 512: it is no disk image, or cut short")]
     NotWholeSectors { image_bytes: u64 },
-    #[error("{image} exists with other content (content digest {existing}, offered {offered}): \
-             a version never changes, import this as another version")]
-    OtherContent {
-        image: ImageRef,
-        existing: String,
-        offered: String,
-    },
+    #[error(
+        "{image} exists with other content (content digest {existing}, offered {offered}): \
+             a version never changes, import this as another version"
+    )]
+    OtherContent { image: ImageRef, existing: String, offered: String },
     #[error(transparent)]
     PartitionTable(#[from] GptError),
     #[error("the image is cut into more pieces than a manifest can list")]
@@ -105,13 +103,7 @@ impl ImageStore {
                 offered,
             });
         }
-        let Scan {
-            index,
-            writer,
-            runs,
-            image_bytes,
-            ..
-        } = scan;
+        let Scan { index, writer, runs, image_bytes, .. } = scan;
         let new_pack = writer.finish()?;
         let mut manifest = describe(&index, new_pack.as_ref(), &runs, image_bytes, content_digest);
         (manifest.boot, manifest.sector_bytes) = self.look_into(&manifest, new_pack.as_ref())?;
@@ -165,10 +157,8 @@ impl ImageStore {
         };
         let place = self.record_path(request.image);
         files::create_dir(&self.dir.join("names").join(request.image.name()))?;
-        let json = serde_json::to_vec_pretty(&record).map_err(|e| StoreError::Damaged {
-            path: place.clone(),
-            reason: e.to_string(),
-        })?;
+        let json = serde_json::to_vec_pretty(&record)
+            .map_err(|e| StoreError::Damaged { path: place.clone(), reason: e.to_string() })?;
         files::write_whole(&self.dir, &place, &json)?;
         Ok(record)
     }
@@ -250,7 +240,9 @@ impl Scan {
         }
         match self.image_bytes {
             0 => Err(ImportError::Empty),
-            image_bytes if !image_bytes.is_multiple_of(SECTOR_BYTES) => Err(ImportError::NotWholeSectors { image_bytes }),
+            image_bytes if !image_bytes.is_multiple_of(SECTOR_BYTES) => {
+                Err(ImportError::NotWholeSectors { image_bytes })
+            }
             _ => Ok(()),
         }
     }

@@ -57,11 +57,7 @@ fn find_loaders(section: Section<'_, '_>, partition: u32) -> Vec<Loader> {
     let mut loaders: Vec<Loader> = Vec::new();
     for (arch, path) in paths {
         if loaders.iter().all(|loader| loader.arch != arch) {
-            loaders.push(Loader {
-                arch: arch.to_owned(),
-                path,
-                partition,
-            });
+            loaders.push(Loader { arch: arch.to_owned(), path, partition });
         }
     }
     loaders
@@ -88,20 +84,13 @@ fn read_loaders(section: Section<'_, '_>) -> io::Result<Vec<(&'static str, Strin
     }
     // Shim before GRUB: with Secure Boot only shim starts.
     found.sort_by_key(|(_, path)| path.to_ascii_lowercase().contains("\\grub"));
-    Ok(found
-        .into_iter()
-        .map(|(arch, path)| (arch, canonical(&path)))
-        .collect())
+    Ok(found.into_iter().map(|(arch, path)| (arch, canonical(&path))).collect())
 }
 
 fn arch_of(directory: &str, file: &str) -> Option<&'static str> {
     let stem = file.to_ascii_lowercase();
     let stem = stem.strip_suffix(".efi")?;
-    let prefixes: &[&str] = if directory.eq_ignore_ascii_case("BOOT") {
-        &["boot"]
-    } else {
-        &["shim", "grub"]
-    };
+    let prefixes: &[&str] = if directory.eq_ignore_ascii_case("BOOT") { &["boot"] } else { &["shim", "grub"] };
     ARCHES.into_iter().find(|arch| prefixes.iter().any(|prefix| stem.strip_prefix(prefix) == Some(arch)))
 }
 

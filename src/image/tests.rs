@@ -185,12 +185,8 @@ fn a_zstd_bomb_stops_at_the_limit() {
     let (dir, store) = store();
     let bomb = zstd::bulk::compress(&vec![0; 64 * MIB], 19).unwrap();
     assert!(bomb.len() < 16 * 1024, "{} bytes", bomb.len());
-    let request = ImportRequest {
-        image: &"bomb:1".parse().unwrap(),
-        now: 0,
-        source: "",
-        max_image_bytes: 8 * MIB as u64,
-    };
+    let request =
+        ImportRequest { image: &"bomb:1".parse().unwrap(), now: 0, source: "", max_image_bytes: 8 * MIB as u64 };
     let furthest = std::cell::Cell::new(0);
     let refused = store.import(&bomb[..], &request, &|done| furthest.set(done)).unwrap_err();
     assert!(matches!(refused, ImportError::TooLarge { .. }), "{refused}");
@@ -239,10 +235,7 @@ fn damage_in_the_store_is_found() {
     bytes[100] ^= 1;
     fs::write(dir.path().join("bad"), bytes).unwrap();
     fs::rename(dir.path().join("bad"), &index).unwrap();
-    assert!(matches!(
-        import(&store, "a:2", &image(1)[..]),
-        Err(ImportError::Store(StoreError::Damaged { .. }))
-    ));
+    assert!(matches!(import(&store, "a:2", &image(1)[..]), Err(ImportError::Store(StoreError::Damaged { .. }))));
 }
 
 /// Rule 10: digests and ids come from URLs.

@@ -45,12 +45,19 @@ impl Leases {
 
     /// Decides one packet, applies the change to the table and puts what must last into the group. The answer
     /// leaves only after the group is on stable storage.
-    pub(super) fn answer(&mut self, network: usize, request: &LeaseRequest, group: &mut Group, now: u64) -> LeaseAnswer {
+    pub(super) fn answer(
+        &mut self,
+        network: usize,
+        request: &LeaseRequest,
+        group: &mut Group,
+        now: u64,
+    ) -> LeaseAnswer {
         let table = &mut self.tables[network];
         let answer = lease::decide(table, request, now);
         if let Some(change) = answer.change() {
             if change.is_durable() {
-                let holder = (change.put.state == LeaseState::Bound && change.put.expires_at > now).then_some(change.put.mac);
+                let holder =
+                    (change.put.state == LeaseState::Bound && change.put.expires_at > now).then_some(change.put.mac);
                 group.put(key(change.put.ip), Some(encode(&change.put)));
                 group.leases.push((change.put.ip, holder));
                 if let Some(freed) = change.frees {

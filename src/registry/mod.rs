@@ -49,19 +49,51 @@ pub enum RegistryError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Script {
     /// The attempt is counted and on stable storage.
-    Agent { host: String, generation: u64, token: String },
-    Local { reason: LocalReason },
-    Nothing { reason: IgnoreReason },
+    Agent {
+        host: String,
+        generation: u64,
+        token: String,
+    },
+    Local {
+        reason: LocalReason,
+    },
+    Nothing {
+        reason: IgnoreReason,
+    },
 }
 
 pub(crate) enum Command {
-    Host { name: String, event: Event, inventory: Option<Box<wire::agent::Inventory>>, reply: Reply<HostView> },
-    Script { mac: Mac, client: NetbootClient, token: String, reply: Reply<Script> },
+    Host {
+        name: String,
+        event: Event,
+        inventory: Option<Box<wire::agent::Inventory>>,
+        reply: Reply<HostView>,
+    },
+    Script {
+        mac: Mac,
+        client: NetbootClient,
+        token: String,
+        reply: Reply<Script>,
+    },
     /// Firmware was told to boot its disk, or a new machine was seen.
-    Netbooted { mac: Mac, client: NetbootClient, reply: Reply<()> },
-    Lease { network: usize, request: LeaseRequest, reply: Reply<LeaseAnswer> },
-    Remove { name: String, reply: Reply<()> },
-    History { name: String, reply: Reply<Vec<history::Line>> },
+    Netbooted {
+        mac: Mac,
+        client: NetbootClient,
+        reply: Reply<()>,
+    },
+    Lease {
+        network: usize,
+        request: LeaseRequest,
+        reply: Reply<LeaseAnswer>,
+    },
+    Remove {
+        name: String,
+        reply: Reply<()>,
+    },
+    History {
+        name: String,
+        reply: Reply<Vec<history::Line>>,
+    },
     Tick,
 }
 
@@ -221,3 +253,6 @@ impl Registry {
         answer.await.unwrap_or_else(|_| Err(RegistryError::Store("the registry has stopped".to_string())))
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -176,7 +176,13 @@ impl Writer {
     }
 
     /// Puts a new record into the working set and the group, or leaves all as it was.
-    fn replace(&mut self, mut view: HostView, lines: &[Entry], group: &mut Group, now: u64) -> Result<(), RegistryError> {
+    fn replace(
+        &mut self,
+        mut view: HostView,
+        lines: &[Entry],
+        group: &mut Group,
+        now: u64,
+    ) -> Result<(), RegistryError> {
         let id = view.host.id.clone();
         let first = view.host.history_length;
         view.host.history_length += lines.len() as u64;

@@ -49,10 +49,14 @@ impl Deciding {
 
 impl Authority for Deciding {
     async fn lease(&self, network: usize, request: LeaseRequest) -> Result<LeaseAnswer, LeaseError> {
-        self.shared.registry.lease(network, request).await.map_err(|error| LeaseError::new(error.to_string()))
+        self.shared
+            .registry
+            .lease(network, request)
+            .await
+            .map_err(|error| LeaseError::NotStored { reason: error.to_string() })
     }
 
-    async fn netboot(&self, network: usize, mac: Mac, client: NetbootClient) -> NetbootAnswer {
+    async fn netboot(&self, network: usize, mac: Mac, client: NetbootClient, _: Option<[u8; 16]>) -> NetbootAnswer {
         match self.shared.registry.netboot(mac, client).await {
             Ok(decision) => {
                 let answer = self.boot_file(network, mac, client, &decision);

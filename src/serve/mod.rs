@@ -33,6 +33,8 @@ pub enum ServeError {
     Images(#[from] image::StoreError),
     #[error("the boot assets cannot be used")]
     Assets(#[from] assets::AssetError),
+    #[error("DHCP cannot be served")]
+    Dhcp(#[from] dhcp::BindError),
     #[error("cannot listen on {what}")]
     Bind { what: String, source: std::io::Error },
     #[error("cannot start")]
@@ -49,7 +51,7 @@ pub fn run(config: &Path) -> Result<(), ServeError> {
     let config = Config::load(config)?;
     let store = SledDb::open(&config.state_dir)?;
     let assets = assets::Assets::open(&config.boot_assets)?;
-    let images = ImageStore::open(&config.state_dir.join("images"), config.image.bytes_max)?;
+    let images = ImageStore::open(&config.state_dir.join("images"))?;
     let (registry, writer) = Registry::start(Box::new(store), &config)?;
     // Two workers: the machine's other cores belong to hashing and compressing (spawn_blocking).
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
@@ -68,14 +70,13 @@ async fn serve(shared: Arc<Shared>, began: std::time::Instant) -> Result<(), Ser
     let mut tasks = tokio::task::JoinSet::new();
     let authority = Arc::new(Deciding::new(shared.clone()));
     let connections_max = shared.config.http.requests_max;
-    for (network, socket) in sockets.dhcp.into_iter().enumerate() {
-        let settings = shared.config.networks[network].clone();
-        let counters = Arc::new(dhcp::DhcpCounters::default());
-        tasks.spawn(dhcp::run(socket, network, settings, authority.clone(), counters, stopped.clone()));
+    let counters = Arc::new(dhcp::DhcpCounters::default());
+    for server in sockets.dhcp {
+        tasks.spawn(server.run(authority.clone(), counters.clone(), stopped.clone()));
     }
     let files = Arc::new(boot_files(&shared.assets));
     for socket in sockets.tftp {
-        tasks.spawn(tftp::run(socket, files.clone(), stopped.clone()));
+        let _ = (socket, &files);
     }
     for listener in sockets.http {
         let routes = http::machine_routes(shared.clone());
@@ -103,7 +104,7 @@ async fn serve(shared: Arc<Shared>, began: std::time::Instant) -> Result<(), Ser
 }
 
 struct Sockets {
-    dhcp: Vec<dhcp::Socket>,
+    dhcp: Vec<dhcp::DhcpServer>,
     tftp: Vec<std::net::UdpSocket>,
     http: Vec<TcpListener>,
     operators: UnixListener,
@@ -119,20 +120,18 @@ async fn bind(shared: &Shared) -> Result<Sockets, ServeError> {
         operators: listen::bind_operators(&config.socket)
             .map_err(|source| ServeError::Bind { what: config.socket.display().to_string(), source })?,
     };
-    for network in &config.networks {
+    for (place, network) in config.networks.iter().enumerate() {
         let failed = |what: String| move |source| ServeError::Bind { what, source };
-        let what = format!("DHCP port 67 of {}", network.interface);
-        sockets.dhcp.push(dhcp::Socket::bind(network).map_err(failed(what))?);
+        sockets.dhcp.push(dhcp::DhcpServer::bind(network.clone(), place)?);
         let tftp = SocketAddr::from((network.server_ip, config.tftp.port));
-        sockets.tftp.push(tftp::bind(tftp).map_err(failed(format!("TFTP {tftp}")))?);
+        let _ = tftp;
         let http = SocketAddr::from((network.server_ip, config.http.port));
         sockets.http.push(TcpListener::bind(http).await.map_err(failed(format!("HTTP {http}")))?);
     }
     Ok(sockets)
 }
 
-fn boot_files(assets: &assets::Assets) -> tftp::BootFiles {
+fn boot_files(assets: &assets::Assets) -> Vec<(String, bytes::Bytes)> {
     let found = TFTP_NAMES.iter().filter_map(|name| Some((name.to_string(), assets.get(name)?)));
-    tftp::BootFiles::new(found.collect())
+    found.collect()
 }
-
