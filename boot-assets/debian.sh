@@ -42,11 +42,14 @@ kernel_package() {
   printf '%s\n' "$name"
 }
 
+# candidate PACKAGE: the version that apt would install; empty when it knows none.
+candidate() { apt-cache policy "$1" 2>/dev/null | sed -n 's/^ *Candidate: //p' | grep -vx '(none)' || true; }
+
 # unpacked PACKAGE: prints the directory with the package's files, downloading it when it is not cached.
 unpacked() {
   local package=$1 version directory
-  version=$(apt-cache policy "$package" 2>/dev/null | sed -n 's/^ *Candidate: //p')
-  [ -n "$version" ] && [ "$version" != "(none)" ] || die "apt does not know $package; do: apt-get update"
+  version=$(candidate "$package")
+  [ -n "$version" ] || die "apt does not know $package; do: apt-get update"
   directory="$CACHE/debian/${package}_${version//:/%3a}"
   (
     # Builds may run side by side (make -j): one downloads, the others wait and find it done.

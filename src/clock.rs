@@ -10,9 +10,7 @@ pub type UnixSeconds = u64;
 /// The wall clock now. A clock before 1970 reads as 0, which makes every lease look valid rather than expired.
 #[must_use]
 pub fn now() -> UnixSeconds {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// A monotonic instant, for measuring how long something took.

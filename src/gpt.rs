@@ -56,10 +56,7 @@ pub struct Fitted {
 /// # Errors
 /// [`GptError`] when there is one that is damaged or that this program cannot fit to another disk.
 pub fn read(head: &[u8]) -> Result<Option<Table>, GptError> {
-    let has_signature = |sector: &u32| {
-        head.get(*sector as usize..)
-            .is_some_and(|rest| rest.starts_with(SIGNATURE))
-    };
+    let has_signature = |sector: &u32| head.get(*sector as usize..).is_some_and(|rest| rest.starts_with(SIGNATURE));
     let Some(sector_bytes) = [512, 4096].into_iter().find(has_signature) else {
         return Ok(None);
     };
@@ -71,11 +68,7 @@ pub fn read(head: &[u8]) -> Result<Option<Table>, GptError> {
     check_header(&header, sector).map_err(GptError::Unusual)?;
     let entries = header.read_partitions(&mut reader, sector).map_err(damaged)?;
     check_entries(&header, &entries).map_err(GptError::Unusual)?;
-    Ok(Some(Table {
-        sector_bytes,
-        header,
-        entries,
-    }))
+    Ok(Some(Table { sector_bytes, header, entries }))
 }
 
 fn check_header(header: &GPTHeader, sector: u64) -> Result<(), String> {
@@ -142,10 +135,7 @@ impl Table {
         let last_lba = last_lba.unwrap_or(self.header.first_usable_lba);
         let last_usable_lba = (disk_bytes / sector).saturating_sub(array + 2);
         if last_lba > last_usable_lba || last_usable_lba * sector < head.len() as u64 {
-            return Err(GptError::DoesNotFit {
-                last_lba,
-                last_usable_lba,
-            });
+            return Err(GptError::DoesNotFit { last_lba, last_usable_lba });
         }
         let mut primary = self.header.clone();
         primary.last_usable_lba = last_usable_lba;
@@ -162,11 +152,7 @@ impl Table {
         primary.write_into(&mut head, sector, &self.entries).map_err(damaged)?;
         backup.write_into(&mut tail, sector, &self.entries).map_err(damaged)?;
         protect(&mut head.bytes, backup.primary_lba);
-        Ok(Fitted {
-            head: head.bytes,
-            tail: tail.bytes,
-            tail_offset_bytes,
-        })
+        Ok(Fitted { head: head.bytes, tail: tail.bytes, tail_offset_bytes })
     }
 }
 
@@ -205,11 +191,7 @@ struct Section {
 
 impl Section {
     fn new(offset_bytes: u64, bytes: Vec<u8>) -> Section {
-        Section {
-            offset_bytes,
-            bytes,
-            position: offset_bytes,
-        }
+        Section { offset_bytes, bytes, position: offset_bytes }
     }
 }
 
@@ -231,9 +213,7 @@ impl Seek for Section {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         match to {
             SeekFrom::Start(at) => self.position = at,
-            SeekFrom::Current(_) | SeekFrom::End(_) => {
-                return Err(io::ErrorKind::Unsupported.into());
-            }
+            SeekFrom::Current(_) | SeekFrom::End(_) => return Err(io::ErrorKind::Unsupported.into()),
         }
         Ok(self.position)
     }

@@ -34,16 +34,9 @@ impl BootArea {
             }
             None => (image_head, None),
         };
-        let body_end = tail
-            .as_ref()
-            .map_or(image_bytes, |(offset, _)| image_bytes.min(*offset));
+        let body_end = tail.as_ref().map_or(image_bytes, |(offset, _)| image_bytes.min(*offset));
         let body = head_bytes..body_end.max(head_bytes);
-        Ok(BootArea {
-            image_tail: image_range(job, body.end..image_bytes)?,
-            head,
-            tail,
-            body,
-        })
+        Ok(BootArea { image_tail: image_range(job, body.end..image_bytes)?, head, tail, body })
     }
 }
 

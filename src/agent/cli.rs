@@ -70,20 +70,13 @@ impl WriteArgs {
             write::fetch_manifest(&source, &digest, patience, &observer)
         };
         let manifest = manifest_of(&which.image)?;
-        let options = WriteOptions {
-            seed: self.seed_image.as_ref().map(manifest_of).transpose()?,
-            expected: None,
-            patience,
-        };
+        let options =
+            WriteOptions { seed: self.seed_image.as_ref().map(manifest_of).transpose()?, expected: None, patience };
         let outcome = write_image(&source, &manifest, &which.target, &options, &observer)?;
         if which.json {
             println!("{}", serde_json::json!({ "done": outcome }));
         } else if outcome.already_there {
-            println!(
-                "{} already holds {}: nothing was written",
-                which.target.display(),
-                which.image
-            );
+            println!("{} already holds {}: nothing was written", which.target.display(), which.image);
         } else {
             println!(
                 "{} holds {}: {} MiB fetched, {} MiB written, {} MiB were there, {:.1} s",
@@ -108,10 +101,7 @@ impl VerifyArgs {
         let which = &self.which;
         let source = HttpSource::new(&which.server);
         let observer = Printer::new(which.json);
-        let options = WriteOptions {
-            patience: Duration::from_secs(which.patience_seconds),
-            ..WriteOptions::default()
-        };
+        let options = WriteOptions { patience: Duration::from_secs(which.patience_seconds), ..WriteOptions::default() };
         let digest = write::resolve(&source, &which.image, options.patience, &observer)?;
         let manifest = write::fetch_manifest(&source, &digest, options.patience, &observer)?;
         let verified = verify_image(&source, &manifest, &which.target, &options, &observer)?;
@@ -141,10 +131,7 @@ struct Printer {
 
 impl Printer {
     fn new(json: bool) -> Printer {
-        Printer {
-            json,
-            last: Mutex::new(clock::instant()),
-        }
+        Printer { json, last: Mutex::new(clock::instant()) }
     }
 }
 

@@ -86,21 +86,14 @@ impl DirectDevice {
     /// # Errors
     /// [`OpenError`]; a busy disk is told with what keeps it.
     pub fn open(path: &Path, access: Access) -> Result<DirectDevice, OpenError> {
-        let failed = |source| OpenError::Io {
-            path: path.to_owned(),
-            source,
-        };
+        let failed = |source| OpenError::Io { path: path.to_owned(), source };
         let kind = path.metadata().map_err(failed)?;
         let is_block = kind.file_type().is_block_device();
         if !is_block && !kind.is_file() {
             return Err(OpenError::Kind { path: path.to_owned() });
         }
         // O_EXCL on a block device without O_CREAT: the kernel refuses while anyone else holds it.
-        let exclusive = if is_block && access == Access::Write {
-            OFlags::EXCL
-        } else {
-            OFlags::empty()
-        };
+        let exclusive = if is_block && access == Access::Write { OFlags::EXCL } else { OFlags::empty() };
         let open = |flags: OFlags| {
             let mut options = OpenOptions::new();
             options.read(true).write(access == Access::Write);
@@ -112,10 +105,7 @@ impl DirectDevice {
             opened => opened,
         };
         let file = file.map_err(|e| match e.kind() {
-            io::ErrorKind::ResourceBusy => OpenError::Busy {
-                path: path.to_owned(),
-                holders: holders::of(kind.rdev()),
-            },
+            io::ErrorKind::ResourceBusy => OpenError::Busy { path: path.to_owned(), holders: holders::of(kind.rdev()) },
             _ => failed(e),
         })?;
         DirectDevice::new(file, path, open).map_err(failed)
@@ -123,11 +113,7 @@ impl DirectDevice {
 
     fn new(mut file: File, path: &Path, open: impl Fn(OFlags) -> io::Result<File>) -> io::Result<DirectDevice> {
         let is_block = file.metadata()?.file_type().is_block_device();
-        let sector_bytes = if is_block {
-            Some(rustix::fs::ioctl_blksszget(&file)?)
-        } else {
-            None
-        };
+        let sector_bytes = if is_block { Some(rustix::fs::ioctl_blksszget(&file)?) } else { None };
         let mut direct = rustix::fs::fcntl_getfl(&file)?.contains(OFlags::DIRECT);
         if direct && !accepts_sectors(&file, sector_bytes.unwrap_or(512)) {
             drop(file);

@@ -97,9 +97,7 @@ fn unpack(job: &Job, segment: &Segment, compressed: &[u8], offset: u64) -> Resul
     let mut decompressor = zstd::bulk::Decompressor::new().map_err(|_| segment.frames.start)?;
     for (number, index) in segment.frames.clone().enumerate() {
         let from = (frames[index].offset_bytes - offset) as usize;
-        let source = compressed
-            .get(from..from + frames[index].compressed_bytes as usize)
-            .ok_or(index)?;
+        let source = compressed.get(from..from + frames[index].compressed_bytes as usize).ok_or(index)?;
         let place = &mut buffer[starts[number]..starts[number + 1]];
         let wanted = place.len();
         if decompressor.decompress_to_buffer(source, place).ok() != Some(wanted) {

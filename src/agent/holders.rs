@@ -27,11 +27,7 @@ pub(super) fn of(device: u64) -> String {
 fn disk_and_partitions(disk: &Path) -> Vec<(String, String, Vec<String>)> {
     let mut parts = vec![disk.canonicalize().unwrap_or_else(|_| disk.to_owned())];
     let entries = fs::read_dir(&parts[0]).into_iter().flatten().flatten();
-    parts.extend(
-        entries
-            .map(|entry| entry.path())
-            .filter(|path| path.join("partition").exists()),
-    );
+    parts.extend(entries.map(|entry| entry.path()).filter(|path| path.join("partition").exists()));
     parts.iter().map(|path| describe(path)).collect()
 }
 
@@ -46,16 +42,12 @@ fn describe(path: &Path) -> (String, String, Vec<String>) {
 /// Mount points in `/proc/self/mountinfo` of the device with this `major:minor`.
 fn mounts_of<'t>(mountinfo: &'t str, number: &'t str) -> impl Iterator<Item = &'t str> {
     let fields = mountinfo.lines().map(|line| line.split(' ').collect::<Vec<_>>());
-    fields
-        .filter(move |fields| fields.get(2) == Some(&number))
-        .filter_map(|fields| fields.get(4).copied())
+    fields.filter(move |fields| fields.get(2) == Some(&number)).filter_map(|fields| fields.get(4).copied())
 }
 
 fn has_swap(swaps: &str, name: &str) -> bool {
     let devices = swaps.lines().filter_map(|line| line.split_whitespace().next());
-    devices
-        .filter_map(|device| device.strip_prefix("/dev/"))
-        .any(|device| device == name)
+    devices.filter_map(|device| device.strip_prefix("/dev/")).any(|device| device == name)
 }
 
 #[cfg(test)]

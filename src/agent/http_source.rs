@@ -44,10 +44,7 @@ impl HttpSource {
             .proxy(None)
             .http_status_as_error(false)
             .build();
-        HttpSource {
-            agent: config.new_agent(),
-            base: base_url.trim_end_matches('/').to_owned(),
-        }
+        HttpSource { agent: config.new_agent(), base: base_url.trim_end_matches('/').to_owned() }
     }
 
     fn get(&self, url: &str, range: Option<&Range<u64>>) -> Result<Response<Body>, SourceError> {
@@ -59,10 +56,7 @@ impl HttpSource {
         let wanted = if range.is_some() { 206 } else { 200 };
         match response.status().as_u16() {
             status if status == wanted => Ok(response),
-            status => Err(SourceError::Status {
-                url: url.to_owned(),
-                status,
-            }),
+            status => Err(SourceError::Status { url: url.to_owned(), status }),
         }
     }
 
@@ -100,10 +94,7 @@ impl ImageSource for HttpSource {
     fn range(&self, pack: &str, range: Range<u64>) -> Result<Vec<u8>, SourceError> {
         let url = format!("{}/images/packs/{pack}", self.base);
         let response = self.get(&url, Some(&range))?;
-        let got = response
-            .headers()
-            .get("content-range")
-            .and_then(|value| value.to_str().ok());
+        let got = response.headers().get("content-range").and_then(|value| value.to_str().ok());
         let wanted = format!("bytes {}-{}/", range.start, range.end - 1);
         if !got.is_some_and(|got| got.starts_with(&wanted)) {
             let got = got.unwrap_or("no range").chars().take(80).collect::<String>();
@@ -117,24 +108,16 @@ impl ImageSource for HttpSource {
         match bytes.len() {
             got if got == len => Ok(bytes),
             // The connection ended early without an error: ask again.
-            got if got < len => Err(unreachable(&url)(std::io::Error::from(
-                std::io::ErrorKind::UnexpectedEof,
-            ))),
+            got if got < len => Err(unreachable(&url)(std::io::Error::from(std::io::ErrorKind::UnexpectedEof))),
             _ => Err(answer(&url, format!("more than the {len} bytes that were asked for"))),
         }
     }
 }
 
 fn unreachable<E: std::error::Error + Send + Sync + 'static>(url: &str) -> impl FnOnce(E) -> SourceError {
-    move |e| SourceError::Unreachable {
-        url: url.to_owned(),
-        source: Box::new(e),
-    }
+    move |e| SourceError::Unreachable { url: url.to_owned(), source: Box::new(e) }
 }
 
 fn answer(url: &str, reason: String) -> SourceError {
-    SourceError::Answer {
-        url: url.to_owned(),
-        reason,
-    }
+    SourceError::Answer { url: url.to_owned(), reason }
 }

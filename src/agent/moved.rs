@@ -79,11 +79,7 @@ pub(super) fn copy(
             }
             let extent = &job.manifest.extents[other.extent];
             let fits = kept_bytes + extent.extent_bytes as usize <= KEPT_BYTES_MAX;
-            other.kept = if fits {
-                read(target, extent, &other.sources)?
-            } else {
-                None
-            };
+            other.kept = if fits { read(target, extent, &other.sources)? } else { None };
             match &other.kept {
                 Some(kept) => kept_bytes += kept.bytes().len(),
                 None => other.done = true,
@@ -115,12 +111,7 @@ fn find(manifest: &Manifest, seed: &Manifest, extents: Vec<usize>) -> (Vec<Copy>
     for extent in extents {
         let offsets = places(manifest, &manifest.extents[extent]).map(|place| wanted.get(&place).copied().flatten());
         match merge(offsets) {
-            Some(sources) => copies.push(Copy {
-                extent,
-                sources,
-                kept: None,
-                done: false,
-            }),
+            Some(sources) => copies.push(Copy { extent, sources, kept: None, done: false }),
             None => missing.push(extent),
         }
     }
@@ -161,13 +152,8 @@ fn merge(offsets: impl Iterator<Item = Option<u64>>) -> Option<Vec<Range<u64>>> 
 fn endangered(sources: &[(Range<u64>, usize)], range: &Range<u64>) -> Vec<usize> {
     let first = range.start.saturating_sub(crate::wire::manifest::WINDOW_BYTES);
     let from = sources.partition_point(|(source, _)| source.start < first);
-    let overlapping = sources[from..]
-        .iter()
-        .take_while(|(source, _)| source.start < range.end);
-    overlapping
-        .filter(|(source, _)| source.end > range.start)
-        .map(|(_, copy)| *copy)
-        .collect()
+    let overlapping = sources[from..].iter().take_while(|(source, _)| source.start < range.end);
+    overlapping.filter(|(source, _)| source.end > range.start).map(|(_, copy)| *copy).collect()
 }
 
 /// An extent read from where it lies on the disk, or `None` when that is not its content.

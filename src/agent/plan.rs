@@ -44,10 +44,7 @@ pub(super) fn segments(manifest: &Manifest, mut extents: Vec<usize>) -> Vec<Segm
                 segment.frames.end = segment.frames.end.max(frames.end);
                 segment.extents.push(index);
             }
-            _ => segments.push(Segment {
-                frames,
-                extents: vec![index],
-            }),
+            _ => segments.push(Segment { frames, extents: vec![index] }),
         }
     }
     segments

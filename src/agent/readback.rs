@@ -35,14 +35,8 @@ impl Wrong {
 
     /// Where the first difference is, for a message.
     pub fn first_byte(&self, job: &Job) -> u64 {
-        let extents = self
-            .extents
-            .iter()
-            .map(|&i| job.manifest.extents[i].target_offset_bytes);
-        extents
-            .chain(self.holes.iter().map(|hole| hole.start))
-            .min()
-            .unwrap_or(0)
+        let extents = self.extents.iter().map(|&i| job.manifest.extents[i].target_offset_bytes);
+        extents.chain(self.holes.iter().map(|hole| hole.start)).min().unwrap_or(0)
     }
 
     /// Every extent and every hole of the body, for a disk of which nothing is known.
@@ -71,10 +65,7 @@ impl Wrong {
     /// The windows that hold what is wrong, in order, each once.
     fn windows(&self, job: &Job) -> Vec<u64> {
         let extents = self.extents.iter().map(|&i| job.manifest.extents[i].target());
-        let mut windows: Vec<u64> = extents
-            .chain(self.holes.iter().cloned())
-            .flat_map(|r| windows_of(&r))
-            .collect();
+        let mut windows: Vec<u64> = extents.chain(self.holes.iter().cloned()).flat_map(|r| windows_of(&r)).collect();
         windows.sort_unstable();
         windows.dedup();
         windows
@@ -83,8 +74,7 @@ impl Wrong {
     /// Drops what was known of these windows and takes what was found there anew.
     pub fn replace(&mut self, job: &Job, windows: &[u64], found: Wrong) {
         let is_old = |offset: u64| windows.contains(&(offset / WINDOW_BYTES));
-        self.extents
-            .retain(|&i| !is_old(job.manifest.extents[i].target_offset_bytes));
+        self.extents.retain(|&i| !is_old(job.manifest.extents[i].target_offset_bytes));
         self.holes.retain(|hole| !is_old(hole.start));
         self.extents.extend(found.extents);
         self.holes.extend(found.holes);

@@ -38,10 +38,7 @@ pub trait ImageSource: Sync {
 #[derive(Debug, Error)]
 pub enum SourceError {
     #[error("{url} cannot be reached")]
-    Unreachable {
-        url: String,
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
+    Unreachable { url: String, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("{url} answered with HTTP status {status}")]
     Status { url: String, status: u16 },
     #[error("{url} gave a wrong answer: {reason}")]

@@ -105,8 +105,7 @@ impl<'j> Cleared<'j> {
             }
             None => all,
         };
-        job.skipped_bytes
-            .fetch_add(all_bytes - job.bytes_of(&wrong.extents), Ordering::Relaxed);
+        job.skipped_bytes.fetch_add(all_bytes - job.bytes_of(&wrong.extents), Ordering::Relaxed);
         write_wrong(job, &target, &boot, wrong, job.options.seed.as_ref())?;
         Ok(BodyWritten { job, target, boot })
     }
@@ -181,15 +180,8 @@ impl<'j> BodyWritten<'j> {
     pub fn verify_body(self) -> Result<BodyVerified<'j>, WriteError> {
         self.job.step(Step::VerifyBody)?;
         let BodyWritten { job, target, boot } = self;
-        let proof = readback::prove(job, &target, &boot, |wrong| {
-            write_wrong(job, &target, &boot, wrong, None)
-        })?;
-        Ok(BodyVerified {
-            job,
-            target,
-            boot,
-            proof,
-        })
+        let proof = readback::prove(job, &target, &boot, |wrong| write_wrong(job, &target, &boot, wrong, None))?;
+        Ok(BodyVerified { job, target, boot, proof })
     }
 }
 

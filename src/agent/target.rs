@@ -106,10 +106,7 @@ impl Target {
             self.read(offset, &mut got)?;
             Ok(*got == *wanted)
         };
-        let has_tail = boot
-            .tail
-            .as_ref()
-            .map_or(Ok(true), |(offset, tail)| holds(*offset, tail))?;
+        let has_tail = boot.tail.as_ref().map_or(Ok(true), |(offset, tail)| holds(*offset, tail))?;
         Ok(has_tail && holds(0, &boot.head)?)
     }
 
@@ -155,11 +152,6 @@ impl Target {
 
     fn failed(&self, what: &'static str, offset_bytes: u64) -> impl FnOnce(io::Error) -> DiskFailed {
         let device = self.device.name().to_owned();
-        move |source| DiskFailed {
-            device,
-            what,
-            offset_bytes,
-            source,
-        }
+        move |source| DiskFailed { device, what, offset_bytes, source }
     }
 }

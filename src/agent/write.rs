@@ -107,20 +107,11 @@ pub enum WriteError {
     #[error(transparent)]
     Open(#[from] OpenError),
     #[error("the image does not fit: it has {image_bytes} bytes, {device} has {disk_bytes}")]
-    TooSmall {
-        device: String,
-        image_bytes: u64,
-        disk_bytes: u64,
-    },
+    TooSmall { device: String, image_bytes: u64, disk_bytes: u64 },
     #[error("the image was made for sectors of {image} bytes, {device} has sectors of {disk}")]
     SectorSize { device: String, image: u32, disk: u32 },
     #[error("{device} is not the disk that was chosen: {what} is {got}, was {expected}")]
-    OtherDisk {
-        device: String,
-        what: &'static str,
-        expected: u64,
-        got: u64,
-    },
+    OtherDisk { device: String, what: &'static str, expected: u64, got: u64 },
     #[error(transparent)]
     PartitionTable(#[from] GptError),
     #[error("the server did not give what is needed")]
@@ -135,12 +126,7 @@ pub enum WriteError {
         "{device} does not keep what is written: {extents} extents and {holes} holes differ after writing them \
              twice, the first at byte {offset_bytes}; replace the disk"
     )]
-    ReadBack {
-        device: String,
-        offset_bytes: u64,
-        extents: usize,
-        holes: usize,
-    },
+    ReadBack { device: String, offset_bytes: u64, extents: usize, holes: usize },
     #[error("stopped, because the order is closed or held")]
     Stopped,
 }
@@ -179,11 +165,7 @@ impl<'a> Job<'a> {
     }
 
     pub fn go_on(&self) -> Result<(), WriteError> {
-        if self.observer.may_go_on() {
-            Ok(())
-        } else {
-            Err(WriteError::Stopped)
-        }
+        if self.observer.may_go_on() { Ok(()) } else { Err(WriteError::Stopped) }
     }
 
     pub fn step(&self, step: Step) -> Result<(), WriteError> {
@@ -201,10 +183,7 @@ impl<'a> Job<'a> {
     }
 
     pub fn bytes_of(&self, extents: &[usize]) -> u64 {
-        extents
-            .iter()
-            .map(|&i| u64::from(self.manifest.extents[i].extent_bytes))
-            .sum()
+        extents.iter().map(|&i| u64::from(self.manifest.extents[i].extent_bytes)).sum()
     }
 
     /// Before the first write: is this the disk that was chosen, and does the image fit it?
@@ -220,28 +199,17 @@ impl<'a> Job<'a> {
             for (what, expected, got) in facts {
                 if expected != got {
                     let device = name();
-                    return Err(WriteError::OtherDisk {
-                        device,
-                        what,
-                        expected,
-                        got,
-                    });
+                    return Err(WriteError::OtherDisk { device, what, expected, got });
                 }
             }
         }
         if disk_bytes < self.manifest.image_bytes {
-            return Err(WriteError::TooSmall {
-                device: name(),
-                image_bytes: self.manifest.image_bytes,
-                disk_bytes,
-            });
+            return Err(WriteError::TooSmall { device: name(), image_bytes: self.manifest.image_bytes, disk_bytes });
         }
         match sector_bytes {
-            Some(disk) if disk != self.manifest.sector_bytes => Err(WriteError::SectorSize {
-                device: name(),
-                image: self.manifest.sector_bytes,
-                disk,
-            }),
+            Some(disk) if disk != self.manifest.sector_bytes => {
+                Err(WriteError::SectorSize { device: name(), image: self.manifest.sector_bytes, disk })
+            }
             _ => Ok(()),
         }
     }

@@ -23,10 +23,7 @@ enum Command {
 fn main() -> ExitCode {
     let level = tracing_subscriber::EnvFilter::try_from_env("REGILD_LOG");
     let level = level.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt()
-        .with_env_filter(level)
-        .with_writer(std::io::stderr)
-        .init();
+    tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).init();
     let done = match Cli::parse().command {
         Command::Write(write) => write.run(),
         Command::Verify(verify) => verify.run(),

@@ -1,1 +1,235 @@
-//! (to come)
+//! The configuration, checked: what [`file::File`] says, turned into types that cannot be wrong.
+
+pub mod file;
+
+use crate::decide::boot::BootPolicy;
+use crate::decide::mac::Mac;
+use crate::dhcp::Network;
+use crate::wire::agent::DiskRule;
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+/// The group of every host, until groups come with the fleet.
+pub const DEFAULT_GROUP: &str = "default";
+
+/// Everything `serve` needs to know.
+#[derive(Debug)]
+pub struct Config {
+    pub state_dir: PathBuf,
+    pub boot_assets: PathBuf,
+    pub socket: PathBuf,
+    pub http: file::Http,
+    pub tftp: file::Tftp,
+    pub deploy: file::Deploy,
+    pub image: file::Image,
+    pub networks: Vec<Network>,
+    /// Names of hosts by MAC, from the reservations.
+    pub names: BTreeMap<Mac, String>,
+    pub disk_rules: BTreeMap<String, DiskRule>,
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read the configuration {}", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{}: {message}", path.display())]
+    Syntax { path: PathBuf, message: String },
+    #[error("{}: {key}: {message}", path.display())]
+    Value { path: PathBuf, key: String, message: String },
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the file, the key (and for syntax the line) and what would be right.
+    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+        let read = |source| ConfigError::Read { path: path.to_path_buf(), source };
+        Config::parse(&std::fs::read_to_string(path).map_err(read)?, path)
+    }
+
+    /// Checks the text of a file; `path` is only for messages.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn parse(text: &str, path: &Path) -> Result<Config, ConfigError> {
+        let syntax =
+            |error: toml::de::Error| ConfigError::Syntax { path: path.to_path_buf(), message: error.to_string() };
+        let file: file::File = toml::from_str(text).map_err(syntax)?;
+        checked(file).map_err(|(key, message)| ConfigError::Value { path: path.to_path_buf(), key, message })
+    }
+
+    /// What the boot decision takes from the configuration.
+    #[must_use]
+    pub fn boot_policy(&self) -> BootPolicy {
+        BootPolicy { attempts_max: self.deploy.attempts_max }
+    }
+}
+
+type Wrong = (String, String);
+
+fn checked(file: file::File) -> Result<Config, Wrong> {
+    let mut reservations = BTreeMap::new();
+    let mut names = BTreeMap::new();
+    for (at, line) in file.reservations.iter().enumerate() {
+        let key = |field: &str| format!("reservation {} {field}", at + 1);
+        let mac: Mac = line.mac.parse().map_err(|error| (key("mac"), format!("{error}")))?;
+        if reservations.insert(mac, address(&key("address"), &line.address)?).is_some() {
+            return Err((key("mac"), format!("{mac} is reserved twice")));
+        }
+        if let Some(name) = &line.name {
+            host_name(name).map_err(|message| (key("name"), message))?;
+            if names.values().any(|known| known == name) {
+                return Err((key("name"), format!("{name:?} names two machines")));
+            }
+            names.insert(mac, name.clone());
+        }
+    }
+    if file.networks.is_empty() {
+        return Err((
+            "network".to_string(),
+            "no network to serve; add a [[network]] with interface and address".into(),
+        ));
+    }
+    let networks =
+        file.networks.iter().map(|network| checked_network(network, &reservations)).collect::<Result<_, _>>()?;
+    if !(1..=100).contains(&file.deploy.attempts_max) {
+        return Err(("deploy.attempts_max".into(), "must be 1 to 100: attempts are bounded".into()));
+    }
+    for word in &file.deploy.kernel_args {
+        kernel_word(word).map_err(|message| ("deploy.kernel_args".to_string(), message))?;
+    }
+    let socket = file.socket.unwrap_or_else(|| file.state_dir.join("regild.sock"));
+    let mut disk_rules: BTreeMap<_, _> = file.groups.into_iter().map(|(name, group)| (name, group.disk)).collect();
+    if let Some(unknown) = disk_rules.keys().find(|name| *name != DEFAULT_GROUP) {
+        return Err((format!("group.{unknown}"), format!("only the group {DEFAULT_GROUP:?} exists yet")));
+    }
+    disk_rules.entry(DEFAULT_GROUP.to_string()).or_default();
+    Ok(Config {
+        state_dir: file.state_dir,
+        boot_assets: file.boot_assets,
+        socket,
+        http: file.http,
+        tftp: file.tftp,
+        deploy: file.deploy,
+        image: file.image,
+        networks,
+        names,
+        disk_rules,
+    })
+}
+
+fn checked_network(line: &file::Network, reservations: &BTreeMap<Mac, Ipv4Addr>) -> Result<Network, Wrong> {
+    let key = |field: &str| format!("network {:?} {field}", line.interface);
+    let form =
+        || (key("address"), format!("{:?} is not an address with prefix length, like 10.77.0.1/24", line.address));
+    let (ip, prefix) = line.address.split_once('/').ok_or_else(form)?;
+    let server_ip = ip.parse().map_err(|_| form())?;
+    let prefix_len: u8 = prefix.parse().map_err(|_| form())?;
+    if !(1..=30).contains(&prefix_len) {
+        return Err(form());
+    }
+    let mut pools = Vec::new();
+    for pool in &line.pools {
+        let form = || (key("pools"), format!("{pool:?} is not a range like 10.77.0.100-10.77.0.199"));
+        let (first, last) = pool.split_once('-').ok_or_else(form)?;
+        pools.push((address(&key("pools"), first.trim())?, address(&key("pools"), last.trim())?));
+    }
+    let mask = u32::MAX << (32 - u32::from(prefix_len));
+    let here = |ip: &Ipv4Addr| u32::from(*ip) & mask == u32::from(server_ip) & mask;
+    let network = Network {
+        interface: line.interface.clone(),
+        server_ip,
+        prefix_len,
+        router: line.router.as_deref().map(|text| address(&key("router"), text)).transpose()?,
+        dns: line.dns.iter().map(|text| address(&key("dns"), text)).collect::<Result<_, _>>()?,
+        lease_seconds: line.lease_seconds,
+        pools,
+        reservations: reservations.iter().filter(|(_, ip)| here(ip)).map(|(mac, ip)| (*mac, *ip)).collect(),
+    };
+    network.check().map_err(|error| (key("settings"), error.to_string()))?;
+    Ok(network)
+}
+
+fn address(key: &str, text: &str) -> Result<Ipv4Addr, Wrong> {
+    text.parse().map_err(|_| (key.to_string(), format!("{text:?} is not an IPv4 address")))
+}
+
+/// A host name: letters, digits, `-`, `.`; RFC 1123 section 2.1. Never a MAC or a host id, so that ID on the
+/// command line means one thing.
+///
+/// # Errors
+/// What is wrong with the name, for people.
+pub fn host_name(name: &str) -> Result<(), String> {
+    let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.');
+    let edges = |byte: Option<u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric());
+    if !plain || name.len() > 63 || !edges(name.bytes().next()) || !edges(name.bytes().last()) {
+        return Err(format!("{name:?} is not a host name: 1 to 63 letters, digits, '-' or '.'"));
+    }
+    if name.starts_with("h-") {
+        return Err(format!("{name:?} looks like a host id; choose a name that does not begin with h-"));
+    }
+    Ok(())
+}
+
+/// A word that may go into a boot script as it is: no space, newline, quote, `$`, `;`, `&` or `|`, since iPXE
+/// expands and splits on them (faults.md R13, Ironic CVE-2026-46447).
+fn kernel_word(word: &str) -> Result<(), String> {
+    let safe = |byte: u8| byte.is_ascii_alphanumeric() || b"=,.:_-/+@".contains(&byte);
+    if word.is_empty() || word.len() > 200 || !word.bytes().all(safe) {
+        return Err(format!("{word:?} may not go on a kernel command line: letters, digits and =,.:_-/+@ only"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        state_dir = "/var/lib/regild"
+        boot_assets = "/usr/share/regild"
+        [[network]]
+        interface = "br0"
+        address = "10.77.0.1/24"
+        pools = ["10.77.0.100-10.77.0.199"]
+        [[reservation]]
+        mac = "52:54:00:00:00:01"
+        address = "10.77.0.10"
+        name = "web-1"
+    "#;
+
+    fn wrong(change: impl Fn(&str) -> String) -> String {
+        Config::parse(&change(GOOD), Path::new("r.toml")).expect_err("it was taken").to_string()
+    }
+
+    #[test]
+    fn a_good_file_is_taken_with_careful_defaults() {
+        let config = Config::parse(GOOD, Path::new("r.toml")).unwrap();
+        assert_eq!(config.deploy.attempts_max, 3);
+        assert_eq!(config.socket, Path::new("/var/lib/regild/regild.sock"));
+        assert_eq!(config.networks[0].reservations.len(), 1);
+        assert_eq!(config.disk_rules[DEFAULT_GROUP], DiskRule::default());
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_key() {
+        assert!(wrong(|text| text.replace("state_dir", "state_dri")).contains("state_dri"));
+        assert!(wrong(|text| text.replace("10.77.0.1/24", "10.77.0.1")).contains("network \"br0\" address"));
+        assert!(wrong(|text| text.replace("00:01", "0001")).contains("reservation 1 mac"));
+        assert!(wrong(|text| text.replace("web-1", "web 1")).contains("reservation 1 name"));
+        assert!(wrong(|text| text.replace("web-1", "h-525400000001")).contains("host id"));
+        assert!(wrong(|text| text.replace("10.77.0.100-", "10.78.0.100-")).contains("network \"br0\""));
+        assert!(wrong(|text| text.split("[[network]]").next().unwrap().to_string()).contains("[[network]]"));
+    }
+
+    #[test]
+    fn nothing_that_ipxe_would_expand_goes_on_the_kernel_command_line() {
+        for word in ["a b", "a\\nb", "${net0/mac}", "a;reboot", "a&&b", "'a'", ""] {
+            let said = wrong(|text| format!("{text}\n[deploy]\nkernel_args = [\"{word}\"]"));
+            assert!(said.contains("kernel command line"), "{word:?}: {said}");
+        }
+    }
+}

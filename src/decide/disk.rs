@@ -89,10 +89,7 @@ impl fmt::Display for Refusal {
                 write!(f, "{count} disks may be written: name the right one in the disk rule")
             }
             RefusalReason::SameId(count) => {
-                write!(
-                    f,
-                    "{count} disks have the serial number or WWN of the disk rule, so it names none of them"
-                )
+                write!(f, "{count} disks have the serial number or WWN of the disk rule, so it names none of them")
             }
         }?;
         self.lines.iter().try_for_each(|line| write!(f, "; {line}"))
@@ -128,10 +125,7 @@ pub fn choose(
         let verdict = verdict.as_ref().err().map_or("candidate", String::as_str);
         format!("{}: {verdict}", describe(disk))
     });
-    Err(Refusal {
-        reason,
-        lines: lines.collect(),
-    })
+    Err(Refusal { reason, lines: lines.collect() })
 }
 
 /// Every test in the order in which a person would ask; the first that fails is the reason.
@@ -154,17 +148,13 @@ fn judge(
         return Err(format!("too small: the image needs {} bytes", needs.image_bytes));
     }
     if disk.sector_bytes != needs.sector_bytes {
-        return Err(format!(
-            "wrong sector size: the image was made for {} bytes",
-            needs.sector_bytes
-        ));
+        return Err(format!("wrong sector size: the image was made for {} bytes", needs.sector_bytes));
     }
     let allowed = foreign == ForeignContent::Released || own_disk.is_some_and(|own| is_same(disk, own));
     match &disk.content {
-        Some(content) if !allowed => Err(format!(
-            "holds foreign content ({}) that nobody released",
-            printable(content)
-        )),
+        Some(content) if !allowed => {
+            Err(format!("holds foreign content ({}) that nobody released", printable(content)))
+        }
         _ => Ok(()),
     }
 }
@@ -231,9 +221,7 @@ fn describe(disk: &Disk) -> String {
         text(&disk.serial),
         text(&disk.wwn),
         text(&disk.model),
-        disk.content
-            .as_deref()
-            .map_or_else(|| "blank".to_owned(), |c| format!("holds {}", printable(c))),
+        disk.content.as_deref().map_or_else(|| "blank".to_owned(), |c| format!("holds {}", printable(c))),
     )
 }
 

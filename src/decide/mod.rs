@@ -3,6 +3,9 @@
 //! What is absent: IO, async, locks, clocks, randomness, logs, serde, every crate but `std`.
 //! "Do nothing" is always a value with a reason.
 
+pub mod boot;
 pub mod disk;
+pub mod host;
 pub mod lease;
+pub mod mac;
 pub mod netboot;

@@ -31,10 +31,7 @@ fn the_sector_size_is_where_the_table_is() {
         let table = read(&head(sector)).unwrap().unwrap();
         assert_eq!(u64::from(table.sector_bytes), sector);
         let [esp] = table.partitions().try_into().unwrap();
-        assert_eq!(
-            (esp.number, esp.name.as_str(), esp.type_guid.as_str()),
-            (1, "esp", ESP_TYPE)
-        );
+        assert_eq!((esp.number, esp.name.as_str(), esp.type_guid.as_str()), (1, "esp", ESP_TYPE));
         assert_eq!((esp.first_lba * sector, (esp.last_lba + 1) * sector), (MIB, 3 * MIB));
     }
     assert!(read(&vec![0; 1 << 20]).unwrap().is_none());
@@ -69,10 +66,7 @@ fn a_disk_that_ends_before_the_last_partition_is_refused() {
     let table = read(&head).unwrap().unwrap();
     let just_fits = 3 * MIB + 33 * 512;
     assert!(table.fit(&head, just_fits).is_ok());
-    assert!(matches!(
-        table.fit(&head, just_fits - 512),
-        Err(GptError::DoesNotFit { .. })
-    ));
+    assert!(matches!(table.fit(&head, just_fits - 512), Err(GptError::DoesNotFit { .. })));
     assert!(table.fit(&head, 0).is_err());
 }
 
@@ -91,11 +85,9 @@ fn forged(change: impl FnOnce(&mut GPTHeader)) -> Vec<u8> {
     for (at, value) in fields {
         head[512 + at..][..8].copy_from_slice(&value.to_le_bytes());
     }
-    for (at, value) in [
-        (16, header.crc32_checksum),
-        (80, header.number_of_partition_entries),
-        (84, header.size_of_partition_entry),
-    ] {
+    for (at, value) in
+        [(16, header.crc32_checksum), (80, header.number_of_partition_entries), (84, header.size_of_partition_entry)]
+    {
         head[512 + at..][..4].copy_from_slice(&value.to_le_bytes());
     }
     head
@@ -116,10 +108,7 @@ fn forged_headers_are_refused() {
     for (index, lie) in lies.iter().enumerate() {
         assert!(matches!(read(&forged(lie)), Err(GptError::Unusual(_))), "lie {index}");
     }
-    assert!(
-        read(&forged(|_| ())).unwrap().is_some(),
-        "the forger's own checksum is right"
-    );
+    assert!(read(&forged(|_| ())).unwrap().is_some(), "the forger's own checksum is right");
 }
 
 proptest! {

@@ -1,1 +1,71 @@
-//! (to come)
+//! HTTP: on each network's address for machines, on a Unix socket for operators.
+//!
+//! Two routers that share nothing: a machine can reach no operator route, whatever it sends.
+
+pub mod agent;
+pub mod assets;
+pub mod body;
+pub mod boot;
+pub mod images;
+pub mod listen;
+pub mod operator;
+pub mod operator_images;
+pub mod problem;
+mod upload;
+
+use crate::config::Config;
+use crate::image::ImageStore;
+use crate::registry::Registry;
+use assets::Assets;
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{get, post};
+use std::sync::Arc;
+
+/// The longest body that a machine may send. An inventory of 64 disks has 20 KiB.
+const MACHINE_BODY_BYTES_MAX: usize = 256 * 1024;
+
+/// What every handler is given.
+#[derive(Debug)]
+pub struct Shared {
+    pub registry: Registry,
+    pub images: ImageStore,
+    pub assets: Assets,
+    pub config: Config,
+}
+
+/// Routes for machines: firmware, iPXE, the agent, the installed system. None of them lists anything.
+#[must_use]
+pub fn machine_routes(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/boot/{mac}/{firmware}", get(boot::script))
+        .route("/assets/{name}", get(assets::serve))
+        .route("/images/refs/{name}", get(images::resolve))
+        .route("/images/manifests/{digest}", get(images::manifest))
+        .route("/images/packs/{id}", get(images::pack))
+        .route("/agent/v1/checkin", post(agent::check_in))
+        .route("/agent/v1/report", post(agent::report))
+        .route("/agent/v1/installed", post(agent::installed))
+        .layer(DefaultBodyLimit::max(MACHINE_BODY_BYTES_MAX))
+        .with_state(shared)
+}
+
+/// Routes for operators, on the Unix socket only.
+#[must_use]
+pub fn operator_routes(shared: Arc<Shared>) -> Router {
+    // An image has no length limit as a body: the import stops at the configured size once unpacked.
+    let image = get(operator_images::show).put(operator_images::import).layer(DefaultBodyLimit::disable());
+    Router::new()
+        .route("/v1/hosts", get(operator::host_list))
+        .route("/v1/hosts/{id}", get(operator::host_show).delete(operator::host_remove))
+        .route("/v1/hosts/{id}/history", get(operator::host_history))
+        .route("/v1/hosts/{id}/approve", post(operator::host_approve))
+        .route("/v1/hosts/{id}/reimage", post(operator::host_reimage))
+        .route("/v1/hosts/{id}/hold", post(operator::host_hold))
+        .route("/v1/hosts/{id}/release", post(operator::host_release))
+        .route("/v1/images", get(operator_images::list))
+        .route("/v1/images/{name}", image)
+        .route("/v1/images/{name}/export", post(operator_images::export))
+        .with_state(shared)
+}

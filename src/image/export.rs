@@ -21,11 +21,7 @@ pub enum ExportError {
     #[error("{image} cannot be read from the store")]
     Read { image: ImageRef, source: io::Error },
     #[error("{image} came out with content digest {got}, it was imported as {expected}: the store is damaged")]
-    Content {
-        image: ImageRef,
-        expected: String,
-        got: String,
-    },
+    Content { image: ImageRef, expected: String, got: String },
 }
 
 impl ImageStore {
@@ -48,41 +44,23 @@ impl ImageStore {
         };
         for extent in &manifest.extents {
             let read = reader.extent(extent);
-            let bytes = read.map_err(|source| ExportError::Read {
-                image: image.clone(),
-                source,
-            })?;
+            let bytes = read.map_err(|source| ExportError::Read { image: image.clone(), source })?;
             add_hole(&mut content, done_bytes, extent.target_offset_bytes);
-            bytes
-                .chunks(BLOCK_BYTES)
-                .for_each(|block| content.add_block(&manifest::digest(block)));
+            bytes.chunks(BLOCK_BYTES).for_each(|block| content.add_block(&manifest::digest(block)));
             done_bytes = extent.target().end;
             let inside = (manifest.image_bytes - extent.target_offset_bytes).min(bytes.len() as u64) as usize;
-            out.write_all_at(&bytes[..inside], extent.target_offset_bytes)
-                .map_err(ExportError::Write)?;
+            out.write_all_at(&bytes[..inside], extent.target_offset_bytes).map_err(ExportError::Write)?;
         }
-        add_hole(
-            &mut content,
-            done_bytes,
-            manifest.image_bytes.next_multiple_of(BLOCK_BYTES as u64),
-        );
+        add_hole(&mut content, done_bytes, manifest.image_bytes.next_multiple_of(BLOCK_BYTES as u64));
         let got = manifest::to_hex(&content.finish(manifest.image_bytes));
         if got != record.content_digest {
-            return Err(ExportError::Content {
-                image: image.clone(),
-                expected: record.content_digest,
-                got,
-            });
+            return Err(ExportError::Content { image: image.clone(), expected: record.content_digest, got });
         }
         out.sync_all().map_err(ExportError::Write)
     }
 
     /// Every pack of a manifest, in its order.
     pub(super) fn packs_of(&self, manifest: &Manifest) -> Result<Vec<Bytes>, StoreError> {
-        manifest
-            .packs
-            .iter()
-            .map(|id| self.pack(&manifest::to_hex(id)))
-            .collect()
+        manifest.packs.iter().map(|id| self.pack(&manifest::to_hex(id))).collect()
     }
 }

@@ -66,12 +66,7 @@ fn sync_dir(dir: &Path) -> Result<(), StoreError> {
 
 /// The lock that keeps a second process from removing this one's temporary files.
 pub(super) fn lock(path: &Path, store: &Path) -> Result<File, StoreError> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path);
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
     let file = file.map_err(io_error("open", path))?;
     rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|e| match e {
         rustix::io::Errno::WOULDBLOCK => StoreError::Locked(store.to_owned()),

@@ -66,11 +66,7 @@ pub enum ImportError {
         "{image} exists with other content (content digest {existing}, offered {offered}): \
              a version never changes, import this as another version"
     )]
-    OtherContent {
-        image: ImageRef,
-        existing: String,
-        offered: String,
-    },
+    OtherContent { image: ImageRef, existing: String, offered: String },
     #[error(transparent)]
     PartitionTable(#[from] GptError),
     #[error("the image is cut into more pieces than a manifest can list")]
@@ -94,11 +90,7 @@ impl ImageStore {
         // The lock guards no data, so one that a panic left poisoned is as good as any.
         let _alone = self.importing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut scan = Scan::new(self)?;
-        scan.read_all(
-            &mut plain(reader).map_err(ImportError::Read)?,
-            request.max_image_bytes,
-            progress,
-        )?;
+        scan.read_all(&mut plain(reader).map_err(ImportError::Read)?, request.max_image_bytes, progress)?;
         let content_digest = scan.content.clone().finish(scan.image_bytes);
         if let Some(existing) = self.existing(request.image)? {
             let offered = manifest::to_hex(&content_digest);
@@ -111,13 +103,7 @@ impl ImageStore {
                 offered,
             });
         }
-        let Scan {
-            index,
-            writer,
-            runs,
-            image_bytes,
-            ..
-        } = scan;
+        let Scan { index, writer, runs, image_bytes, .. } = scan;
         let new_pack = writer.finish()?;
         let mut manifest = describe(&index, new_pack.as_ref(), &runs, image_bytes, content_digest);
         (manifest.boot, manifest.sector_bytes) = self.look_into(&manifest, new_pack.as_ref())?;
@@ -171,10 +157,8 @@ impl ImageStore {
         };
         let place = self.record_path(request.image);
         files::create_dir(&self.dir.join("names").join(request.image.name()))?;
-        let json = serde_json::to_vec_pretty(&record).map_err(|e| StoreError::Damaged {
-            path: place.clone(),
-            reason: e.to_string(),
-        })?;
+        let json = serde_json::to_vec_pretty(&record)
+            .map_err(|e| StoreError::Damaged { path: place.clone(), reason: e.to_string() })?;
         files::write_whole(&self.dir, &place, &json)?;
         Ok(record)
     }

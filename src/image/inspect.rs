@@ -57,11 +57,7 @@ fn find_loaders(section: Section<'_, '_>, partition: u32) -> Vec<Loader> {
     let mut loaders: Vec<Loader> = Vec::new();
     for (arch, path) in paths {
         if loaders.iter().all(|loader| loader.arch != arch) {
-            loaders.push(Loader {
-                arch: arch.to_owned(),
-                path,
-                partition,
-            });
+            loaders.push(Loader { arch: arch.to_owned(), path, partition });
         }
     }
     loaders
@@ -94,24 +90,14 @@ fn read_loaders(section: Section<'_, '_>) -> io::Result<Vec<(&'static str, Strin
 fn arch_of(directory: &str, file: &str) -> Option<&'static str> {
     let stem = file.to_ascii_lowercase();
     let stem = stem.strip_suffix(".efi")?;
-    let prefixes: &[&str] = if directory.eq_ignore_ascii_case("BOOT") {
-        &["boot"]
-    } else {
-        &["shim", "grub"]
-    };
-    ARCHES
-        .into_iter()
-        .find(|arch| prefixes.iter().any(|prefix| stem.strip_prefix(prefix) == Some(arch)))
+    let prefixes: &[&str] = if directory.eq_ignore_ascii_case("BOOT") { &["boot"] } else { &["shim", "grub"] };
+    ARCHES.into_iter().find(|arch| prefixes.iter().any(|prefix| stem.strip_prefix(prefix) == Some(arch)))
 }
 
 /// FAT keeps names in any case and compares without it; the fallback path has one spelling in the specification.
 fn canonical(path: &str) -> String {
     let upper = path.to_ascii_uppercase();
-    if upper.starts_with("\\EFI\\BOOT\\") {
-        upper
-    } else {
-        path.to_owned()
-    }
+    if upper.starts_with("\\EFI\\BOOT\\") { upper } else { path.to_owned() }
 }
 
 /// One partition as a read-only file.

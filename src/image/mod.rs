@@ -85,21 +85,14 @@ pub enum StoreError {
     #[error("{path} is no manifest that this program can use")]
     Manifest { path: PathBuf, source: ManifestError },
     #[error("cannot {what} {path}")]
-    Io {
-        what: &'static str,
-        path: PathBuf,
-        source: std::io::Error,
-    },
+    Io { what: &'static str, path: PathBuf, source: std::io::Error },
 }
 
 impl StoreError {
     /// True where asking for another name may help: nothing is wrong with the store.
     #[must_use]
     pub fn is_missing(&self) -> bool {
-        matches!(
-            self,
-            StoreError::NoImage(_) | StoreError::NoManifest(_) | StoreError::NoPack(_)
-        )
+        matches!(self, StoreError::NoImage(_) | StoreError::NoManifest(_) | StoreError::NoPack(_))
     }
 }
 
@@ -155,15 +148,10 @@ impl ImageStore {
         let path = self.record_path(image);
         let text = match fs::read(&path) {
             Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                return Err(StoreError::NoImage(image.clone()));
-            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(StoreError::NoImage(image.clone())),
             Err(e) => return Err(io_error("read", &path)(e)),
         };
-        let damaged = |reason: String| StoreError::Damaged {
-            path: path.clone(),
-            reason,
-        };
+        let damaged = |reason: String| StoreError::Damaged { path: path.clone(), reason };
         let record: Record = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
         if record.format != RECORD_FORMAT || record.image != *image {
             return Err(damaged(format!("format {}, of {}", record.format, record.image)));
@@ -207,10 +195,8 @@ impl ImageStore {
     /// As [`ImageStore::manifest_bytes`], and [`StoreError::Manifest`].
     pub fn manifest(&self, digest: &str) -> Result<Manifest, StoreError> {
         let encoded = self.manifest_bytes(digest)?;
-        Manifest::decode(&encoded, None).map_err(|source| StoreError::Manifest {
-            path: self.manifest_path(digest),
-            source,
-        })
+        Manifest::decode(&encoded, None)
+            .map_err(|source| StoreError::Manifest { path: self.manifest_path(digest), source })
     }
 
     /// A whole pack, mapped into memory: slices of it can be sent without a copy.

@@ -119,20 +119,9 @@ impl PackWriter {
         if self.digests.is_empty() {
             return Ok(None);
         }
-        let Compressed {
-            temp,
-            id,
-            frames,
-            pack_bytes,
-        } = compressed;
+        let Compressed { temp, id, frames, pack_bytes } = compressed;
         let digests = std::mem::take(&mut self.digests);
-        Ok(Some(FinishedPack {
-            temp,
-            id,
-            frames,
-            pack_bytes,
-            digests,
-        }))
+        Ok(Some(FinishedPack { temp, id, frames, pack_bytes, digests }))
     }
 }
 
@@ -170,12 +159,7 @@ fn compress(mut temp: TempFile, receiver: &Receiver<Vec<u8>>) -> Result<Compress
         pack_bytes += compressed.len() as u64;
     }
     temp.file.sync_all().map_err(io_error("sync", &path))?;
-    Ok(Compressed {
-        temp,
-        id: *hasher.finalize().as_bytes(),
-        frames,
-        pack_bytes,
-    })
+    Ok(Compressed { temp, id: *hasher.finalize().as_bytes(), frames, pack_bytes })
 }
 
 impl FinishedPack {
@@ -187,11 +171,7 @@ impl FinishedPack {
     /// Puts index and pack at their places: the index first, since an index without a pack is known to be rubbish.
     pub fn publish(self, store: &Path) -> Result<(), StoreError> {
         let place = store.join("packs").join(format!("{}.pack", manifest::to_hex(&self.id)));
-        files::write_whole(
-            store,
-            &place.with_extension("idx"),
-            &encode_index(&self.frames, &self.digests),
-        )?;
+        files::write_whole(store, &place.with_extension("idx"), &encode_index(&self.frames, &self.digests))?;
         self.temp.publish(&place)
     }
 }
@@ -228,10 +208,7 @@ pub(super) struct PackIndex {
 impl PackIndex {
     /// Reads and checks an index.
     pub fn open(path: &Path) -> Result<PackIndex, StoreError> {
-        let damaged = |reason: &str| StoreError::Damaged {
-            path: PathBuf::from(path),
-            reason: reason.to_owned(),
-        };
+        let damaged = |reason: &str| StoreError::Damaged { path: PathBuf::from(path), reason: reason.to_owned() };
         let bytes = pack_cache::map(path)?.ok_or_else(|| damaged("it is missing, though its pack is there"))?;
         if bytes.len() < INDEX_HEADER_BYTES + DIGEST_BYTES || &bytes[..8] != INDEX_MAGIC {
             return Err(damaged("it is no index of a pack"));
@@ -268,12 +245,7 @@ impl PackIndex {
         assert!(frame < self.frames, "frame {frame} of {}", self.frames);
         let at = INDEX_HEADER_BYTES + frame * INDEX_FRAME_BYTES;
         let word = |at: usize| {
-            let bytes = [
-                self.bytes[at],
-                self.bytes[at + 1],
-                self.bytes[at + 2],
-                self.bytes[at + 3],
-            ];
+            let bytes = [self.bytes[at], self.bytes[at + 1], self.bytes[at + 2], self.bytes[at + 3]];
             u32::from_le_bytes(bytes)
         };
         FrameSpan {

@@ -35,9 +35,7 @@ impl PackCache {
             *used = tick;
             return Ok(Some(bytes.clone()));
         }
-        let Some(bytes) = map(path)? else {
-            return Ok(None);
-        };
+        let Some(bytes) = map(path)? else { return Ok(None) };
         if mapped.by_id.len() >= MAPPED_MAX {
             let oldest = mapped.by_id.iter().min_by_key(|(_, (_, used))| *used);
             if let Some(id) = oldest.map(|(id, _)| id.clone()) {

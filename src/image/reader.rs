@@ -22,12 +22,7 @@ pub(super) struct ImageReader<'m> {
 impl<'m> ImageReader<'m> {
     /// `packs`: the bytes of every pack in the manifest's list, in its order.
     pub fn new(manifest: &'m Manifest, packs: Vec<Bytes>) -> ImageReader<'m> {
-        ImageReader {
-            manifest,
-            packs,
-            frames: Vec::new(),
-            position: 0,
-        }
+        ImageReader { manifest, packs, frames: Vec::new(), position: 0 }
     }
 
     /// The bytes of one extent, padding included, checked against its digest.

@@ -89,10 +89,7 @@ fn an_image_compressed_with_zstd_is_the_same_image() {
     let other = import(&store, "a:2", &compressed[..]).unwrap();
     assert_eq!(plain.record().content_digest, other.record().content_digest);
     assert_eq!(other.record().added_bytes, 0, "the second import shares every block");
-    assert_eq!(
-        import(&store, "a:1", &compressed[..]).unwrap(),
-        Imported::AlreadyThere(plain.record().clone())
-    );
+    assert_eq!(import(&store, "a:1", &compressed[..]).unwrap(), Imported::AlreadyThere(plain.record().clone()));
     assert!(export(&store, "a:2") == image);
 }
 
@@ -105,11 +102,7 @@ fn a_second_version_adds_only_what_is_new() {
     let mut second = noise(99, 4096);
     second.extend_from_slice(&first);
     let record = import(&store, "a:2", &second[..]).unwrap().record().clone();
-    assert!(
-        record.added_bytes < 2 * 4096 + 1024,
-        "one new block, and a tail: {}",
-        record.added_bytes
-    );
+    assert!(record.added_bytes < 2 * 4096 + 1024, "one new block, and a tail: {}", record.added_bytes);
     assert!(export(&store, "a:2") == second);
     assert!(export(&store, "a:1") == first);
     let manifest = store.manifest(&record.manifest).unwrap();
@@ -130,10 +123,7 @@ fn other_content_under_an_existing_version_is_refused_and_leaves_no_trace() {
     assert_ne!(existing, offered);
     assert!(refused.to_string().contains(offered.as_str()));
     assert!(tree(dir.path()) == before, "no pack, no manifest, no temporary file");
-    assert_eq!(
-        import(&store, "a:1", &image(1)[..]).unwrap(),
-        Imported::AlreadyThere(first)
-    );
+    assert_eq!(import(&store, "a:1", &image(1)[..]).unwrap(), Imported::AlreadyThere(first));
     assert!(tree(dir.path()) == before);
 }
 
@@ -159,10 +149,7 @@ fn a_cut_import_leaves_nothing_and_the_next_one_works() {
     let empty = tree(dir.path());
     for per_mille in [0, 500, 999] {
         let bytes = &image[..image.len() * per_mille / 1000];
-        assert!(matches!(
-            import(&store, "a:1", Cut { bytes }),
-            Err(ImportError::Read(_))
-        ));
+        assert!(matches!(import(&store, "a:1", Cut { bytes }), Err(ImportError::Read(_))));
         assert!(store.list().unwrap().is_empty());
         assert!(tree(dir.path()) == empty, "after {per_mille}/1000");
         // The same cut in a compressed upload.
@@ -173,10 +160,7 @@ fn a_cut_import_leaves_nothing_and_the_next_one_works() {
     }
     import(&store, "a:1", &image[..]).unwrap();
     assert!(export(&store, "a:1") == image);
-    assert!(matches!(
-        import(&store, "a:1", &noise(5, MIB)[..]),
-        Err(ImportError::OtherContent { .. })
-    ));
+    assert!(matches!(import(&store, "a:1", &noise(5, MIB)[..]), Err(ImportError::OtherContent { .. })));
 }
 
 /// A process that was killed could not clean up: the next one does.
@@ -185,18 +169,11 @@ fn leftovers_of_a_killed_import_are_removed_when_the_store_is_opened() {
     let (dir, store) = store();
     let path = dir.path().join("store");
     import(&store, "a:1", &image(1)[..]).unwrap();
-    assert!(
-        matches!(ImageStore::open(&path), Err(StoreError::Locked(_))),
-        "S6: one process at a time"
-    );
+    assert!(matches!(ImageStore::open(&path), Err(StoreError::Locked(_))), "S6: one process at a time");
     drop(store);
     let before = tree(&path);
     fs::write(path.join("tmp/4711-0"), b"half a pack").unwrap();
-    fs::write(
-        path.join("packs").join(format!("{}.idx", "0".repeat(64))),
-        b"index without its pack",
-    )
-    .unwrap();
+    fs::write(path.join("packs").join(format!("{}.idx", "0".repeat(64))), b"index without its pack").unwrap();
     let store = ImageStore::open(&path).unwrap();
     assert!(tree(&path) == before);
     assert!(export(&store, "a:1") == image(1));
@@ -208,16 +185,10 @@ fn a_zstd_bomb_stops_at_the_limit() {
     let (dir, store) = store();
     let bomb = zstd::bulk::compress(&vec![0; 64 * MIB], 19).unwrap();
     assert!(bomb.len() < 16 * 1024, "{} bytes", bomb.len());
-    let request = ImportRequest {
-        image: &"bomb:1".parse().unwrap(),
-        now: 0,
-        source: "",
-        max_image_bytes: 8 * MIB as u64,
-    };
+    let request =
+        ImportRequest { image: &"bomb:1".parse().unwrap(), now: 0, source: "", max_image_bytes: 8 * MIB as u64 };
     let furthest = std::cell::Cell::new(0);
-    let refused = store
-        .import(&bomb[..], &request, &|done| furthest.set(done))
-        .unwrap_err();
+    let refused = store.import(&bomb[..], &request, &|done| furthest.set(done)).unwrap_err();
     assert!(matches!(refused, ImportError::TooLarge { .. }), "{refused}");
     assert!(furthest.get() <= 8 * MIB as u64);
     assert!(store.list().unwrap().is_empty());
@@ -232,10 +203,7 @@ fn what_is_no_disk_image_is_refused() {
     assert!(matches!(odd, Err(ImportError::NotWholeSectors { image_bytes: 1000 })));
     let mut trailing = zstd::bulk::compress(&noise(1, MIB), 1).unwrap();
     trailing.extend_from_slice(b"garbage behind the frame");
-    assert!(matches!(
-        import(&store, "a:1", &trailing[..]),
-        Err(ImportError::Read(_))
-    ));
+    assert!(matches!(import(&store, "a:1", &trailing[..]), Err(ImportError::Read(_))));
     assert!(store.list().unwrap().is_empty());
 }
 
@@ -261,19 +229,13 @@ fn damage_in_the_store_is_found() {
 
     let path = store.manifest_path(&record.manifest);
     fs::write(&path, b"something else").unwrap();
-    assert!(matches!(
-        store.manifest_bytes(&record.manifest),
-        Err(StoreError::Damaged { .. })
-    ));
+    assert!(matches!(store.manifest_bytes(&record.manifest), Err(StoreError::Damaged { .. })));
     let index = pack.with_extension("idx");
     let mut bytes = fs::read(&index).unwrap();
     bytes[100] ^= 1;
     fs::write(dir.path().join("bad"), bytes).unwrap();
     fs::rename(dir.path().join("bad"), &index).unwrap();
-    assert!(matches!(
-        import(&store, "a:2", &image(1)[..]),
-        Err(ImportError::Store(StoreError::Damaged { .. }))
-    ));
+    assert!(matches!(import(&store, "a:2", &image(1)[..]), Err(ImportError::Store(StoreError::Damaged { .. }))));
 }
 
 /// Rule 10: digests and ids come from URLs.
@@ -281,15 +243,7 @@ fn damage_in_the_store_is_found() {
 fn names_from_outside_never_become_other_paths() {
     let (_dir, store) = store();
     import(&store, "a:1", &image(1)[..]).unwrap();
-    for name in [
-        "",
-        "..",
-        "../names/a/1",
-        "../../etc/passwd",
-        "AB",
-        &"A".repeat(64),
-        &"0".repeat(63),
-    ] {
+    for name in ["", "..", "../names/a/1", "../../etc/passwd", "AB", &"A".repeat(64), &"0".repeat(63)] {
         assert!(store.manifest_bytes(name).unwrap_err().is_missing(), "{name}");
         assert!(store.pack(name).unwrap_err().is_missing(), "{name}");
     }

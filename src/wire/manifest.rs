@@ -190,9 +190,7 @@ impl Manifest {
         at_most(body_bytes, BODY_BYTES_MAX)?;
         let body = zstd::bulk::decompress(compressed, body_bytes).map_err(|e| ManifestError::Damaged(e.into()))?;
         if body.len() != body_bytes {
-            return Err(ManifestError::Invalid(
-                "its body is shorter than its header says".to_owned(),
-            ));
+            return Err(ManifestError::Invalid("its body is shorter than its header says".to_owned()));
         }
         let (manifest, rest): (Manifest, _) =
             postcard::take_from_bytes(&body).map_err(|e| ManifestError::Damaged(e.into()))?;
@@ -316,15 +314,9 @@ fn check_boot(boot: &BootFacts) -> Result<(), String> {
     if boot.partitions.len() > PARTITIONS_MAX || boot.loaders.len() > PARTITIONS_MAX {
         return Err("too many partitions or loaders".to_owned());
     }
-    let partition_texts = boot
-        .partitions
-        .iter()
-        .flat_map(|p| [&p.name, &p.type_guid, &p.unique_guid]);
+    let partition_texts = boot.partitions.iter().flat_map(|p| [&p.name, &p.type_guid, &p.unique_guid]);
     let loader_texts = boot.loaders.iter().flat_map(|l| [&l.arch, &l.path]);
-    if partition_texts
-        .chain(loader_texts)
-        .any(|text| text.len() > TEXT_BYTES_MAX)
-    {
+    if partition_texts.chain(loader_texts).any(|text| text.len() > TEXT_BYTES_MAX) {
         return Err("a name in its boot facts is too long".to_owned());
     }
     let sectors_max = IMAGE_BYTES_MAX / 512;

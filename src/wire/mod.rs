@@ -2,4 +2,5 @@
 
 pub mod agent;
 pub mod manifest;
+pub mod operator;
 pub mod reference;

@@ -42,10 +42,7 @@ impl ImageRef {
         if !is_part(version, |c| c.is_ascii_alphanumeric(), b"._+-") {
             return Err(RefError::Version(shortened(version)));
         }
-        Ok(ImageRef {
-            name: name.to_owned(),
-            version: version.to_owned(),
-        })
+        Ok(ImageRef { name: name.to_owned(), version: version.to_owned() })
     }
 
     #[must_use]
@@ -75,9 +72,7 @@ impl FromStr for ImageRef {
     type Err = RefError;
 
     fn from_str(text: &str) -> Result<ImageRef, RefError> {
-        let (name, version) = text
-            .split_once(':')
-            .ok_or_else(|| RefError::NoVersion(shortened(text)))?;
+        let (name, version) = text.split_once(':').ok_or_else(|| RefError::NoVersion(shortened(text)))?;
         ImageRef::new(name, version)
     }
 }

@@ -31,7 +31,7 @@ step "root file system of tiny:$VERSION"
 ROOT=$WORK/root
 mkdir -p "$ROOT"/{bin,sbin,dev,proc,sys,run,tmp,etc,mnt,usr/share/doc,"lib/modules/$KERNEL_VERSION/kernel"}
 install -m 755 /bin/busybox "$ROOT/bin/busybox"
-for applet in sh mount ip udhcpc wget sleep cat sed head modprobe poweroff reboot ls ps dmesg; do
+for applet in sh mount ip udhcpc wget timeout sleep cat sed head modprobe poweroff reboot ls ps dmesg; do
   ln -s busybox "$ROOT/bin/$applet"
 done
 install -m 755 "$HERE/tiny/init" "$ROOT/sbin/init"

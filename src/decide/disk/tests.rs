@@ -1,10 +1,7 @@
 use super::*;
 
 const GIB: u64 = 1 << 30;
-const NEEDS: Needs = Needs {
-    image_bytes: 3 * GIB,
-    sector_bytes: 512,
-};
+const NEEDS: Needs = Needs { image_bytes: 3 * GIB, sector_bytes: 512 };
 
 fn disk(name: &str, serial: &str) -> Disk {
     Disk {
@@ -18,25 +15,15 @@ fn disk(name: &str, serial: &str) -> Disk {
 }
 
 fn holding(content: &str, disk: Disk) -> Disk {
-    Disk {
-        content: Some(content.to_owned()),
-        ..disk
-    }
+    Disk { content: Some(content.to_owned()), ..disk }
 }
 
 fn by_serial(serial: &str) -> Rule {
-    Rule {
-        serial: Some(serial.to_owned()),
-        ..Rule::default()
-    }
+    Rule { serial: Some(serial.to_owned()), ..Rule::default() }
 }
 
 fn own(serial: &str) -> DiskId {
-    DiskId {
-        serial: Some(serial.to_owned()),
-        wwn: None,
-        size_bytes: 10 * GIB,
-    }
+    DiskId { serial: Some(serial.to_owned()), wwn: None, size_bytes: 10 * GIB }
 }
 
 fn choose_kept(disks: &[Disk], rule: &Rule, own: Option<&DiskId>) -> Result<usize, Refusal> {
@@ -48,10 +35,7 @@ fn choose_kept(disks: &[Disk], rule: &Rule, own: Option<&DiskId>) -> Result<usiz
 fn only_the_disk_that_the_rule_names_is_taken_in_any_order() {
     let data = holding("ext4", disk("vda", "DATA"));
     let root = disk("vdb", "ROOT");
-    assert_eq!(
-        choose_kept(&[data.clone(), root.clone()], &by_serial("ROOT"), None),
-        Ok(1)
-    );
+    assert_eq!(choose_kept(&[data.clone(), root.clone()], &by_serial("ROOT"), None), Ok(1));
     assert_eq!(choose_kept(&[root, data], &by_serial("ROOT"), None), Ok(0));
 }
 
@@ -63,10 +47,7 @@ fn without_a_rule_one_blank_disk_is_taken_and_two_are_refused() {
     assert_eq!(two.reason, RefusalReason::Candidates(2));
     assert_eq!(two.lines.len(), 2);
     assert!(two.lines.iter().all(|line| line.ends_with(": candidate")), "{two}");
-    assert_eq!(
-        choose_kept(&[], &Rule::default(), None).unwrap_err().reason,
-        RefusalReason::NoDisk
-    );
+    assert_eq!(choose_kept(&[], &Rule::default(), None).unwrap_err().reason, RefusalReason::NoDisk);
 }
 
 /// A2: serial missing, duplicate, matching none.
@@ -79,31 +60,17 @@ fn a_serial_that_is_missing_or_shared_names_no_disk() {
     let twins = choose_kept(&[disk("vda", "S"), disk("vdb", "S")], &rule, None).unwrap_err();
     assert_eq!(twins.reason, RefusalReason::SameId(2));
     // One of the twins cannot be written anyway: still nobody knows which one was meant.
-    let smaller = Disk {
-        size_bytes: GIB,
-        ..disk("vdb", "S")
-    };
+    let smaller = Disk { size_bytes: GIB, ..disk("vdb", "S") };
     let twins = choose_kept(&[disk("vda", "S"), smaller], &rule, None).unwrap_err();
     assert_eq!(twins.reason, RefusalReason::SameId(2));
-    assert_eq!(
-        choose_kept(&[disk("vda", "")], &by_serial(""), None)
-            .unwrap_err()
-            .reason,
-        RefusalReason::NoCandidate
-    );
+    assert_eq!(choose_kept(&[disk("vda", "")], &by_serial(""), None).unwrap_err().reason, RefusalReason::NoCandidate);
 }
 
 /// A2: the two paths of a multipath disk have one WWN.
 #[test]
 fn two_paths_to_one_disk_are_ambiguous() {
-    let path = |name| Disk {
-        wwn: Some("naa.5000c5".to_owned()),
-        ..disk(name, "")
-    };
-    let rule = Rule {
-        wwn: Some("NAA.5000C5".to_owned()),
-        ..Rule::default()
-    };
+    let path = |name| Disk { wwn: Some("naa.5000c5".to_owned()), ..disk(name, "") };
+    let rule = Rule { wwn: Some("NAA.5000C5".to_owned()), ..Rule::default() };
     assert_eq!(choose_kept(&[path("sda")], &rule, None), Ok(0), "hex in either case");
     let refusal = choose_kept(&[path("sda"), path("sdb")], &rule, None).unwrap_err();
     assert_eq!(refusal.reason, RefusalReason::SameId(2));
@@ -116,36 +83,20 @@ fn content_is_only_overwritten_on_the_own_disk_or_when_released() {
     let refusal = choose_kept(&disks, &by_serial("A"), None).unwrap_err();
     assert!(refusal.lines[0].contains("foreign content (gpt)"), "{refusal}");
     assert_eq!(choose_kept(&disks, &Rule::default(), Some(&own("A"))), Ok(0));
-    assert_eq!(
-        choose(&disks, &Rule::default(), None, ForeignContent::Released, NEEDS),
-        Ok(0)
-    );
+    assert_eq!(choose(&disks, &Rule::default(), None, ForeignContent::Released, NEEDS), Ok(0));
 }
 
 #[test]
 fn a_disk_is_the_own_one_only_by_id_and_size() {
     let mut with_wwn = own("A");
     with_wwn.wwn = Some("w1".to_owned());
-    let content = |wwn: Option<&str>, serial| {
-        [holding(
-            "gpt",
-            Disk {
-                wwn: wwn.map(str::to_owned),
-                ..disk("vda", serial)
-            },
-        )]
-    };
+    let content =
+        |wwn: Option<&str>, serial| [holding("gpt", Disk { wwn: wwn.map(str::to_owned), ..disk("vda", serial) })];
     let is_own = |disks: &[Disk], own: &DiskId| choose_kept(disks, &Rule::default(), Some(own)).is_ok();
     assert!(is_own(&content(Some("W1"), "A"), &with_wwn));
-    assert!(
-        is_own(&content(None, "A"), &with_wwn),
-        "the WWN was not readable this time"
-    );
+    assert!(is_own(&content(None, "A"), &with_wwn), "the WWN was not readable this time");
     assert!(is_own(&content(Some("w1"), ""), &with_wwn));
-    assert!(
-        !is_own(&content(Some("w2"), "A"), &with_wwn),
-        "another WWN, so a clone of the serial"
-    );
+    assert!(!is_own(&content(Some("w2"), "A"), &with_wwn), "another WWN, so a clone of the serial");
     assert!(!is_own(&content(Some("w1"), "B"), &with_wwn));
     assert!(!is_own(&content(None, ""), &with_wwn), "no id at all");
     let mut nameless = own("");
@@ -159,73 +110,33 @@ fn a_disk_is_the_own_one_only_by_id_and_size() {
 /// I7: an image that does not fit is refused before anything is written, and the message says why.
 #[test]
 fn too_small_and_wrong_sectors_are_refused_and_said() {
-    let small = Disk {
-        size_bytes: 3 * GIB - 512,
-        ..disk("vda", "A")
-    };
+    let small = Disk { size_bytes: 3 * GIB - 512, ..disk("vda", "A") };
     let refusal = choose_kept(&[small], &Rule::default(), None).unwrap_err();
-    assert!(
-        refusal.lines[0].contains("too small: the image needs 3221225472 bytes"),
-        "{refusal}"
-    );
-    let exact = Disk {
-        size_bytes: 3 * GIB,
-        ..disk("vda", "A")
-    };
+    assert!(refusal.lines[0].contains("too small: the image needs 3221225472 bytes"), "{refusal}");
+    let exact = Disk { size_bytes: 3 * GIB, ..disk("vda", "A") };
     assert_eq!(choose_kept(&[exact], &Rule::default(), None), Ok(0));
-    let native_4k = Disk {
-        sector_bytes: 4096,
-        ..disk("vda", "A")
-    };
+    let native_4k = Disk { sector_bytes: 4096, ..disk("vda", "A") };
     let refusal = choose_kept(&[native_4k], &Rule::default(), None).unwrap_err();
     assert!(refusal.lines[0].contains("wrong sector size"), "{refusal}");
 }
 
 #[test]
 fn read_only_and_unnamed_usb_disks_are_never_taken() {
-    let read_only = Disk {
-        read_only: true,
-        ..disk("vda", "A")
-    };
+    let read_only = Disk { read_only: true, ..disk("vda", "A") };
     assert!(choose_kept(&[read_only], &by_serial("A"), None).is_err());
-    let stick = Disk {
-        transport: "usb".to_owned(),
-        removable: true,
-        ..disk("sda", "STICK")
-    };
+    let stick = Disk { transport: "usb".to_owned(), removable: true, ..disk("sda", "STICK") };
     // The installer's own stick beside the real disk must not make the choice ambiguous.
-    assert_eq!(
-        choose_kept(&[stick.clone(), disk("vda", "A")], &Rule::default(), None),
-        Ok(1)
-    );
+    assert_eq!(choose_kept(&[stick.clone(), disk("vda", "A")], &Rule::default(), None), Ok(1));
     assert!(choose_kept(std::slice::from_ref(&stick), &Rule::default(), None).is_err());
-    assert!(
-        choose(
-            std::slice::from_ref(&stick),
-            &Rule::default(),
-            None,
-            ForeignContent::Released,
-            NEEDS
-        )
-        .is_err()
-    );
-    assert_eq!(
-        choose_kept(std::slice::from_ref(&stick), &by_serial("STICK"), None),
-        Ok(0)
-    );
-    let usb = Rule {
-        transport: Some("usb".to_owned()),
-        ..Rule::default()
-    };
+    assert!(choose(std::slice::from_ref(&stick), &Rule::default(), None, ForeignContent::Released, NEEDS).is_err());
+    assert_eq!(choose_kept(std::slice::from_ref(&stick), &by_serial("STICK"), None), Ok(0));
+    let usb = Rule { transport: Some("usb".to_owned()), ..Rule::default() };
     assert_eq!(choose_kept(&[stick, disk("vda", "A")], &usb, None), Ok(0));
 }
 
 #[test]
 fn every_field_of_the_rule_must_match() {
-    let disks = [Disk {
-        model: Some("QEMU HARDDISK ".to_owned()),
-        ..disk("vda", "A")
-    }];
+    let disks = [Disk { model: Some("QEMU HARDDISK ".to_owned()), ..disk("vda", "A") }];
     let rule = |change: fn(&mut Rule)| {
         let mut rule = by_serial("A");
         change(&mut rule);

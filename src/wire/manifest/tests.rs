@@ -5,12 +5,8 @@ use super::*;
 /// Two packs, three frames (the first two adjacent), extents over a frame border, a hole, a padded tail.
 fn sample() -> Manifest {
     let block = BLOCK_BYTES as u32;
-    let frame = |pack, offset_bytes, compressed_bytes, raw_bytes| Frame {
-        pack,
-        offset_bytes,
-        compressed_bytes,
-        raw_bytes,
-    };
+    let frame =
+        |pack, offset_bytes, compressed_bytes, raw_bytes| Frame { pack, offset_bytes, compressed_bytes, raw_bytes };
     let extent = |target_offset_bytes, blocks: u32, frame, frame_block| Extent {
         target_offset_bytes,
         extent_bytes: blocks * block,
@@ -25,11 +21,7 @@ fn sample() -> Manifest {
         boot: BootFacts {
             bios: true,
             gpt: true,
-            loaders: vec![Loader {
-                arch: "x64".to_owned(),
-                path: "\\EFI\\BOOT\\BOOTX64.EFI".to_owned(),
-                partition: 1,
-            }],
+            loaders: vec![Loader { arch: "x64".to_owned(), path: "\\EFI\\BOOT\\BOOTX64.EFI".to_owned(), partition: 1 }],
             partitions: vec![Partition {
                 number: 1,
                 name: "esp".to_owned(),
@@ -60,17 +52,9 @@ fn a_manifest_comes_back_as_it_was_and_its_digest_names_it() {
     let encoded = manifest.encode().unwrap();
     let name = digest_hex(&encoded);
     assert_eq!(Manifest::decode(&encoded, Some(&name)).unwrap(), manifest);
-    assert_eq!(
-        manifest.frames_of(&manifest.extents[1]),
-        0..2,
-        "70 blocks from block 3 reach into the next frame"
-    );
+    assert_eq!(manifest.frames_of(&manifest.extents[1]), 0..2, "70 blocks from block 3 reach into the next frame");
     assert_eq!(from_hex(&to_hex(&[0xab; 32])), Some([0xab; 32]));
-    assert_eq!(
-        from_hex(&"AB".repeat(32)),
-        None,
-        "one spelling only, as it is a file name"
-    );
+    assert_eq!(from_hex(&"AB".repeat(32)), None, "one spelling only, as it is a file name");
 }
 
 /// Rule 5: a manifest that is not the one that was asked for is refused before it is parsed.
@@ -78,10 +62,7 @@ fn a_manifest_comes_back_as_it_was_and_its_digest_names_it() {
 fn another_manifest_than_the_one_asked_for_is_refused() {
     let encoded = sample().encode().unwrap();
     let other = digest_hex(b"another");
-    assert!(matches!(
-        Manifest::decode(&encoded, Some(&other)),
-        Err(ManifestError::Digest { .. })
-    ));
+    assert!(matches!(Manifest::decode(&encoded, Some(&other)), Err(ManifestError::Digest { .. })));
 }
 
 #[test]
@@ -97,10 +78,7 @@ fn unknown_magic_version_and_trailing_bytes_are_refused() {
     assert!(Manifest::decode(&longer, None).is_err());
     let mut claims_huge = encoded;
     claims_huge[10..14].copy_from_slice(&u32::MAX.to_le_bytes());
-    assert!(matches!(
-        Manifest::decode(&claims_huge, None),
-        Err(ManifestError::TooLarge { .. })
-    ));
+    assert!(matches!(Manifest::decode(&claims_huge, None), Err(ManifestError::TooLarge { .. })));
 }
 
 /// I3: overlapping, out of range, 2^63: each lie alone makes the manifest unusable.
@@ -139,10 +117,7 @@ fn a_manifest_that_contradicts_itself_is_refused() {
         tell(&mut manifest);
         assert!(matches!(manifest.encode(), Err(ManifestError::Invalid(_))), "{lie}");
         let body = postcard::to_stdvec(&manifest).unwrap();
-        assert!(
-            matches!(Manifest::decode(&framed(&body), None), Err(ManifestError::Invalid(_))),
-            "{lie}"
-        );
+        assert!(matches!(Manifest::decode(&framed(&body), None), Err(ManifestError::Invalid(_))), "{lie}");
     }
 }
 

@@ -1,0 +1,193 @@
+//! `regild host`: machines and their orders.
+
+use super::Failure;
+use super::client::{Client, segment};
+use super::output::{self, Output};
+use crate::wire::operator::{Approve, HistoryLine, Hold, Host, Reimage, Release};
+use clap::{Args, Subcommand};
+
+/// ID is a MAC, a host name or the host id.
+#[derive(Debug, Subcommand)]
+pub enum HostCommand {
+    /// All machines that were ever seen, and which image each runs.
+    List {
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Output,
+    },
+    /// One machine: disks, open order, progress.
+    Show {
+        id: String,
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Output,
+    },
+    /// Make a machine ours and order its first image: its disk is rewritten at the next netboot.
+    Approve {
+        id: String,
+        /// NAME:VERSION
+        #[arg(long)]
+        image: String,
+        #[command(flatten)]
+        disk: ReleaseDisk,
+    },
+    /// Order a rebuild: the disk is rewritten at the next netboot.
+    Reimage {
+        #[arg(required = true)]
+        ids: Vec<String>,
+        /// NAME:VERSION; without it the image that is desired already.
+        #[arg(long)]
+        image: Option<String>,
+        /// Why; kept in the history.
+        #[arg(long)]
+        reason: String,
+        #[command(flatten)]
+        disk: ReleaseDisk,
+    },
+    /// Exempt a machine: it boots its own disk, an open order is closed.
+    Hold {
+        id: String,
+        #[arg(long)]
+        reason: String,
+        /// End of the hold, like 2026-03-01T12:00:00Z; without it: until released.
+        #[arg(long)]
+        until: Option<String>,
+    },
+    /// End a hold, or put a failed machine back to where an order can be opened.
+    Release { id: String },
+    /// Forget a machine. Its history stays.
+    Remove { id: String },
+    /// Everything that happened to a machine: when, why, by whom.
+    History {
+        id: String,
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Output,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct ReleaseDisk {
+    /// The target disk holds something that regild did not write, and it may be overwritten.
+    #[arg(long)]
+    release_disk: bool,
+}
+
+pub fn run(command: HostCommand, server: &str) -> Result<(), Failure> {
+    let client = Client::new(server)?;
+    let path = |id: &str, verb: &str| format!("/v1/hosts/{}{verb}", segment(id));
+    match command {
+        HostCommand::List { output } => list(output, &client.get("/v1/hosts")?),
+        HostCommand::Show { id, output } => show(output, &client.get(&path(&id, ""))?),
+        HostCommand::Approve { id, image, disk } => {
+            let body = Approve { image, by: operator(), release_disk: disk.release_disk };
+            ordered(&client.post(&path(&id, "/approve"), &body)?);
+            Ok(())
+        }
+        HostCommand::Reimage { ids, image, reason, disk } => {
+            let mut refused = 0;
+            for id in &ids {
+                let (image, reason) = (image.clone(), reason.clone());
+                let body = Reimage { image, by: operator(), reason, release_disk: disk.release_disk };
+                match client.post(&path(id, "/reimage"), &body) {
+                    Ok(host) => ordered(&host),
+                    Err(error) => {
+                        refused += 1;
+                        eprintln!("regild: {id}: {error}");
+                    }
+                }
+            }
+            if refused == 0 { Ok(()) } else { Err(format!("{refused} of {} hosts were not ordered", ids.len()).into()) }
+        }
+        HostCommand::Hold { id, reason, until } => {
+            let until = until.as_deref().map(end_of_hold).transpose()?;
+            let host: Host = client.post(&path(&id, "/hold"), &Hold { by: operator(), reason, until })?;
+            println!("{} is held", called(&host));
+            Ok(())
+        }
+        HostCommand::Release { id } => {
+            let host: Host = client.post(&path(&id, "/release"), &Release { by: operator() })?;
+            println!("{} is {} again", called(&host), host.state);
+            Ok(())
+        }
+        HostCommand::Remove { id } => client.delete(&path(&id, "")),
+        HostCommand::History { id, output } => history(output, &client.get(&path(&id, "/history"))?),
+    }
+}
+
+fn ordered(host: &Host) {
+    let image = host.desired.as_deref().unwrap_or("?");
+    println!("{}: order {} is open for {image}; it is rebuilt when it next netboots", called(host), host.generation);
+}
+
+fn called(host: &Host) -> &str {
+    host.name.as_deref().unwrap_or(&host.id)
+}
+
+/// Who orders, for the history: the person behind sudo where there is one.
+fn operator() -> String {
+    let named = |key: &str| std::env::var(key).ok().filter(|name| !name.is_empty());
+    named("SUDO_USER").or_else(|| named("USER")).unwrap_or_else(|| "unknown".to_string())
+}
+
+fn end_of_hold(text: &str) -> Result<u64, Failure> {
+    let parsed: Result<jiff::Timestamp, _> = text.parse();
+    let time = parsed.map_err(|_| format!("--until {text:?} is not a time like 2026-03-01T12:00:00Z"))?;
+    u64::try_from(time.as_second()).map_err(|_| format!("--until {text:?} has passed").into())
+}
+
+fn list(output: Output, hosts: &Vec<Host>) -> Result<(), Failure> {
+    let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_string());
+    let row = |host: &Host| {
+        let state =
+            if host.detail.is_empty() { host.state.clone() } else { format!("{} ({})", host.state, host.detail) };
+        let generation = format!("{}/{}", host.reported_generation, host.generation);
+        let macs = host.macs.join(",");
+        let (desired, reported) = (text(&host.desired), text(&host.reported));
+        vec![host.id.clone(), text(&host.name), macs, state, desired, reported, generation, output::time(host.since)]
+    };
+    let head = ["ID", "NAME", "MACS", "STATE", "DESIRED", "REPORTED", "GENERATION", "SINCE"];
+    output::print(output, hosts, &head, hosts.iter().map(row).collect())
+}
+
+fn show(output: Output, host: &Host) -> Result<(), Failure> {
+    let mut rows = Vec::new();
+    let mut line = |key: &str, value: String| {
+        if !value.is_empty() {
+            rows.push(vec![key.to_string(), value]);
+        }
+    };
+    line("id", host.id.clone());
+    line("name", host.name.clone().unwrap_or_default());
+    line("macs", host.macs.join(" "));
+    line("system uuid", host.system_uuid.clone().unwrap_or_default());
+    line("serial", host.serial.clone().unwrap_or_default());
+    line("group", host.group.clone());
+    line("state", format!("{} {}", host.state, host.detail));
+    line("since", output::time(host.since));
+    line("desired", format!("{} (generation {})", host.desired.as_deref().unwrap_or("-"), host.generation));
+    line("reported", format!("{} (generation {})", host.reported.as_deref().unwrap_or("-"), host.reported_generation));
+    if let Some(order) = &host.order {
+        let by = format!("by {}, {}", order.by, output::time(order.opened_at));
+        line("order", format!("{}: {} ({by}), {} attempts", order.generation, order.reason, order.attempts));
+    }
+    if let Some(seen) = &host.progress {
+        let (done, total) = (output::bytes(seen.progress.done_bytes), output::bytes(seen.progress.total_bytes));
+        line("progress", format!("{done} of {total}, {}/s", output::bytes(seen.rate_bytes)));
+    }
+    for disk in &host.disks {
+        let text = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_string());
+        let size = output::bytes(disk.size_bytes);
+        let ids = format!("serial {} wwn {} model {}", text(&disk.serial), text(&disk.wwn), text(&disk.model));
+        line(
+            "disk",
+            format!("{} {size} {} {ids}: {}", disk.name, disk.transport, disk.content.as_deref().unwrap_or("blank")),
+        );
+    }
+    output::print(output, host, &[], rows)
+}
+
+fn history(output: Output, lines: &Vec<HistoryLine>) -> Result<(), Failure> {
+    let row = |line: &HistoryLine| {
+        let change = format!("{} -> {}", line.from, line.to);
+        vec![output::time(line.at), line.generation.to_string(), change, line.actor.clone(), line.cause.clone()]
+    };
+    output::print(output, lines, &["TIME", "GENERATION", "CHANGE", "ACTOR", "CAUSE"], lines.iter().map(row).collect())
+}

@@ -1,0 +1,131 @@
+//! `regild image`: golden images.
+
+use super::Failure;
+use super::client::{Body, Client, segment};
+use super::output::{self, Output};
+use crate::wire::operator::{Export, Image};
+use bytes::Bytes;
+use clap::Subcommand;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+/// REF is NAME:VERSION.
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Take a raw disk image, plain or zstd-compressed, as a new immutable version.
+    Import {
+        file: PathBuf,
+        /// NAME:VERSION
+        #[arg(long = "as", value_name = "REF")]
+        name: String,
+    },
+    /// All versions.
+    List {
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Output,
+    },
+    /// One version.
+    Show {
+        image: String,
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Output,
+    },
+    /// Write a version back to a raw file, byte for byte what was imported.
+    Export { image: String, file: PathBuf },
+}
+
+pub fn run(command: ImageCommand, server: &str) -> Result<(), Failure> {
+    let client = Client::new(server)?;
+    let path = |image: &str, verb: &str| format!("/v1/images/{}{verb}", segment(image));
+    match command {
+        ImageCommand::Import { file, name } => import(&client, &file, &name),
+        ImageCommand::List { output } => list(output, &client.get("/v1/images")?),
+        ImageCommand::Show { image, output } => show(output, &client.get(&path(&image, ""))?),
+        ImageCommand::Export { image, file } => {
+            let body = Export { path: std::path::absolute(&file)? };
+            let written: Image = client.post(&path(&image, "/export"), &body)?;
+            println!("{} written to {}: {}", written.image, file.display(), output::bytes(written.image_bytes));
+            Ok(())
+        }
+    }
+}
+
+fn import(client: &Client, file: &Path, name: &str) -> Result<(), Failure> {
+    let open = |error: io::Error| format!("cannot read {}: {error}", file.display());
+    let source = File::open(file).map_err(open)?;
+    let bar = ProgressBar::with_draw_target(Some(source.metadata().map_err(open)?.len()), ProgressDrawTarget::stderr());
+    let style = ProgressStyle::with_template("importing {bar:30} {bytes} of {total_bytes} {bytes_per_sec} {eta} left")?;
+    bar.set_style(style);
+    let shown = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let body: Body = StreamBody::new(FileFrames { file: source, bar: bar.clone() }).boxed();
+    let path = format!("/v1/images/{}?source={}", segment(name), segment(&shown));
+    let image: Image = client.put(&path, body)?;
+    bar.finish_and_clear();
+    if image.already_there == Some(true) {
+        println!("{} is there already, with the same content", image.image);
+    } else {
+        let (size, data) = (output::bytes(image.image_bytes), output::bytes(image.data_bytes));
+        println!(
+            "{} imported: {size}, {data} of data, {} new in the store",
+            image.image,
+            output::bytes(image.added_bytes)
+        );
+    }
+    Ok(())
+}
+
+/// A file as body frames. Read where it is polled: nothing else runs on this thread meanwhile.
+struct FileFrames {
+    file: File,
+    bar: ProgressBar,
+}
+
+impl futures_core::Stream for FileFrames {
+    type Item = io::Result<Frame<Bytes>>;
+
+    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut buffer = vec![0u8; 256 * 1024];
+        let frames = self.get_mut();
+        Poll::Ready(match frames.file.read(&mut buffer) {
+            Ok(0) => None,
+            Ok(length) => {
+                frames.bar.inc(length as u64);
+                buffer.truncate(length);
+                Some(Ok(Frame::data(Bytes::from(buffer))))
+            }
+            Err(error) => Some(Err(error)),
+        })
+    }
+}
+
+fn list(output: Output, images: &Vec<Image>) -> Result<(), Failure> {
+    let row = |image: &Image| {
+        let sizes = [image.image_bytes, image.data_bytes, image.added_bytes].map(output::bytes);
+        let [size, data, added] = sizes;
+        let digest = image.content_digest.chars().take(12).collect();
+        vec![image.image.clone(), size, data, added, image.hosts.to_string(), output::time(image.imported_at), digest]
+    };
+    let head = ["IMAGE", "SIZE", "DATA", "ADDED", "HOSTS", "IMPORTED", "CONTENT"];
+    output::print(output, images, &head, images.iter().map(row).collect())
+}
+
+fn show(output: Output, image: &Image) -> Result<(), Failure> {
+    let rows = [
+        ("image", image.image.clone()),
+        ("size", output::bytes(image.image_bytes)),
+        ("data", output::bytes(image.data_bytes)),
+        ("added to the store", output::bytes(image.added_bytes)),
+        ("hosts", image.hosts.to_string()),
+        ("imported", format!("{} from {}", output::time(image.imported_at), image.source)),
+        ("content digest", image.content_digest.clone()),
+        ("manifest digest", image.manifest.clone()),
+    ];
+    let rows = rows.into_iter().map(|(key, value)| vec![key.to_string(), value]).collect();
+    output::print(output, image, &[], rows)
+}

@@ -1,0 +1,46 @@
+//! `regild store`: the server's own records, worked on while the server is stopped.
+
+use super::Failure;
+use crate::clock;
+use crate::config::Config;
+use crate::db::sled::SledDb;
+use crate::db::{Db, Txn};
+use crate::decide::host::{Event, Outcome, transition};
+use crate::registry::stored;
+use clap::Subcommand;
+use std::path::PathBuf;
+
+#[derive(Debug, Subcommand)]
+pub enum StoreCommand {
+    /// Take a restored or damaged store as it is. Every host whose order was open is held: only a person
+    /// can know whether its disk was finished meanwhile.
+    Accept {
+        #[arg(long)]
+        config: PathBuf,
+    },
+}
+
+pub fn run(command: StoreCommand) -> Result<(), Failure> {
+    let StoreCommand::Accept { config } = command;
+    let config = Config::load(&config)?;
+    let (mut db, what) = SledDb::accept(&config.state_dir, clock::now())?;
+    println!("{what}");
+    let hold = Event::Hold {
+        by: "regild store accept".to_string(),
+        reason: "the store was restored while this order was open; look at the machine, then release it".to_string(),
+        until: None,
+    };
+    let mut txn = Txn::default();
+    for item in db.scan("host/")? {
+        let (host, inventory) = stored::decode(&item.value)?;
+        if host.order.is_none() {
+            continue;
+        }
+        if let Outcome::Moved(held, _) = transition(&host, &hold, config.boot_policy(), clock::now()) {
+            println!("{}: held, order {} closed", host.id, host.generation);
+            txn.writes.push((item.key, Some(stored::encode(&held, inventory.as_ref())?)));
+        }
+    }
+    db.commit(&[txn])?;
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! The configuration file as written (TOML). Unknown keys are refused, so that a typing error cannot
+//! silently switch a limit off. [`super::Config`] is what it means once checked.
+
+use crate::wire::agent::DiskRule;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// The whole file.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// Where records, leases and images live.
+    pub state_dir: PathBuf,
+    /// What `make assets` built: deploy kernel and initramfs, bootloaders, SHA256SUMS.
+    pub boot_assets: PathBuf,
+    /// The operator API's Unix socket. Default: `<state_dir>/regild.sock`.
+    pub socket: Option<PathBuf>,
+    #[serde(default)]
+    pub http: Http,
+    #[serde(default)]
+    pub tftp: Tftp,
+    #[serde(default)]
+    pub deploy: Deploy,
+    #[serde(default)]
+    pub image: Image,
+    #[serde(default, rename = "network")]
+    pub networks: Vec<Network>,
+    #[serde(default, rename = "reservation")]
+    pub reservations: Vec<Reservation>,
+    #[serde(default, rename = "group")]
+    pub groups: BTreeMap<String, Group>,
+}
+
+/// HTTP for machines, on the address of each network.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    pub port: u16,
+    /// Requests in work at once; over it a machine gets 503 and asks again.
+    pub requests_max: usize,
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Http { port: 8080, requests_max: 512 }
+    }
+}
+
+/// TFTP for firmware, on the address of each network.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tftp {
+    pub port: u16,
+}
+
+impl Default for Tftp {
+    fn default() -> Self {
+        Tftp { port: 69 }
+    }
+}
+
+/// What holds for every deploy.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Deploy {
+    /// Attempts under one order before it ends in Failed.
+    pub attempts_max: u32,
+    /// Words for the deploy kernel's command line.
+    pub kernel_args: Vec<String>,
+}
+
+impl Default for Deploy {
+    fn default() -> Self {
+        Deploy { attempts_max: 3, kernel_args: vec!["console=tty0".into(), "console=ttyS0,115200".into()] }
+    }
+}
+
+/// Limits of the image store.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Image {
+    /// The largest disk image that an import takes, uncompressed.
+    pub bytes_max: u64,
+}
+
+impl Default for Image {
+    fn default() -> Self {
+        Image { bytes_max: 1 << 40 }
+    }
+}
+
+/// One directly connected network that regild serves.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    pub interface: String,
+    /// Our address on it with the prefix length, `10.77.0.1/24`.
+    pub address: String,
+    pub router: Option<String>,
+    #[serde(default)]
+    pub dns: Vec<String>,
+    #[serde(default = "lease_seconds")]
+    pub lease_seconds: u32,
+    /// `10.77.0.100-10.77.0.199`.
+    #[serde(default)]
+    pub pools: Vec<String>,
+}
+
+fn lease_seconds() -> u32 {
+    3600
+}
+
+/// A fixed address for a MAC.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reservation {
+    pub mac: String,
+    pub address: String,
+    /// Name of the host that has this MAC, for lists and for `ID` on the command line.
+    pub name: Option<String>,
+}
+
+/// What hosts of a group share.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Group {
+    /// Which disk may be written; unset: exactly one candidate must exist.
+    pub disk: DiskRule,
+}

@@ -1,0 +1,141 @@
+//! What the store promises: durable, all or nothing, one writer, and never silently older than acknowledged.
+
+use super::*;
+
+fn put(key: &str, value: &[u8]) -> Txn {
+    Txn { checks: Vec::new(), writes: vec![(key.to_string(), Some(value.to_vec()))] }
+}
+
+fn store_with_one_host(dir: &Path) {
+    let mut db = SledDb::open(dir).unwrap();
+    db.commit(&[put("host/a", b"first"), put("lease/10.0.0.9", b"l")]).unwrap();
+    db.commit(&[put("host/a", b"second")]).unwrap();
+}
+
+fn refusal(dir: &Path) -> String {
+    match SledDb::open(dir) {
+        Err(error @ DbError::Untrusted { .. }) => error.to_string(),
+        other => panic!("expected a refusal, got {other:?}"),
+    }
+}
+
+#[test]
+fn what_was_committed_is_there_after_reopening() {
+    let dir = tempfile::tempdir().unwrap();
+    store_with_one_host(dir.path());
+    let db = SledDb::open(dir.path()).unwrap();
+    assert_eq!(db.get("host/a").unwrap().unwrap().value, b"second");
+    assert_eq!(db.scan("lease/").unwrap().len(), 1);
+    assert!(db.get("host/b").unwrap().is_none());
+}
+
+#[test]
+fn a_transaction_whose_check_fails_writes_nothing_and_the_others_of_its_group_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut db = SledDb::open(dir.path()).unwrap();
+    let mut create = put("host/a", b"1");
+    create.checks.push(("host/a".to_string(), 0));
+    let outcomes = db.commit(&[create.clone(), create, put("host/b", b"2")]).unwrap();
+    let Committed::At(revision) = outcomes[0] else { panic!("{outcomes:?}") };
+    assert_eq!(outcomes[1], Committed::Conflict);
+    assert!(matches!(outcomes[2], Committed::At(_)));
+    let mut update = put("host/a", b"3");
+    update.checks.push(("host/a".to_string(), revision));
+    assert!(matches!(db.commit(&[update.clone()]).unwrap()[0], Committed::At(_)));
+    assert_eq!(db.commit(&[update]).unwrap()[0], Committed::Conflict);
+}
+
+#[test]
+fn a_second_regild_on_the_same_store_is_turned_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let _first = SledDb::open(dir.path()).unwrap();
+    assert!(matches!(SledDb::open(dir.path()), Err(DbError::Locked { .. })));
+}
+
+#[test]
+fn a_value_that_sled_would_keep_outside_its_log_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut db = SledDb::open(dir.path()).unwrap();
+    assert!(matches!(db.commit(&[put("host/a", &[0; VALUE_BYTES_MAX + 1])]), Err(DbError::ValueTooLarge { .. })));
+    db.commit(&[put("host/a", &[0; VALUE_BYTES_MAX])]).unwrap();
+}
+
+/// faults.md S5 and R4: each way a store can come back wrong ends in a refusal, never in a wrong permission.
+#[test]
+fn a_store_that_went_back_in_time_does_not_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    let yesterday = dir.path().join("yesterday");
+    store_with_one_host(dir.path());
+    copy_dir(&store, &yesterday);
+    SledDb::open(dir.path()).unwrap().commit(&[put("host/a", b"third")]).unwrap();
+    std::fs::remove_dir_all(&store).unwrap();
+    assert!(refusal(dir.path()).contains("missing"));
+    std::fs::rename(&yesterday, &store).unwrap();
+    assert!(refusal(dir.path()).contains("acknowledged"));
+}
+
+#[test]
+fn a_store_that_is_truncated_zeroed_or_flipped_does_not_open_as_something_else() {
+    for damage in ["truncate", "zero", "flip", "empty"] {
+        let dir = tempfile::tempdir().unwrap();
+        store_with_one_host(dir.path());
+        let log = dir.path().join("store/db");
+        let mut bytes = std::fs::read(&log).unwrap();
+        let used = bytes.iter().rposition(|byte| *byte != 0).unwrap();
+        match damage {
+            "truncate" => bytes.truncate(used / 2),
+            "zero" => bytes.fill(0),
+            "flip" => {
+                let at = find(&bytes, b"second");
+                bytes[at] ^= 1;
+            }
+            _ => bytes.clear(),
+        }
+        std::fs::write(&log, &bytes).unwrap();
+        let said = refusal(dir.path());
+        assert!(said.contains("store accept"), "{damage}: {said}");
+    }
+}
+
+#[test]
+fn a_lost_watermark_is_noticed_and_accepting_brings_the_store_back() {
+    let dir = tempfile::tempdir().unwrap();
+    store_with_one_host(dir.path());
+    std::fs::remove_file(dir.path().join("watermark")).unwrap();
+    assert!(refusal(dir.path()).contains("watermark"));
+    let (db, what) = SledDb::accept(dir.path(), 1).unwrap();
+    assert!(what.contains("taken as it is"), "{what}");
+    assert_eq!(db.get("host/a").unwrap().unwrap().value, b"second");
+    drop(db);
+    SledDb::open(dir.path()).unwrap();
+}
+
+#[test]
+fn a_store_that_cannot_be_read_is_set_aside_not_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    store_with_one_host(dir.path());
+    std::fs::remove_dir_all(dir.path().join("store")).unwrap();
+    std::fs::write(dir.path().join("store"), b"not a directory").unwrap();
+    let (db, what) = SledDb::accept(dir.path(), 77).unwrap();
+    assert!(what.contains("store.broken-77"), "{what}");
+    assert!(dir.path().join("store.broken-77").exists());
+    assert!(db.get("host/a").unwrap().is_none());
+}
+
+fn copy_dir(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_dir(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+fn find(haystack: &[u8], needle: &[u8]) -> usize {
+    haystack.windows(needle.len()).rposition(|window| window == needle).expect("the value lies in the log as it is")
+}

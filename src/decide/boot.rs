@@ -1,0 +1,99 @@
+//! The boot decision: what a machine boots, for every way it can ask.
+//!
+//! DHCP, TFTP names, iPXE scripts and GRUB all come from this one answer, so they cannot disagree (rule 1).
+//! The rule behind it: only an open order with an attempt left netboots the agent; everything else, known or
+//! unknown, good or confused, boots its own disk (rule 2).
+
+use super::host::{Host, State};
+use super::netboot::{FirmwareArch, NetbootClient};
+
+/// What the policy adds to the facts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BootPolicy {
+    /// Boot scripts served under one order before it ends in Failed.
+    pub attempts_max: u32,
+}
+
+/// What to tell a netboot client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BootDecision {
+    /// No boot file at all, and why.
+    Ignore { reason: IgnoreReason },
+    /// Firmware with an open order: fetch iPXE, which will ask again.
+    Chainload { arch: FirmwareArch },
+    /// iPXE with an open order: boot the deploy environment.
+    BootAgent { generation: u64 },
+    /// Boot the machine's own disk.
+    BootLocal { reason: LocalReason },
+}
+
+/// Why a client gets no boot file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IgnoreReason {
+    /// An installed system or the deploy environment asking for an address only.
+    NotNetboot,
+    /// UEFI HTTP boot: comes in a later issue. Without an answer the firmware goes on to PXE.
+    UefiHttpNotServed,
+    /// We have no loader for this architecture (RFC 4578 section 2.1), and a wrong one must not be offered.
+    UnknownArchitecture(u16),
+    /// The firmware does not say what it is (no option 93): a loader would be a guess.
+    NoArchitecture,
+}
+
+/// Why a machine boots its own disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LocalReason {
+    UnknownHost,
+    NotApproved,
+    NoOpenOrder,
+    Held,
+    AttemptsUsedUp,
+}
+
+impl LocalReason {
+    /// One sentence for the machine's console and the log.
+    #[must_use]
+    pub fn sentence(self) -> &'static str {
+        match self {
+            LocalReason::UnknownHost => "this machine is not known yet",
+            LocalReason::NotApproved => "this machine is not approved",
+            LocalReason::NoOpenOrder => "no order is open for this machine",
+            LocalReason::Held => "this machine is held by an operator",
+            LocalReason::AttemptsUsedUp => "all attempts of the order are used up",
+        }
+    }
+}
+
+/// The one decision (rule 1).
+#[must_use]
+pub fn boot(client: NetbootClient, host: Option<&Host>, policy: BootPolicy) -> BootDecision {
+    let chain = match client {
+        NetbootClient::NotNetboot => return BootDecision::Ignore { reason: IgnoreReason::NotNetboot },
+        NetbootClient::UefiHttp => return BootDecision::Ignore { reason: IgnoreReason::UefiHttpNotServed },
+        NetbootClient::UnknownArch(arch) => {
+            return BootDecision::Ignore { reason: IgnoreReason::UnknownArchitecture(arch) };
+        }
+        NetbootClient::ArchMissing => return BootDecision::Ignore { reason: IgnoreReason::NoArchitecture },
+        NetbootClient::Firmware { arch } => Some(arch),
+        NetbootClient::Ipxe { .. } => None,
+    };
+    match (permission(host, policy), chain) {
+        (Err(reason), _) => BootDecision::BootLocal { reason },
+        (Ok(_), Some(arch)) => BootDecision::Chainload { arch },
+        (Ok(generation), None) => BootDecision::BootAgent { generation },
+    }
+}
+
+/// The generation under which this host may be written now, or why not.
+fn permission(host: Option<&Host>, policy: BootPolicy) -> Result<u64, LocalReason> {
+    let host = host.ok_or(LocalReason::UnknownHost)?;
+    match (&host.state, &host.order) {
+        (State::Held { .. }, _) => Err(LocalReason::Held),
+        (State::Discovered, _) => Err(LocalReason::NotApproved),
+        (_, None) => Err(LocalReason::NoOpenOrder),
+        (_, Some(order)) if order.attempts >= policy.attempts_max => Err(LocalReason::AttemptsUsedUp),
+        // A record that contradicts itself is a confused machine: local boot.
+        (_, Some(order)) if order.generation != host.generation => Err(LocalReason::NoOpenOrder),
+        (_, Some(order)) => Ok(order.generation),
+    }
+}

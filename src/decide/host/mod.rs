@@ -1,0 +1,14 @@
+//! One host's life: its record, its states, and the one function that moves it.
+
+mod order;
+mod record;
+mod state;
+mod transition;
+
+pub use order::{Claim, Order};
+pub use record::{DiskId, Host, ImageChoice};
+pub use state::{State, Step};
+pub use transition::{AgentWord, Entry, Event, Identity, Outcome, Refusal, transition};
+
+#[cfg(test)]
+mod tests;

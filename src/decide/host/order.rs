@@ -1,0 +1,33 @@
+//! An order: the permission to write one host's disk, once.
+
+/// An open generation. It exists only inside a host record; closing it is dropping it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    pub generation: u64,
+    pub reason: String,
+    pub by: String,
+    pub opened_at: u64,
+    /// Boot scripts served under this order. Counted on stable storage before each script leaves.
+    pub attempts: u32,
+    /// The operator released foreign content on the target disk for this order.
+    pub foreign_released: bool,
+    /// Who may act in the latest attempt; `None` until its script was served.
+    pub claim: Option<Claim>,
+}
+
+/// The latest attempt's one-time token, and the session that claimed it. Only digests are kept: a reader of
+/// the store cannot act as the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    pub token_digest: String,
+    /// Set by the first check-in; the token is dead for any other session from then on.
+    pub session_digest: Option<String>,
+}
+
+impl Order {
+    /// Whether `session_digest` is the session that claimed the latest attempt.
+    #[must_use]
+    pub fn is_claimed_by(&self, session_digest: &str) -> bool {
+        self.claim.as_ref().and_then(|claim| claim.session_digest.as_deref()) == Some(session_digest)
+    }
+}

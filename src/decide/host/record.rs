@@ -1,0 +1,80 @@
+//! What is known of one host.
+
+use super::{Order, State};
+use crate::decide::mac::Mac;
+
+/// A machine, as the registry keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// Stable for the life of the record: `h-` and the first MAC that was seen, 12 hex digits.
+    pub id: String,
+    pub macs: Vec<Mac>,
+    pub name: Option<String>,
+    pub group: String,
+    pub system_uuid: Option<String>,
+    pub serial: Option<String>,
+    pub state: State,
+    /// Unix seconds of the last change of `state`.
+    pub since: u64,
+    /// What it should run.
+    pub desired: Option<ImageChoice>,
+    /// What it said it runs.
+    pub reported: Option<ImageChoice>,
+    /// Number of the newest order; 0 before the first.
+    pub generation: u64,
+    /// Generation of the order that put `reported` on the disk.
+    pub reported_generation: u64,
+    /// `Some` while an order is open: the only thing that lets a disk be written.
+    pub order: Option<Order>,
+    /// The disk that an order of ours began to write. Its content is ours to replace.
+    pub own_disk: Option<DiskId>,
+    /// Lines of history so far; the number of the next one.
+    pub history_length: u64,
+}
+
+/// One immutable image version: the name for people, the manifest digest for machines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageChoice {
+    /// `NAME:VERSION`.
+    pub name: String,
+    /// Hex blake3 of the encoded manifest.
+    pub manifest: String,
+}
+
+/// What tells a disk from every other one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DiskId {
+    pub serial: Option<String>,
+    pub wwn: Option<String>,
+    pub size_bytes: u64,
+}
+
+impl Host {
+    /// The record of a machine that was seen for the first time: no order, nobody's.
+    #[must_use]
+    pub fn discovered(mac: Mac, group: &str, now: u64) -> Host {
+        Host {
+            id: format!("h-{}", mac.to_string().replace(':', "")),
+            macs: vec![mac],
+            name: None,
+            group: group.to_string(),
+            system_uuid: None,
+            serial: None,
+            state: State::Discovered,
+            since: now,
+            desired: None,
+            reported: None,
+            generation: 0,
+            reported_generation: 0,
+            order: None,
+            own_disk: None,
+            history_length: 0,
+        }
+    }
+
+    /// Whether the disk holds what the host last reported, for the newest generation.
+    #[must_use]
+    pub fn runs_desired(&self) -> bool {
+        self.reported.is_some() && self.reported == self.desired && self.reported_generation == self.generation
+    }
+}

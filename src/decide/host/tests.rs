@@ -1,0 +1,256 @@
+//! The promises of the state machine, as stories and as random lives.
+
+use super::*;
+use crate::decide::boot::{BootDecision, BootPolicy, LocalReason, boot};
+use crate::decide::mac::Mac;
+use crate::decide::netboot::{FirmwareArch, NetbootClient};
+use proptest::prelude::*;
+
+const POLICY: BootPolicy = BootPolicy { attempts_max: 3 };
+const IPXE: NetbootClient = NetbootClient::Ipxe { uefi: false };
+const FIRMWARE: NetbootClient = NetbootClient::Firmware { arch: FirmwareArch::UefiX64 };
+
+fn image(name: &str) -> ImageChoice {
+    ImageChoice { name: name.to_string(), manifest: format!("digest of {name}") }
+}
+
+fn disk() -> DiskId {
+    DiskId { serial: Some("disk-1".to_string()), wwn: None, size_bytes: 1 << 30 }
+}
+
+fn new_host() -> Host {
+    Host::discovered(Mac([0x52, 0x54, 0, 0, 0, 1]), "default", 100)
+}
+
+fn approve() -> Event {
+    Event::Approve { image: image("tiny:1"), by: "ann".into(), foreign_released: false }
+}
+
+fn reimage(name: &str) -> Event {
+    Event::Reimage { image: Some(image(name)), by: "ann".into(), reason: "patch".into(), foreign_released: false }
+}
+
+fn script() -> Event {
+    Event::ScriptAsked { client: IPXE, token_digest: "token".into() }
+}
+
+fn check_in(generation: u64) -> Event {
+    let (token_digest, session_digest) = ("token".into(), "session".into());
+    Event::CheckedIn { generation, token_digest, session_digest, identity: Identity::default() }
+}
+
+fn agent(generation: u64, word: AgentWord) -> Event {
+    Event::Agent { generation, session_digest: "session".into(), word }
+}
+
+fn after(host: &Host, events: &[Event]) -> Host {
+    events.iter().fold(host.clone(), |host, event| match transition(&host, event, POLICY, 200) {
+        Outcome::Moved(host, _) => *host,
+        Outcome::Unchanged => host,
+        Outcome::Refused(refusal) => panic!("{event:?} was refused: {refusal}"),
+    })
+}
+
+fn refused(host: &Host, event: &Event) -> Refusal {
+    match transition(host, event, POLICY, 200) {
+        Outcome::Refused(refusal) => refusal,
+        other => panic!("{event:?} was not refused: {other:?}"),
+    }
+}
+
+fn deployed() -> Host {
+    let words = [
+        AgentWord::Target(disk()),
+        AgentWord::Step(Step::WriteBody),
+        AgentWord::Step(Step::VerifyBody),
+        AgentWord::Step(Step::WriteHead),
+        AgentWord::Verified(disk()),
+    ];
+    let events: Vec<Event> = words.into_iter().map(|word| agent(1, word)).collect();
+    after(&after(&new_host(), &[approve(), script(), check_in(1)]), &events)
+}
+
+#[test]
+fn a_machine_goes_from_seen_to_ready_and_its_order_is_closed_by_success() {
+    let host = deployed();
+    assert_eq!((&host.state, &host.order), (&State::Rebooting, &None));
+    assert_eq!(host.reported, Some(image("tiny:1")));
+    let host = after(&host, &[script()]);
+    assert_eq!(host.state, State::Ready { confirmed: false });
+    let host = after(&host, &[Event::Installed { image: "tiny:1".into() }]);
+    assert_eq!(host.state, State::Ready { confirmed: true });
+    assert!(host.runs_desired());
+}
+
+#[test]
+fn every_machine_without_an_open_order_boots_its_own_disk() {
+    let held =
+        after(&after(&new_host(), &[approve()]), &[Event::Hold { by: "b".into(), reason: "r".into(), until: None }]);
+    for (host, why) in [
+        (None, LocalReason::UnknownHost),
+        (Some(new_host()), LocalReason::NotApproved),
+        (Some(deployed()), LocalReason::NoOpenOrder),
+        (Some(held), LocalReason::Held),
+    ] {
+        for client in [IPXE, FIRMWARE] {
+            assert_eq!(boot(client, host.as_ref(), POLICY), BootDecision::BootLocal { reason: why });
+        }
+    }
+}
+
+#[test]
+fn an_open_order_chains_firmware_to_ipxe_and_ipxe_to_the_agent() {
+    let host = after(&new_host(), &[approve()]);
+    assert_eq!(boot(FIRMWARE, Some(&host), POLICY), BootDecision::Chainload { arch: FirmwareArch::UefiX64 });
+    assert_eq!(boot(IPXE, Some(&host), POLICY), BootDecision::BootAgent { generation: 1 });
+}
+
+#[test]
+fn three_attempts_that_end_in_silence_end_in_failed_and_local_boot() {
+    let host = after(&new_host(), &[approve(), script(), script(), script()]);
+    assert_eq!(host.order.as_ref().map(|order| order.attempts), Some(3));
+    assert_eq!(boot(IPXE, Some(&host), POLICY), BootDecision::BootLocal { reason: LocalReason::AttemptsUsedUp });
+    for last in [script(), Event::LocalBootServed] {
+        let host = after(&host, &[last]);
+        assert!(matches!(host.state, State::Failed { step: Step::Netboot, attempts: 3, .. }), "{:?}", host.state);
+        assert_eq!(host.order, None);
+    }
+}
+
+#[test]
+fn a_reported_failure_is_tried_again_while_an_attempt_is_left_but_a_refused_disk_is_not() {
+    let started = after(&new_host(), &[approve(), script(), check_in(1)]);
+    let failed = |step| agent(1, AgentWord::Failed { step, reason: "why".into() });
+    assert_eq!(after(&started, &[failed(Step::WriteBody)]).state, State::Queued);
+    let refused = after(&started, &[failed(Step::ChooseDisk)]);
+    assert!(matches!(refused.state, State::Failed { step: Step::ChooseDisk, attempts: 1, .. }));
+    assert_eq!(refused.order, None);
+    assert_eq!(after(&refused, &[Event::Release { by: "ann".into() }]).state, State::Enrolled);
+}
+
+#[test]
+fn a_token_serves_one_session_and_a_repeated_check_in_is_the_same_claim() {
+    let host = after(&new_host(), &[approve(), script(), check_in(1)]);
+    assert_eq!(transition(&host, &check_in(1), POLICY, 200), Outcome::Unchanged);
+    let said = |token: &str, session: &str| Event::CheckedIn {
+        generation: 1,
+        token_digest: token.into(),
+        session_digest: session.into(),
+        identity: Identity::default(),
+    };
+    assert_eq!(refused(&host, &said("token", "other")), Refusal::TokenClaimed);
+    assert_eq!(refused(&host, &said("guess", "session")), Refusal::TokenUnknown);
+    // faults.md X1: after a new attempt, and after the end, the old token and session are dead.
+    let again = after(&host, &[Event::ScriptAsked { client: IPXE, token_digest: "second".into() }]);
+    assert_eq!(refused(&again, &check_in(1)), Refusal::TokenUnknown);
+    assert_eq!(refused(&again, &agent(1, AgentWord::Verified(disk()))), Refusal::SessionUnknown);
+    assert_eq!(refused(&deployed(), &check_in(1)), Refusal::NoOpenOrder);
+}
+
+#[test]
+fn another_machine_behind_a_known_mac_gets_no_job() {
+    let mut host = after(&new_host(), &[approve(), script()]);
+    host.system_uuid = Some("aaaa".into());
+    let identity = Identity { system_uuid: Some("bbbb".into()), ..Identity::default() };
+    let (token_digest, session_digest) = ("token".into(), "session".into());
+    let event = Event::CheckedIn { generation: 1, token_digest, session_digest, identity };
+    assert!(matches!(refused(&host, &event), Refusal::IdentityChanged { .. }));
+}
+
+#[test]
+fn a_success_report_whose_answer_was_lost_may_be_said_again() {
+    let host = deployed();
+    assert_eq!(transition(&host, &agent(1, AgentWord::Verified(disk())), POLICY, 200), Outcome::Unchanged);
+    assert_eq!(refused(&host, &agent(1, AgentWord::Step(Step::WriteBody))), Refusal::NoOpenOrder);
+}
+
+#[test]
+fn a_reimage_opens_the_next_generation_and_only_one_at_a_time() {
+    let host = after(&deployed(), &[script(), reimage("tiny:2")]);
+    assert_eq!((host.generation, host.reported_generation), (2, 1));
+    assert_eq!(host.desired, Some(image("tiny:2")));
+    assert_eq!(refused(&host, &reimage("tiny:3")), Refusal::OrderOpen { generation: 2 });
+    assert_eq!(refused(&host, &approve()), Refusal::AlreadyApproved);
+    assert_eq!(refused(&new_host(), &reimage("tiny:2")), Refusal::NotApproved);
+}
+
+#[test]
+fn a_hold_closes_the_order_stops_the_agent_and_ends_by_itself() {
+    let running = after(&new_host(), &[approve(), script(), check_in(1)]);
+    let hold = |until| Event::Hold { by: "bob".into(), reason: "debugging".into(), until };
+    let held = after(&running, &[hold(Some(300))]);
+    assert_eq!(refused(&held, &agent(1, AgentWord::Step(Step::WriteBody))), Refusal::NoOpenOrder);
+    assert!(matches!(refused(&held, &reimage("tiny:2")), Refusal::HeldBy { .. }));
+    assert_eq!(transition(&held, &Event::HoldEnded, POLICY, 299), Outcome::Unchanged);
+    let Outcome::Moved(ended, _) = transition(&held, &Event::HoldEnded, POLICY, 300) else { panic!() };
+    assert_eq!(ended.state, State::Enrolled);
+    let ready = after(&deployed(), &[script(), hold(None), Event::Release { by: "bob".into() }]);
+    assert_eq!(ready.state, State::Ready { confirmed: false });
+}
+
+#[test]
+fn a_system_that_says_another_version_is_not_confirmed() {
+    let host = after(&deployed(), &[script()]);
+    assert!(matches!(refused(&host, &Event::Installed { image: "tiny:0".into() }), Refusal::OtherImage { .. }));
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let generation = 1..4u64;
+    let word = prop_oneof![
+        prop::sample::select(&Step::ALL[..]).prop_map(AgentWord::Step),
+        Just(AgentWord::Target(disk())),
+        Just(AgentWord::Verified(disk())),
+        prop::sample::select(&Step::ALL[..]).prop_map(|step| AgentWord::Failed { step, reason: "x".into() }),
+    ];
+    let name = prop::sample::select(vec!["token", "other"]);
+    prop_oneof![
+        1 => Just(approve()),
+        2 => Just(reimage("tiny:2")),
+        1 => Just(Event::Hold { by: "b".into(), reason: "r".into(), until: Some(150) }),
+        1 => Just(Event::Release { by: "b".into() }),
+        1 => Just(Event::HoldEnded),
+        4 => name.prop_map(|token| Event::ScriptAsked { client: IPXE, token_digest: token.into() }),
+        1 => Just(Event::LocalBootServed),
+        4 => generation.clone().prop_map(check_in),
+        6 => (generation, word).prop_map(|(generation, word)| agent(generation, word)),
+        1 => Just(Event::Installed { image: "tiny:1".into() }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+
+    /// Rules 1 and 2 over random lives: an agent is booted only under an open order with an attempt left,
+    /// orders come only from operators, attempts are bounded, and history says every change of state.
+    #[test]
+    fn no_life_of_a_host_breaks_the_rules(events in prop::collection::vec(any_event(), 1..60)) {
+        let mut host = new_host();
+        for event in events {
+            let before = host.clone();
+            let outcome = transition(&before, &event, POLICY, 200);
+            if let Outcome::Moved(after, entries) = outcome {
+                if after.state != before.state {
+                    prop_assert_eq!(&entries[0].from, &before.state);
+                    prop_assert_eq!(&entries[entries.len() - 1].to, &after.state);
+                }
+                let by_operator = matches!(event, Event::Approve { .. } | Event::Reimage { .. });
+                if after.generation != before.generation {
+                    prop_assert!(by_operator && after.generation == before.generation + 1);
+                }
+                if before.order.is_none() && after.order.is_some() {
+                    prop_assert!(by_operator, "an order was opened by {:?}", event);
+                }
+                host = *after;
+            }
+            if let Some(order) = &host.order {
+                prop_assert!(order.attempts <= POLICY.attempts_max);
+                prop_assert_eq!(order.generation, host.generation);
+                let at_rest = matches!(host.state, State::Discovered | State::Held { .. } | State::Ready { .. });
+                prop_assert!(!at_rest, "an order is open in {:?}", host.state);
+            }
+            let agent_boots = matches!(boot(IPXE, Some(&host), POLICY), BootDecision::BootAgent { .. });
+            let may = host.order.as_ref().is_some_and(|order| order.attempts < POLICY.attempts_max);
+            prop_assert_eq!(agent_boots, may);
+        }
+    }
+}

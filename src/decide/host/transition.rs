@@ -1,0 +1,390 @@
+//! How a host moves: (record, event, now) -> moved, unchanged, or refused with a reason.
+
+use super::{Claim, DiskId, Host, ImageChoice, Order, State, Step};
+use crate::decide::boot::{self, BootDecision, BootPolicy};
+use crate::decide::mac::Mac;
+use crate::decide::netboot::NetbootClient;
+
+/// What happened to a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// An operator makes the machine ours and opens its first order.
+    Approve {
+        image: ImageChoice,
+        by: String,
+        foreign_released: bool,
+    },
+    /// An operator opens the next order; `image` is `None` to rebuild what is desired already.
+    Reimage {
+        image: Option<ImageChoice>,
+        by: String,
+        reason: String,
+        foreign_released: bool,
+    },
+    Hold {
+        by: String,
+        reason: String,
+        until: Option<u64>,
+    },
+    Release {
+        by: String,
+    },
+    /// The clock passed the end of a hold.
+    HoldEnded,
+    /// iPXE asks for its boot script. `token_digest` is that of the token which the script would carry.
+    ScriptAsked {
+        client: NetbootClient,
+        token_digest: String,
+    },
+    /// DHCP told the firmware to boot its own disk.
+    LocalBootServed,
+    CheckedIn {
+        generation: u64,
+        token_digest: String,
+        session_digest: String,
+        identity: Identity,
+    },
+    /// What the agent of a claimed attempt says.
+    Agent {
+        generation: u64,
+        session_digest: String,
+        word: AgentWord,
+    },
+    /// The installed system says which image it is.
+    Installed {
+        image: String,
+    },
+}
+
+/// What an inventory says of who the machine is.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Identity {
+    pub macs: Vec<Mac>,
+    pub system_uuid: Option<String>,
+    pub serial: Option<String>,
+}
+
+/// The agent's reports that change the record (progress in bytes does not).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AgentWord {
+    Step(Step),
+    Target(DiskId),
+    Verified(DiskId),
+    Failed { step: Step, reason: String },
+}
+
+/// One line of history: a change of state and its cause.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    pub from: State,
+    pub to: State,
+    pub cause: String,
+    pub actor: String,
+}
+
+/// What became of an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The record after the event, and what history gains. Boxed: a record is far larger than a reason.
+    Moved(Box<Host>, Vec<Entry>),
+    Unchanged,
+    Refused(Refusal),
+}
+
+/// Why an event may not happen. The words are for the operator or for the agent's console.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    NotApproved,
+    AlreadyApproved,
+    OrderOpen { generation: u64 },
+    HeldBy { by: String },
+    NotHeldOrFailed,
+    NothingDesired,
+    NoOpenOrder,
+    WrongGeneration { asked: u64, open: u64 },
+    TokenUnknown,
+    TokenClaimed,
+    SessionUnknown,
+    IdentityChanged { known: String, seen: String },
+    OtherImage { desired: String, said: String },
+}
+
+impl std::fmt::Display for Refusal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Refusal::NotApproved => {
+                write!(f, "the host is not approved; `regild host approve ID --image REF` does that")
+            }
+            Refusal::AlreadyApproved => {
+                write!(f, "the host is approved already; `regild host reimage` opens a new order")
+            }
+            Refusal::OrderOpen { generation } => {
+                write!(f, "order {generation} is open already; `regild host hold` closes it")
+            }
+            Refusal::HeldBy { by } => write!(f, "the host is held by {by}; `regild host release` ends that"),
+            Refusal::NotHeldOrFailed => write!(f, "the host is neither held nor failed"),
+            Refusal::NothingDesired => write!(f, "no image is desired yet; name one with --image NAME:VERSION"),
+            Refusal::NoOpenOrder => write!(f, "no order is open"),
+            Refusal::WrongGeneration { asked, open } => write!(f, "generation {asked} is over; the open one is {open}"),
+            Refusal::TokenUnknown => write!(f, "the token is not that of the latest attempt"),
+            Refusal::TokenClaimed => write!(f, "the token was claimed by another session"),
+            Refusal::SessionUnknown => write!(f, "the session did not claim the latest attempt"),
+            Refusal::IdentityChanged { known, seen } => {
+                write!(
+                    f,
+                    "another machine answers: system UUID {seen}, known is {known}; hold or remove the host first"
+                )
+            }
+            Refusal::OtherImage { desired, said } => write!(f, "the system says {said}, but {desired} was written"),
+        }
+    }
+}
+
+/// The state machine. `actor` is who did it: `operator NAME`, `agent`, `machine`, `clock`.
+#[must_use]
+pub fn transition(host: &Host, event: &Event, policy: BootPolicy, now: u64) -> Outcome {
+    let mut change = Change { host: host.clone(), entries: Vec::new(), now };
+    let done = match event {
+        Event::Approve { image, by, foreign_released } => change.approve(image, by, *foreign_released),
+        Event::Reimage { image, by, reason, foreign_released } => {
+            change.reimage(image.as_ref(), by, reason, *foreign_released)
+        }
+        Event::Hold { by, reason, until } => change.hold(by, reason, *until),
+        Event::Release { by } => change.release(&format!("released by {by}"), by),
+        Event::HoldEnded => change.hold_ended(),
+        Event::ScriptAsked { client, token_digest } => change.script_asked(*client, token_digest, policy),
+        Event::LocalBootServed => change.local_boot_served(policy),
+        Event::CheckedIn { generation, token_digest, session_digest, identity } => {
+            change.checked_in(*generation, token_digest, session_digest, identity)
+        }
+        Event::Agent { generation, session_digest, word } => change.agent(*generation, session_digest, word, policy),
+        Event::Installed { image } => change.installed(image),
+    };
+    match done {
+        Err(refusal) => Outcome::Refused(refusal),
+        Ok(()) if change.host == *host && change.entries.is_empty() => Outcome::Unchanged,
+        Ok(()) => Outcome::Moved(Box::new(change.host), change.entries),
+    }
+}
+
+/// A record on its way from one state to the next, and what history gains.
+struct Change {
+    host: Host,
+    entries: Vec<Entry>,
+    now: u64,
+}
+
+impl Change {
+    fn go(&mut self, to: State, cause: impl Into<String>, actor: &str) {
+        let from = std::mem::replace(&mut self.host.state, to.clone());
+        if from != to {
+            self.host.since = self.now;
+        }
+        self.entries.push(Entry { from, to, cause: cause.into(), actor: actor.to_string() });
+    }
+
+    fn approve(&mut self, image: &ImageChoice, by: &str, foreign_released: bool) -> Result<(), Refusal> {
+        if self.host.state != State::Discovered {
+            return Err(Refusal::AlreadyApproved);
+        }
+        let actor = format!("operator {by}");
+        self.go(State::Enrolled, "approved", &actor);
+        self.open_order(image, by, &format!("first image {}", image.name), foreign_released);
+        Ok(())
+    }
+
+    fn reimage(
+        &mut self,
+        image: Option<&ImageChoice>,
+        by: &str,
+        reason: &str,
+        foreign_released: bool,
+    ) -> Result<(), Refusal> {
+        if self.host.state == State::Discovered {
+            return Err(Refusal::NotApproved);
+        }
+        if let State::Held { by, .. } = &self.host.state {
+            return Err(Refusal::HeldBy { by: by.clone() });
+        }
+        if let Some(order) = &self.host.order {
+            return Err(Refusal::OrderOpen { generation: order.generation });
+        }
+        let image = image.or(self.host.desired.as_ref()).ok_or(Refusal::NothingDesired)?.clone();
+        self.open_order(&image, by, reason, foreign_released);
+        Ok(())
+    }
+
+    fn open_order(&mut self, image: &ImageChoice, by: &str, reason: &str, foreign_released: bool) {
+        self.host.generation += 1;
+        self.host.desired = Some(image.clone());
+        self.host.order = Some(Order {
+            generation: self.host.generation,
+            reason: reason.to_string(),
+            by: by.to_string(),
+            opened_at: self.now,
+            attempts: 0,
+            foreign_released,
+            claim: None,
+        });
+        let cause = format!("order {} for {}: {reason}", self.host.generation, image.name);
+        self.go(State::Queued, cause, &format!("operator {by}"));
+    }
+
+    fn hold(&mut self, by: &str, reason: &str, until: Option<u64>) -> Result<(), Refusal> {
+        let closed =
+            self.host.order.take().map_or(String::new(), |order| format!("; order {} closed", order.generation));
+        let state = State::Held { by: by.to_string(), reason: reason.to_string(), until };
+        self.go(state, format!("held: {reason}{closed}"), &format!("operator {by}"));
+        Ok(())
+    }
+
+    fn release(&mut self, cause: &str, by: &str) -> Result<(), Refusal> {
+        if !matches!(self.host.state, State::Held { .. } | State::Failed { .. }) {
+            return Err(Refusal::NotHeldOrFailed);
+        }
+        // Only a disk that the newest order finished is known to be whole.
+        let to = if self.host.runs_desired() { State::Ready { confirmed: false } } else { State::Enrolled };
+        self.go(to, cause, &format!("operator {by}"));
+        Ok(())
+    }
+
+    fn hold_ended(&mut self) -> Result<(), Refusal> {
+        match &self.host.state {
+            State::Held { until: Some(until), by, .. } if *until <= self.now => {
+                let by = by.clone();
+                self.release("the hold's end has come", &by)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn script_asked(&mut self, client: NetbootClient, token_digest: &str, policy: BootPolicy) -> Result<(), Refusal> {
+        match boot::boot(client, Some(&self.host), policy) {
+            BootDecision::BootAgent { .. } => {
+                let Some(order) = &mut self.host.order else { return Err(Refusal::NoOpenOrder) };
+                order.attempts += 1;
+                order.claim = Some(Claim { token_digest: token_digest.to_string(), session_digest: None });
+                let cause = format!("attempt {} of order {}: boot script served", order.attempts, order.generation);
+                self.go(State::Netbooting, cause, "machine");
+                Ok(())
+            }
+            BootDecision::BootLocal { .. } => self.local_boot_served(policy),
+            BootDecision::Ignore { .. } | BootDecision::Chainload { .. } => Ok(()),
+        }
+    }
+
+    fn step_reached(&self) -> Step {
+        match self.host.state {
+            State::Deploying(step) => step,
+            State::Verifying => Step::VerifyBody,
+            _ => Step::Netboot,
+        }
+    }
+
+    fn fail(&mut self, step: Step, reason: &str, actor: &str) {
+        let attempts = self.host.order.take().map_or(0, |order| order.attempts);
+        let state = State::Failed { step, attempts, reason: reason.to_string() };
+        self.go(state, reason, actor);
+    }
+
+    fn local_boot_served(&mut self, policy: BootPolicy) -> Result<(), Refusal> {
+        if self.host.state == State::Rebooting {
+            self.go(State::Ready { confirmed: false }, "sent to its disk", "machine");
+        } else if self.host.order.as_ref().is_some_and(|order| order.attempts >= policy.attempts_max) {
+            self.fail(self.step_reached(), "the machine netboots again and no attempt is left", "machine");
+        }
+        Ok(())
+    }
+
+    fn checked_in(&mut self, generation: u64, token: &str, session: &str, identity: &Identity) -> Result<(), Refusal> {
+        if let (Some(known), Some(seen)) = (&self.host.system_uuid, &identity.system_uuid)
+            && known != seen
+        {
+            return Err(Refusal::IdentityChanged { known: known.clone(), seen: seen.clone() });
+        }
+        let order = self.host.order.as_mut().ok_or(Refusal::NoOpenOrder)?;
+        if order.generation != generation {
+            return Err(Refusal::WrongGeneration { asked: generation, open: order.generation });
+        }
+        let claim = order.claim.as_mut().ok_or(Refusal::TokenUnknown)?;
+        if claim.token_digest != token {
+            return Err(Refusal::TokenUnknown);
+        }
+        match &claim.session_digest {
+            Some(claimed) if claimed == session => return Ok(()), // the answer was lost; the same claim again
+            Some(_) => return Err(Refusal::TokenClaimed),
+            None => claim.session_digest = Some(session.to_string()),
+        }
+        for mac in &identity.macs {
+            if !self.host.macs.contains(mac) {
+                self.host.macs.push(*mac);
+            }
+        }
+        self.host.system_uuid = self.host.system_uuid.take().or_else(|| identity.system_uuid.clone());
+        self.host.serial = self.host.serial.take().or_else(|| identity.serial.clone());
+        self.go(State::Deploying(Step::CheckIn), "the agent claimed its token", "agent");
+        Ok(())
+    }
+
+    fn agent(&mut self, generation: u64, session: &str, word: &AgentWord, policy: BootPolicy) -> Result<(), Refusal> {
+        // The success report may be repeated when its answer was lost: the order is closed by then.
+        if let (None, AgentWord::Verified(disk)) = (&self.host.order, word)
+            && generation == self.host.reported_generation
+            && self.host.own_disk.as_ref() == Some(disk)
+        {
+            return Ok(());
+        }
+        let order = self.host.order.as_ref().ok_or(Refusal::NoOpenOrder)?;
+        if order.generation != generation {
+            return Err(Refusal::WrongGeneration { asked: generation, open: order.generation });
+        }
+        if !order.is_claimed_by(session) {
+            return Err(Refusal::SessionUnknown);
+        }
+        match word {
+            AgentWord::Step(Step::VerifyBody) => self.go(State::Verifying, "reading the body back", "agent"),
+            AgentWord::Step(step) => self.go(State::Deploying(*step), step.word(), "agent"),
+            AgentWord::Target(disk) => self.host.own_disk = Some(disk.clone()),
+            AgentWord::Verified(disk) => self.verified(disk),
+            AgentWord::Failed { step, reason } => self.attempt_failed(*step, reason, policy),
+        }
+        Ok(())
+    }
+
+    fn verified(&mut self, disk: &DiskId) {
+        self.host.own_disk = Some(disk.clone());
+        self.host.reported.clone_from(&self.host.desired);
+        self.host.reported_generation = self.host.generation;
+        self.host.order = None;
+        let image = self.host.reported.as_ref().map_or("", |image| image.name.as_str());
+        let cause = format!("{image} is on the disk and was read back; order {} closed", self.host.generation);
+        self.go(State::Rebooting, cause, "agent");
+    }
+
+    fn attempt_failed(&mut self, step: Step, reason: &str, policy: BootPolicy) {
+        let attempts = self.host.order.as_ref().map_or(0, |order| order.attempts);
+        // A refusal to choose a disk is a verdict on the machine: a retry sees the same disks (rule 3).
+        if step == Step::ChooseDisk || attempts >= policy.attempts_max {
+            self.fail(step, reason, "agent");
+        } else {
+            if let Some(order) = &mut self.host.order {
+                order.claim = None;
+            }
+            let cause = format!("attempt {attempts} failed at {}: {reason}", step.word());
+            self.go(State::Queued, cause, "agent");
+        }
+    }
+
+    fn installed(&mut self, image: &str) -> Result<(), Refusal> {
+        let Some(reported) = &self.host.reported else {
+            return Err(Refusal::OtherImage { desired: "nothing".to_string(), said: image.to_string() });
+        };
+        if reported.name != image {
+            return Err(Refusal::OtherImage { desired: reported.name.clone(), said: image.to_string() });
+        }
+        if matches!(self.host.state, State::Rebooting | State::Ready { confirmed: false }) {
+            self.go(State::Ready { confirmed: true }, format!("the installed system says {image}"), "machine");
+        }
+        Ok(())
+    }
+}

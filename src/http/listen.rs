@@ -1,0 +1,111 @@
+//! Accept loops: bounded connections, bounded time for a request's head, one task for each connection.
+
+use axum::Router;
+use axum::extract::connect_info::Connected;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{Semaphore, watch};
+
+/// A request's head must be there within this time (slowloris, faults.md H3).
+const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// Pause after accept failed (out of descriptors): trying again at once would spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Both ends of a machine's connection. `local` is the address that the machine can reach us at.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer {
+    pub remote: SocketAddr,
+    pub local: SocketAddr,
+}
+
+impl Connected<Peer> for Peer {
+    fn connect_info(peer: Peer) -> Peer {
+        peer
+    }
+}
+
+/// Serves machines until `stop` turns true; running requests are dropped then, agents ask again.
+pub async fn machines(listener: TcpListener, routes: Router, connections_max: usize, mut stop: watch::Receiver<bool>) {
+    let places = Arc::new(Semaphore::new(connections_max));
+    loop {
+        // At the limit nothing more is accepted: the kernel's backlog holds the rest, then refuses.
+        let place = tokio::select! {
+            place = places.clone().acquire_owned() => place,
+            _ = stop.changed() => return,
+        };
+        let (stream, remote) = tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    tracing::warn!(%error, "accepting a connection failed");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            },
+            _ = stop.changed() => return,
+        };
+        let Ok(local) = stream.local_addr() else { continue };
+        // Boot scripts and reports are small answers: waiting for more to send costs 40 ms each.
+        let _ = stream.set_nodelay(true);
+        let routes = routes.clone().layer(axum::Extension(axum::extract::ConnectInfo(Peer { remote, local })));
+        tokio::spawn(async move {
+            let _place = place;
+            serve(TokioIo::new(stream), routes).await;
+        });
+    }
+}
+
+/// Serves operators until `stop` turns true.
+pub async fn operators(listener: UnixListener, routes: Router, mut stop: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    tokio::spawn(serve(TokioIo::new(stream), routes.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "accepting an operator's connection failed");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            _ = stop.changed() => return,
+        }
+    }
+}
+
+async fn serve<IO>(io: IO, routes: Router)
+where
+    IO: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_headers(64);
+    // A client that goes away in the middle of an answer is daily life, not an error of ours.
+    if let Err(error) = builder.serve_connection(io, TowerToHyperService::new(routes)).await {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+/// Binds the operators' socket, taking the place of one that a dead server left behind.
+///
+/// # Errors
+/// When a living server listens there, or the directory does not allow it.
+pub fn bind_operators(path: &std::path::Path) -> io::Result<UnixListener> {
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(io::Error::new(io::ErrorKind::AddrInUse, "another regild answers on this socket"));
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    use std::os::unix::fs::PermissionsExt;
+    // Whoever may connect may order any disk rewritten: the owner and its group, nobody else.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}

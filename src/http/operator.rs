@@ -1,0 +1,170 @@
+//! The operator API, on the Unix socket.
+
+use super::Shared;
+use super::body::JsonBody;
+use super::problem::Problem;
+use crate::clock;
+use crate::decide::host::{Event, ImageChoice, State as HostState};
+use crate::registry::{HostView, history};
+use crate::wire::operator as wire;
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use std::sync::Arc;
+
+type Server = State<Arc<Shared>>;
+
+/// `GET /v1/hosts`: an array, by id.
+pub async fn host_list(State(shared): Server) -> Json<Vec<wire::Host>> {
+    let views: Vec<_> = shared.registry.read(|view| view.hosts().cloned().collect());
+    Json(views.iter().map(|view| shown(&shared, view)).collect())
+}
+
+/// `GET /v1/hosts/{id}`.
+///
+/// # Errors
+/// 404.
+pub async fn host_show(State(shared): Server, Path(id): Path<String>) -> Result<Json<wire::Host>, Problem> {
+    let view = shared.registry.find(&id).ok_or(crate::registry::RegistryError::UnknownHost(id))?;
+    Ok(Json(shown(&shared, &view)))
+}
+
+/// `GET /v1/hosts/{id}/history`: an array, oldest line first.
+///
+/// # Errors
+/// 404, 503.
+pub async fn host_history(
+    State(shared): Server,
+    Path(id): Path<String>,
+) -> Result<Json<Vec<wire::HistoryLine>>, Problem> {
+    let lines = shared.registry.history(&id).await?;
+    Ok(Json(lines.into_iter().map(history_line).collect()))
+}
+
+/// `POST /v1/hosts/{id}/approve`.
+///
+/// # Errors
+/// 404 for host or image, 409 with the reason.
+pub async fn host_approve(
+    State(shared): Server,
+    Path(id): Path<String>,
+    JsonBody(asked): JsonBody<wire::Approve>,
+) -> Result<Json<wire::Host>, Problem> {
+    let image = image_choice(&shared, &asked.image)?;
+    let event = Event::Approve { image, by: one_line(&asked.by)?, foreign_released: asked.release_disk };
+    moved(&shared, &id, event).await
+}
+
+/// `POST /v1/hosts/{id}/reimage`.
+///
+/// # Errors
+/// As [`host_approve`]; 400 without a reason.
+pub async fn host_reimage(
+    State(shared): Server,
+    Path(id): Path<String>,
+    JsonBody(asked): JsonBody<wire::Reimage>,
+) -> Result<Json<wire::Host>, Problem> {
+    let image = asked.image.as_deref().map(|name| image_choice(&shared, name)).transpose()?;
+    let (by, reason) = (one_line(&asked.by)?, one_line(&asked.reason)?);
+    moved(&shared, &id, Event::Reimage { image, by, reason, foreign_released: asked.release_disk }).await
+}
+
+/// `POST /v1/hosts/{id}/hold`.
+///
+/// # Errors
+/// 404; 400 without a reason or with an end that is past.
+pub async fn host_hold(
+    State(shared): Server,
+    Path(id): Path<String>,
+    JsonBody(asked): JsonBody<wire::Hold>,
+) -> Result<Json<wire::Host>, Problem> {
+    if asked.until.is_some_and(|until| until <= clock::now()) {
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "the end of the hold has passed already"));
+    }
+    let event = Event::Hold { by: one_line(&asked.by)?, reason: one_line(&asked.reason)?, until: asked.until };
+    moved(&shared, &id, event).await
+}
+
+/// `POST /v1/hosts/{id}/release`.
+///
+/// # Errors
+/// 404; 409 when the host is neither held nor failed.
+pub async fn host_release(
+    State(shared): Server,
+    Path(id): Path<String>,
+    JsonBody(asked): JsonBody<wire::Release>,
+) -> Result<Json<wire::Host>, Problem> {
+    moved(&shared, &id, Event::Release { by: one_line(&asked.by)? }).await
+}
+
+/// `DELETE /v1/hosts/{id}`: forgets a machine; when it netboots again it is Discovered and boots its disk.
+///
+/// # Errors
+/// 404; 409 while an order is open.
+pub async fn host_remove(State(shared): Server, Path(id): Path<String>) -> Result<StatusCode, Problem> {
+    shared.registry.remove(&id).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn moved(shared: &Shared, id: &str, event: Event) -> Result<Json<wire::Host>, Problem> {
+    let view = shared.registry.host_event(id, event).await?;
+    Ok(Json(shown(shared, &view)))
+}
+
+/// Resolves a name to one immutable content now: what a host is ordered to run cannot change afterwards.
+fn image_choice(shared: &Shared, name: &str) -> Result<ImageChoice, Problem> {
+    let manifest = super::images::manifest_of(shared, name)?;
+    Ok(ImageChoice { name: name.to_string(), manifest })
+}
+
+/// Reasons and names go into history and logs: one line, not empty, of a bounded length.
+fn one_line(text: &str) -> Result<String, Problem> {
+    let text = text.trim();
+    if text.is_empty() || text.chars().count() > 200 || text.chars().any(char::is_control) {
+        let error = "a name or reason must be one line of 1 to 200 characters; history is kept for ever";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, error));
+    }
+    Ok(text.to_string())
+}
+
+fn shown(shared: &Shared, view: &HostView) -> wire::Host {
+    let host = &view.host;
+    let busy = matches!(host.state, HostState::Deploying(_) | HostState::Verifying);
+    let progress = shared.registry.progress(&host.id).filter(|_| busy);
+    wire::Host {
+        id: host.id.clone(),
+        macs: host.macs.iter().map(ToString::to_string).collect(),
+        name: host.name.clone(),
+        state: host.state.word().to_string(),
+        detail: host.state.detail(),
+        group: host.group.clone(),
+        desired: host.desired.as_ref().map(|image| image.name.clone()),
+        reported: host.reported.as_ref().map(|image| image.name.clone()),
+        generation: host.generation,
+        reported_generation: host.reported_generation,
+        since: host.since,
+        order: host.order.as_ref().map(|order| wire::Order {
+            generation: order.generation,
+            reason: order.reason.clone(),
+            by: order.by.clone(),
+            opened_at: order.opened_at,
+            attempts: order.attempts,
+        }),
+        progress: progress.map(|seen| wire::ProgressView { progress: seen.progress, rate_bytes: seen.rate_bytes }),
+        system_uuid: host.system_uuid.clone(),
+        serial: host.serial.clone(),
+        disks: view.inventory.as_ref().map(|inventory| inventory.disks.clone()).unwrap_or_default(),
+    }
+}
+
+fn history_line(line: history::Line) -> wire::HistoryLine {
+    wire::HistoryLine {
+        number: line.number,
+        at: line.at,
+        generation: line.generation,
+        from: line.from,
+        to: line.to,
+        cause: line.cause,
+        actor: line.actor,
+    }
+}

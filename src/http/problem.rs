@@ -1,0 +1,38 @@
+//! Answers that are not good news, as JSON with one sentence for the person who must act.
+
+use crate::registry::RegistryError;
+use crate::wire::operator::Problem as Body;
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+
+/// A status and a sentence.
+#[derive(Debug)]
+pub struct Problem {
+    pub status: StatusCode,
+    pub error: String,
+}
+
+impl Problem {
+    pub fn new(status: StatusCode, error: impl Into<String>) -> Problem {
+        Problem { status, error: error.into() }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        (self.status, Json(Body { error: self.error })).into_response()
+    }
+}
+
+impl From<RegistryError> for Problem {
+    fn from(error: RegistryError) -> Problem {
+        let status = match &error {
+            RegistryError::UnknownHost(_) => StatusCode::NOT_FOUND,
+            RegistryError::Refused(_) => StatusCode::CONFLICT,
+            RegistryError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            RegistryError::Store(_) | RegistryError::Busy => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        Problem::new(status, error.to_string())
+    }
+}

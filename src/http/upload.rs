@@ -1,0 +1,51 @@
+//! A request body as a blocking reader: the import runs on a thread of its own and takes the bytes as they come.
+
+use axum::body::Body;
+use bytes::Bytes;
+use http_body_util::BodyExt;
+use std::io::{self, Read};
+use tokio::sync::mpsc;
+
+/// Frames between the socket and the import: bounds memory, and slows the sender to the import's pace.
+const FRAMES_MAX: usize = 16;
+
+/// The reading end.
+#[derive(Debug)]
+pub struct BodyReader {
+    frames: mpsc::Receiver<io::Result<Bytes>>,
+    rest: Bytes,
+}
+
+/// Pumps `body` into a reader. The reader fails when the body was cut, so that a cut upload can never look
+/// like a short image (faults.md I1).
+#[must_use]
+pub fn reader(mut body: Body) -> BodyReader {
+    let (sender, frames) = mpsc::channel(FRAMES_MAX);
+    tokio::spawn(async move {
+        while let Some(frame) = body.frame().await {
+            let piece = match frame {
+                Ok(frame) => frame.into_data().map_err(|_| io::Error::other("a body frame without data")),
+                Err(error) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, error)),
+            };
+            let ended = piece.is_err();
+            if sender.send(piece).await.is_err() || ended {
+                return;
+            }
+        }
+    });
+    BodyReader { frames, rest: Bytes::new() }
+}
+
+impl Read for BodyReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.rest.is_empty() {
+            match self.frames.blocking_recv() {
+                Some(piece) => self.rest = piece?,
+                None => return Ok(0),
+            }
+        }
+        let length = self.rest.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&self.rest.split_to(length));
+        Ok(length)
+    }
+}

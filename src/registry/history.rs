@@ -1,0 +1,48 @@
+//! The history of a host: one line for each change of state, kept for ever under `history/<id>/<number>`.
+
+use crate::decide::host::Entry;
+use serde::{Deserialize, Serialize};
+
+/// One line, as stored and as given to operators.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    pub number: u64,
+    /// Unix seconds.
+    pub at: u64,
+    pub generation: u64,
+    pub from: String,
+    pub to: String,
+    pub cause: String,
+    pub actor: String,
+}
+
+/// The key of line `number`. Fixed width, so that key order is time order.
+#[must_use]
+pub fn key(host: &str, number: u64) -> String {
+    format!("history/{host}/{number:010}")
+}
+
+/// The prefix of all lines of a host.
+#[must_use]
+pub fn prefix(host: &str) -> String {
+    format!("history/{host}/")
+}
+
+pub(super) fn line(entry: &Entry, number: u64, generation: u64, at: u64) -> Line {
+    let with_step = |state: &crate::decide::host::State| match state {
+        crate::decide::host::State::Deploying(step) => format!("deploying:{}", step.word()),
+        crate::decide::host::State::Ready { confirmed } => {
+            format!("ready:{}", if *confirmed { "confirmed" } else { "unconfirmed" })
+        }
+        other => other.word().to_string(),
+    };
+    Line {
+        number,
+        at,
+        generation,
+        from: with_step(&entry.from),
+        to: with_step(&entry.to),
+        cause: entry.cause.clone(),
+        actor: entry.actor.clone(),
+    }
+}

@@ -1,0 +1,275 @@
+//! How host records and history lie in the store (JSON, so that a person can read a dump).
+//!
+//! `decide` keeps its own types free of serde; these copies are the only place where the stored form is
+//! defined, so it cannot change by accident.
+
+use crate::decide::host::{Claim, DiskId, Host, ImageChoice, Order, State, Step};
+use crate::wire;
+use serde::{Deserialize, Serialize};
+
+/// A host record with the last inventory beside it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StoredHost {
+    id: String,
+    macs: Vec<String>,
+    name: Option<String>,
+    group: String,
+    system_uuid: Option<String>,
+    serial: Option<String>,
+    state: StoredState,
+    since: u64,
+    desired: Option<StoredImage>,
+    reported: Option<StoredImage>,
+    generation: u64,
+    reported_generation: u64,
+    order: Option<StoredOrder>,
+    own_disk: Option<wire::agent::DiskId>,
+    history_length: u64,
+    inventory: Option<wire::agent::Inventory>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct StoredImage {
+    name: String,
+    manifest: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct StoredOrder {
+    generation: u64,
+    reason: String,
+    by: String,
+    opened_at: u64,
+    attempts: u32,
+    foreign_released: bool,
+    token_digest: Option<String>,
+    session_digest: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "word")]
+enum StoredState {
+    Discovered,
+    Enrolled,
+    Queued,
+    Netbooting,
+    Deploying { step: String },
+    Verifying,
+    Rebooting,
+    Ready { confirmed: bool },
+    Failed { step: String, attempts: u32, reason: String },
+    Held { by: String, reason: String, until: Option<u64> },
+}
+
+/// Why a stored record cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoredError {
+    #[error("it is not the JSON of a host record")]
+    Json(#[from] serde_json::Error),
+    #[error("{0:?} is no step")]
+    Step(String),
+    #[error(transparent)]
+    Mac(#[from] crate::decide::mac::MacParseError),
+}
+
+/// Encodes a record for the store.
+///
+/// # Errors
+/// Only when serde fails, which these types give it no reason to.
+pub fn encode(host: &Host, inventory: Option<&wire::agent::Inventory>) -> Result<Vec<u8>, serde_json::Error> {
+    serde_json::to_vec(&StoredHost {
+        id: host.id.clone(),
+        macs: host.macs.iter().map(ToString::to_string).collect(),
+        name: host.name.clone(),
+        group: host.group.clone(),
+        system_uuid: host.system_uuid.clone(),
+        serial: host.serial.clone(),
+        state: store_state(&host.state),
+        since: host.since,
+        desired: host.desired.as_ref().map(store_image),
+        reported: host.reported.as_ref().map(store_image),
+        generation: host.generation,
+        reported_generation: host.reported_generation,
+        order: host.order.as_ref().map(store_order),
+        own_disk: host.own_disk.clone().map(Into::into),
+        history_length: host.history_length,
+        inventory: inventory.cloned(),
+    })
+}
+
+/// Reads a record back.
+///
+/// # Errors
+/// [`StoredError`] names what is not as this version writes it.
+pub fn decode(raw: &[u8]) -> Result<(Host, Option<wire::agent::Inventory>), StoredError> {
+    let stored: StoredHost = serde_json::from_slice(raw)?;
+    let host = Host {
+        macs: stored.macs.iter().map(|mac| mac.parse()).collect::<Result<_, _>>()?,
+        state: load_state(stored.state)?,
+        desired: stored.desired.map(load_image),
+        reported: stored.reported.map(load_image),
+        order: stored.order.map(load_order),
+        own_disk: stored.own_disk.map(Into::into),
+        id: stored.id,
+        name: stored.name,
+        group: stored.group,
+        system_uuid: stored.system_uuid,
+        serial: stored.serial,
+        since: stored.since,
+        generation: stored.generation,
+        reported_generation: stored.reported_generation,
+        history_length: stored.history_length,
+    };
+    Ok((host, stored.inventory))
+}
+
+fn store_image(image: &ImageChoice) -> StoredImage {
+    StoredImage { name: image.name.clone(), manifest: image.manifest.clone() }
+}
+
+fn load_image(stored: StoredImage) -> ImageChoice {
+    ImageChoice { name: stored.name, manifest: stored.manifest }
+}
+
+fn store_order(order: &Order) -> StoredOrder {
+    StoredOrder {
+        generation: order.generation,
+        reason: order.reason.clone(),
+        by: order.by.clone(),
+        opened_at: order.opened_at,
+        attempts: order.attempts,
+        foreign_released: order.foreign_released,
+        token_digest: order.claim.as_ref().map(|claim| claim.token_digest.clone()),
+        session_digest: order.claim.as_ref().and_then(|claim| claim.session_digest.clone()),
+    }
+}
+
+fn load_order(stored: StoredOrder) -> Order {
+    let session_digest = stored.session_digest;
+    Order {
+        generation: stored.generation,
+        reason: stored.reason,
+        by: stored.by,
+        opened_at: stored.opened_at,
+        attempts: stored.attempts,
+        foreign_released: stored.foreign_released,
+        claim: stored.token_digest.map(|token_digest| Claim { token_digest, session_digest }),
+    }
+}
+
+fn store_state(state: &State) -> StoredState {
+    match state.clone() {
+        State::Discovered => StoredState::Discovered,
+        State::Enrolled => StoredState::Enrolled,
+        State::Queued => StoredState::Queued,
+        State::Netbooting => StoredState::Netbooting,
+        State::Deploying(step) => StoredState::Deploying { step: step.word().to_string() },
+        State::Verifying => StoredState::Verifying,
+        State::Rebooting => StoredState::Rebooting,
+        State::Ready { confirmed } => StoredState::Ready { confirmed },
+        State::Failed { step, attempts, reason } => {
+            StoredState::Failed { step: step.word().to_string(), attempts, reason }
+        }
+        State::Held { by, reason, until } => StoredState::Held { by, reason, until },
+    }
+}
+
+fn load_state(stored: StoredState) -> Result<State, StoredError> {
+    Ok(match stored {
+        StoredState::Discovered => State::Discovered,
+        StoredState::Enrolled => State::Enrolled,
+        StoredState::Queued => State::Queued,
+        StoredState::Netbooting => State::Netbooting,
+        StoredState::Deploying { step } => State::Deploying(load_step(&step)?),
+        StoredState::Verifying => State::Verifying,
+        StoredState::Rebooting => State::Rebooting,
+        StoredState::Ready { confirmed } => State::Ready { confirmed },
+        StoredState::Failed { step, attempts, reason } => State::Failed { step: load_step(&step)?, attempts, reason },
+        StoredState::Held { by, reason, until } => State::Held { by, reason, until },
+    })
+}
+
+fn load_step(word: &str) -> Result<Step, StoredError> {
+    let found = Step::ALL.into_iter().find(|step| step.word() == word);
+    found.ok_or_else(|| StoredError::Step(word.to_string()))
+}
+
+impl From<DiskId> for wire::agent::DiskId {
+    fn from(disk: DiskId) -> Self {
+        wire::agent::DiskId { serial: disk.serial, wwn: disk.wwn, size_bytes: disk.size_bytes }
+    }
+}
+
+impl From<wire::agent::DiskId> for DiskId {
+    fn from(disk: wire::agent::DiskId) -> Self {
+        DiskId { serial: disk.serial, wwn: disk.wwn, size_bytes: disk.size_bytes }
+    }
+}
+
+impl From<wire::agent::Step> for Step {
+    fn from(step: wire::agent::Step) -> Self {
+        use wire::agent::Step as Said;
+        match step {
+            Said::CheckIn => Step::CheckIn,
+            Said::ChooseDisk => Step::ChooseDisk,
+            Said::Survey => Step::Survey,
+            Said::ClearHead => Step::ClearHead,
+            Said::WriteBody => Step::WriteBody,
+            Said::VerifyBody => Step::VerifyBody,
+            Said::WriteHead => Step::WriteHead,
+            Said::BootEntry => Step::BootEntry,
+            Said::Reboot => Step::Reboot,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_state_and_every_field_comes_back_from_the_store_as_it_went_in() {
+        let mac = "52:54:00:00:00:01".parse().unwrap();
+        let image = |name: &str| Some(ImageChoice { name: name.into(), manifest: "ab".into() });
+        let disk = DiskId { serial: Some("s".into()), wwn: None, size_bytes: 7 };
+        let order = Order {
+            generation: 3,
+            reason: "r".into(),
+            by: "b".into(),
+            opened_at: 5,
+            attempts: 2,
+            foreign_released: true,
+            claim: Some(Claim { token_digest: "t".into(), session_digest: Some("s".into()) }),
+        };
+        let full = Host {
+            name: Some("n".into()),
+            system_uuid: Some("u".into()),
+            serial: Some("x".into()),
+            desired: image("a:2"),
+            reported: image("a:1"),
+            generation: 3,
+            reported_generation: 2,
+            order: Some(order),
+            own_disk: Some(disk),
+            history_length: 9,
+            ..Host::discovered(mac, "default", 1)
+        };
+        let mut states = vec![
+            State::Discovered,
+            State::Enrolled,
+            State::Queued,
+            State::Netbooting,
+            State::Verifying,
+            State::Rebooting,
+            State::Ready { confirmed: true },
+            State::Held { by: "b".into(), reason: "r".into(), until: Some(4) },
+        ];
+        states.extend(Step::ALL.map(State::Deploying));
+        states.push(State::Failed { step: Step::WriteBody, attempts: 3, reason: "r".into() });
+        for state in states {
+            let host = Host { state, ..full.clone() };
+            let (read, _) = decode(&encode(&host, None).unwrap()).unwrap();
+            assert_eq!(read, host);
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! What the registry promises: nothing is said before it is on stable storage, and nothing that was said is lost.
+
+use super::*;
+use crate::db::sled::SledDb;
+use crate::db::{Committed, Item, Txn};
+use crate::decide::host::{AgentWord, DiskId, Identity, ImageChoice, Step};
+use crate::decide::lease::MessageKind;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+const MAC: Mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
+const IPXE: NetbootClient = NetbootClient::Ipxe { uefi: false };
+
+pub(crate) fn config(dir: &Path) -> Config {
+    let text = format!(
+        r#"state_dir = "{0}"
+           boot_assets = "{0}/assets"
+           [[network]]
+           interface = "lo"
+           address = "10.9.0.1/24"
+           pools = ["10.9.0.100-10.9.0.110"]
+           [[reservation]]
+           mac = "{MAC}"
+           address = "10.9.0.10"
+           name = "node-1""#,
+        dir.display()
+    );
+    Config::parse(&text, Path::new("test.toml")).unwrap()
+}
+
+fn open(dir: &Path) -> Registry {
+    Registry::start(Box::new(SledDb::open(dir).unwrap()), &config(dir)).unwrap().0
+}
+
+/// Waits until the writer let go of the store, as a process that ends does.
+async fn reopen(dir: &Path, registry: Registry) -> Registry {
+    drop(registry);
+    for _ in 0..200 {
+        if let Ok(db) = SledDb::open(dir) {
+            return Registry::start(Box::new(db), &config(dir)).unwrap().0;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the writer keeps the store");
+}
+
+fn approve() -> Event {
+    let image = ImageChoice { name: "tiny:1".into(), manifest: "m".into() };
+    Event::Approve { image, by: "ann".into(), foreign_released: false }
+}
+
+fn digest(token: &str) -> String {
+    blake3::hash(token.as_bytes()).to_hex().to_string()
+}
+
+#[tokio::test]
+async fn an_attempt_is_counted_on_stable_storage_before_its_script_is_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut registry = open(dir.path());
+    assert!(matches!(
+        registry.script(MAC, IPXE).await.unwrap(),
+        Script::Local { reason: LocalReason::UnknownHost | LocalReason::NotApproved }
+    ));
+    registry.host_event("node-1", approve()).await.unwrap();
+    // A server that dies right after each script has been served forgets none of them: three, and no more.
+    for attempt in 1..=3 {
+        let script = registry.script(MAC, IPXE).await.unwrap();
+        assert!(matches!(script, Script::Agent { generation: 1, .. }), "attempt {attempt}: {script:?}");
+        registry = reopen(dir.path(), registry).await;
+        let order = registry.find("node-1").unwrap().host.order.clone().unwrap();
+        assert_eq!(order.attempts, attempt);
+    }
+    assert_eq!(registry.script(MAC, IPXE).await.unwrap(), Script::Local { reason: LocalReason::AttemptsUsedUp });
+    assert!(matches!(registry.find("node-1").unwrap().host.state, State::Failed { attempts: 3, .. }));
+}
+
+#[tokio::test]
+async fn a_deploy_survives_a_restart_of_the_server_between_any_two_reports() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut registry = open(dir.path());
+    let id = "h-525400000001";
+    registry.netboot(MAC, NetbootClient::Firmware { arch: crate::decide::netboot::FirmwareArch::Bios }).await.unwrap();
+    registry.host_event(id, approve()).await.unwrap();
+    let Script::Agent { token, .. } = registry.script(MAC, IPXE).await.unwrap() else { panic!() };
+    let disk = DiskId { serial: Some("s".into()), wwn: None, size_bytes: 5 };
+    let word = |word| Event::Agent { generation: 1, session_digest: "session".into(), word };
+    let (token_digest, session_digest) = (digest(&token), "session".to_string());
+    let check_in = Event::CheckedIn { generation: 1, token_digest, session_digest, identity: Identity::default() };
+    let road = [
+        check_in,
+        word(AgentWord::Target(disk.clone())),
+        word(AgentWord::Step(Step::WriteBody)),
+        word(AgentWord::Step(Step::VerifyBody)),
+        word(AgentWord::Verified(disk.clone())),
+    ];
+    for event in road {
+        registry = reopen(dir.path(), registry).await;
+        registry.host_event(id, event).await.unwrap();
+    }
+    registry = reopen(dir.path(), registry).await;
+    let host = registry.find(id).unwrap().host.clone();
+    assert_eq!((host.state, host.order, host.own_disk), (State::Rebooting, None, Some(disk)));
+    let history = registry.history(id).await.unwrap();
+    let numbers: Vec<u64> = history.iter().map(|line| line.number).collect();
+    assert_eq!(numbers, (0..history.len() as u64).collect::<Vec<_>>());
+    assert_eq!(history.last().unwrap().to, "rebooting");
+}
+
+#[tokio::test]
+async fn an_acknowledged_lease_is_there_after_a_restart_and_names_the_holder() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = open(dir.path());
+    let ip = Ipv4Addr::new(10, 9, 0, 10);
+    let request = LeaseRequest {
+        kind: MessageKind::Request,
+        mac: MAC,
+        ciaddr: Ipv4Addr::UNSPECIFIED,
+        requested: Some(ip),
+        server_id: Some(Ipv4Addr::new(10, 9, 0, 1)),
+        giaddr: Ipv4Addr::UNSPECIFIED,
+        hostname: None,
+    };
+    let answer = registry.lease(0, request).await.unwrap();
+    assert!(matches!(answer, LeaseAnswer::Ack { .. }), "{answer:?}");
+    let registry = reopen(dir.path(), registry).await;
+    assert_eq!(registry.read(|view| view.lease_holder(ip)), Some(MAC));
+}
+
+#[tokio::test]
+async fn a_hold_ends_when_its_time_has_come() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = open(dir.path());
+    let _ = registry.script(MAC, IPXE).await.unwrap();
+    registry.host_event("node-1", approve()).await.unwrap();
+    let hold = Event::Hold { by: "ann".into(), reason: "r".into(), until: Some(clock::now()) };
+    registry.host_event("node-1", hold).await.unwrap();
+    registry.commands.send(Command::Tick).await.unwrap();
+    // Commands are taken in order, so this answer comes after the tick.
+    registry.history("node-1").await.unwrap();
+    for _ in 0..100 {
+        if registry.find("node-1").unwrap().host.state == State::Enrolled {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("{:?}", registry.find("node-1").unwrap().host.state);
+}
+
+/// A store whose disk starts to fail: the fake at the edge. Power cuts and EIO on the real one are elsewhere.
+struct Failing {
+    inner: SledDb,
+    broken: Arc<AtomicBool>,
+}
+
+impl Db for Failing {
+    fn get(&self, key: &str) -> Result<Option<Item>, DbError> {
+        self.inner.get(key)
+    }
+
+    fn scan(&self, prefix: &str) -> Result<Vec<Item>, DbError> {
+        self.inner.scan(prefix)
+    }
+
+    fn commit(&mut self, group: &[Txn]) -> Result<Vec<Committed>, DbError> {
+        if self.broken.load(Ordering::Relaxed) {
+            return Err(DbError::Io { what: "fdatasync of the log", source: std::io::Error::other("EIO") });
+        }
+        self.inner.commit(group)
+    }
+}
+
+/// faults.md S3: a failed flush is never retried as if it had succeeded, and no machine is written after it.
+#[tokio::test]
+async fn a_store_that_fails_ends_all_writing_and_every_machine_boots_its_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let broken = Arc::new(AtomicBool::new(false));
+    let db = Failing { inner: SledDb::open(dir.path()).unwrap(), broken: broken.clone() };
+    let (registry, _) = Registry::start(Box::new(db), &config(dir.path())).unwrap();
+    let _ = registry.script(MAC, IPXE).await.unwrap();
+    registry.host_event("node-1", approve()).await.unwrap();
+    broken.store(true, Ordering::Relaxed);
+    assert!(matches!(registry.script(MAC, IPXE).await, Err(RegistryError::Store(_))));
+    broken.store(false, Ordering::Relaxed);
+    assert!(matches!(registry.script(MAC, IPXE).await, Err(RegistryError::Store(_))), "it went on after a failure");
+    assert!(registry.find("node-1").is_none(), "records that may not be on disk are still shown");
+    let firmware = NetbootClient::Firmware { arch: crate::decide::netboot::FirmwareArch::UefiX64 };
+    assert!(registry.netboot(MAC, firmware).await.is_err());
+}
+
+#[tokio::test]
+async fn many_askers_share_commits_and_each_gets_its_own_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = open(dir.path());
+    let firmware = NetbootClient::Firmware { arch: crate::decide::netboot::FirmwareArch::Bios };
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..500u16 {
+        let registry = registry.clone();
+        let [high, low] = number.to_be_bytes();
+        tasks.spawn(async move { registry.netboot(Mac([0x52, 0x54, 1, 0, high, low]), firmware).await });
+    }
+    for done in tasks.join_all().await {
+        assert_eq!(done.unwrap(), BootDecision::BootLocal { reason: LocalReason::UnknownHost });
+    }
+    let registry = reopen(dir.path(), registry).await;
+    assert_eq!(registry.read(|view| view.hosts().count()), 500);
+}

@@ -1,0 +1,369 @@
+//! The writer thread: take what has queued up, decide, commit once, publish, answer.
+
+use super::history;
+use super::leases::Leases;
+use super::stored;
+use super::view::{HostView, View};
+use super::{Command, RegistryError, Script};
+use crate::clock;
+use crate::config::{Config, DEFAULT_GROUP};
+use crate::db::{Committed, Db, DbError, Txn, VALUE_BYTES_MAX};
+use crate::decide::boot::{BootDecision, BootPolicy, LocalReason, boot};
+use crate::decide::host::{Entry, Event, Host, Outcome, State, transition};
+use crate::decide::mac::Mac;
+use crate::decide::netboot::NetbootClient;
+use crate::wire::agent::Inventory;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, RwLock};
+use tokio::sync::mpsc;
+
+/// Commands that share one flush at most.
+const GROUP_MAX: usize = 512;
+/// Machines that were seen but never approved. Beyond it a new one still boots its disk, unrecorded.
+const DISCOVERED_MAX: usize = 10_000;
+
+pub(super) struct Writer {
+    db: Box<dyn Db>,
+    policy: BootPolicy,
+    names: BTreeMap<Mac, String>,
+    /// The working records: ahead of the view by the group that is being committed.
+    hosts: BTreeMap<String, HostView>,
+    by_mac: HashMap<Mac, String>,
+    discovered: usize,
+    pub(super) leases: Leases,
+    view: Arc<RwLock<View>>,
+    /// Set when a commit failed: the working records are ahead of the disk, so nothing is decided any more.
+    failed: Option<String>,
+}
+
+/// What one group of commands will write, publish and answer once it is durable.
+#[derive(Default)]
+pub(super) struct Group {
+    txn: Txn,
+    hosts: Vec<String>,
+    removed: Vec<String>,
+    pub(super) leases: Vec<(std::net::Ipv4Addr, Option<Mac>)>,
+    answers: Vec<Answer>,
+}
+
+/// Sends one reply: the real one after a good commit, an error otherwise.
+type Answer = Box<dyn FnOnce(Option<&RegistryErrorText>) + Send>;
+pub(super) struct RegistryErrorText(String);
+
+impl Group {
+    pub(super) fn put(&mut self, key: String, value: Option<Vec<u8>>) {
+        self.txn.writes.push((key, value));
+    }
+
+    fn answer<T: Send + 'static>(&mut self, reply: super::Reply<T>, answer: Result<T, RegistryError>) {
+        self.answers.push(Box::new(move |failed| {
+            let answer = match failed {
+                None => answer,
+                Some(text) => Err(RegistryError::Store(text.0.clone())),
+            };
+            // The asker may have gone; what it asked for is done all the same.
+            let _ = reply.send(answer);
+        }));
+    }
+}
+
+impl Writer {
+    pub(super) fn load(db: Box<dyn Db>, config: &Config, view: Arc<RwLock<View>>) -> Result<Writer, DbError> {
+        let mut writer = Writer {
+            policy: config.boot_policy(),
+            names: config.names.clone(),
+            hosts: BTreeMap::new(),
+            by_mac: HashMap::new(),
+            discovered: 0,
+            leases: Leases::load(&*db, config)?,
+            db,
+            view,
+            failed: None,
+        };
+        let mut group = Group::default();
+        for item in writer.db.scan("host/")? {
+            let unreadable = |error: stored::StoredError| DbError::Untrusted {
+                dir: config.state_dir.join("store"),
+                reason: format!("record {} is not understood: {error}", item.key),
+            };
+            let (mut host, inventory) = stored::decode(&item.value).map_err(unreadable)?;
+            let name = host.macs.iter().find_map(|mac| writer.names.get(mac)).cloned();
+            let renamed = name != host.name;
+            host.name = name;
+            let id = host.id.clone();
+            writer.keep(HostView { host, inventory });
+            group.hosts.push(id.clone());
+            if renamed {
+                // A record that was read fits into the store again.
+                let _ = writer.stage(&id, &mut group);
+            }
+        }
+        for (address, mac) in writer.leases.bound(clock::now()) {
+            group.leases.push((address, Some(mac)));
+        }
+        writer.finish(group);
+        Ok(writer)
+    }
+
+    pub(super) fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
+        while let Some(first) = inbox.blocking_recv() {
+            let mut group = Group::default();
+            let now = clock::now();
+            self.take(first, &mut group, now);
+            for _ in 1..GROUP_MAX {
+                match inbox.try_recv() {
+                    Ok(command) => self.take(command, &mut group, now),
+                    Err(_) => break,
+                }
+            }
+            self.finish(group);
+        }
+    }
+
+    fn take(&mut self, command: Command, group: &mut Group, now: u64) {
+        match command {
+            Command::Host { name, event, inventory, reply } => {
+                let answer = self.guard().and_then(|()| self.host_event(&name, &event, inventory, group, now));
+                group.answer(reply, answer);
+            }
+            Command::Script { mac, client, token, reply } => {
+                let answer = self.guard().and_then(|()| self.script(mac, client, token, group, now));
+                group.answer(reply, answer);
+            }
+            Command::Netbooted { mac, client, reply } => {
+                let answer = self.guard().and_then(|()| self.netbooted(mac, client, group, now));
+                group.answer(reply, answer);
+            }
+            Command::Lease { network, request, reply } => {
+                let answer = self.guard().map(|()| self.leases.answer(network, &request, group, now));
+                group.answer(reply, answer);
+            }
+            Command::Remove { name, reply } => {
+                let answer = self.guard().and_then(|()| self.remove(&name, group));
+                group.answer(reply, answer);
+            }
+            Command::History { name, reply } => {
+                // Reads what is durable: a line of this very group is not yet.
+                let _ = reply.send(self.history(&name));
+            }
+            Command::Tick => self.tick(group, now),
+        }
+    }
+
+    fn guard(&self) -> Result<(), RegistryError> {
+        self.failed.as_ref().map_or(Ok(()), |text| Err(RegistryError::Store(text.clone())))
+    }
+
+    fn host_event(
+        &mut self,
+        name: &str,
+        event: &Event,
+        inventory: Option<Box<Inventory>>,
+        group: &mut Group,
+        now: u64,
+    ) -> Result<HostView, RegistryError> {
+        let id = self.id_of(name)?;
+        match transition(&self.hosts[&id].host, event, self.policy, now) {
+            Outcome::Refused(refusal) => Err(RegistryError::Refused(refusal)),
+            Outcome::Unchanged => Ok(self.hosts[&id].clone()),
+            Outcome::Moved(host, entries) => {
+                let inventory = inventory.map(|inventory| *inventory);
+                let inventory = inventory.or_else(|| self.hosts[&id].inventory.clone());
+                self.replace(HostView { host: *host, inventory }, &entries, group, now)?;
+                Ok(self.hosts[&id].clone())
+            }
+        }
+    }
+
+    /// Puts a new record into the working set and the group, or leaves all as it was.
+    fn replace(
+        &mut self,
+        mut view: HostView,
+        lines: &[Entry],
+        group: &mut Group,
+        now: u64,
+    ) -> Result<(), RegistryError> {
+        let id = view.host.id.clone();
+        let first = view.host.history_length;
+        view.host.history_length += lines.len() as u64;
+        let generation = view.host.generation;
+        let before = self.hosts.get(&id).cloned();
+        self.keep(view);
+        if let Err(error) = self.stage(&id, group) {
+            if let Some(before) = before {
+                self.keep(before);
+            }
+            return Err(error);
+        }
+        for (line, number) in lines.iter().zip(first..) {
+            let line = history::line(line, number, generation, now);
+            tracing::info!(host = %id, generation, from = %line.from, to = %line.to, actor = %line.actor, cause = %line.cause, "host moved");
+            // Plain strings and numbers: serialising them cannot fail.
+            group.put(history::key(&id, number), serde_json::to_vec(&line).ok());
+        }
+        Ok(())
+    }
+
+    fn stage(&self, id: &str, group: &mut Group) -> Result<(), RegistryError> {
+        let view = &self.hosts[id];
+        let raw = stored::encode(&view.host, view.inventory.as_ref())
+            .map_err(|error| RegistryError::TooLarge(error.to_string()))?;
+        if raw.len() > VALUE_BYTES_MAX {
+            return Err(RegistryError::TooLarge(format!("{} bytes of at most {VALUE_BYTES_MAX}", raw.len())));
+        }
+        group.put(format!("host/{id}"), Some(raw));
+        group.hosts.push(id.to_string());
+        Ok(())
+    }
+
+    fn keep(&mut self, view: HostView) {
+        for mac in &view.host.macs {
+            // The first record that has a MAC keeps it: a second machine cannot take a host over by saying so.
+            self.by_mac.entry(*mac).or_insert_with(|| view.host.id.clone());
+        }
+        let is_new = |state: &State| usize::from(*state == State::Discovered);
+        self.discovered += is_new(&view.host.state);
+        if let Some(before) = self.hosts.insert(view.host.id.clone(), view) {
+            self.discovered -= is_new(&before.host.state);
+        }
+    }
+
+    fn id_of(&self, name: &str) -> Result<String, RegistryError> {
+        if self.hosts.contains_key(name) {
+            return Ok(name.to_string());
+        }
+        if let Ok(mac) = name.parse::<Mac>()
+            && let Some(id) = self.by_mac.get(&mac)
+        {
+            return Ok(id.clone());
+        }
+        let named = self.hosts.values().find(|view| view.host.name.as_deref() == Some(name));
+        named.map(|view| view.host.id.clone()).ok_or_else(|| RegistryError::UnknownHost(name.to_string()))
+    }
+
+    fn discover(&mut self, mac: Mac, group: &mut Group, now: u64) -> Result<Option<String>, RegistryError> {
+        if let Some(id) = self.by_mac.get(&mac) {
+            return Ok(Some(id.clone()));
+        }
+        if self.discovered >= DISCOVERED_MAX {
+            return Ok(None);
+        }
+        let mut host = Host::discovered(mac, DEFAULT_GROUP, now);
+        host.name = self.names.get(&mac).cloned();
+        let id = host.id.clone();
+        let seen = Entry {
+            from: State::Discovered,
+            to: State::Discovered,
+            cause: format!("{mac} asked to netboot for the first time"),
+            actor: "machine".to_string(),
+        };
+        self.replace(HostView { host, inventory: None }, &[seen], group, now)?;
+        Ok(Some(id))
+    }
+
+    fn script(
+        &mut self,
+        mac: Mac,
+        client: NetbootClient,
+        token: String,
+        group: &mut Group,
+        now: u64,
+    ) -> Result<Script, RegistryError> {
+        let Some(id) = self.discover(mac, group, now)? else {
+            return Ok(Script::Local { reason: LocalReason::UnknownHost });
+        };
+        // Decided on the record as it was: the attempt that this script is must not count against itself.
+        let decision = boot(client, Some(&self.hosts[&id].host), self.policy);
+        let token_digest = blake3::hash(token.as_bytes()).to_hex().to_string();
+        self.host_event(&id, &Event::ScriptAsked { client, token_digest }, None, group, now)?;
+        Ok(match decision {
+            BootDecision::BootAgent { generation } => Script::Agent { host: id, generation, token },
+            BootDecision::BootLocal { reason } => Script::Local { reason },
+            BootDecision::Ignore { reason } => Script::Nothing { reason },
+            // Firmware never asks for a script; if it does, its own disk is the safe answer.
+            BootDecision::Chainload { .. } => Script::Local { reason: LocalReason::NoOpenOrder },
+        })
+    }
+
+    fn netbooted(&mut self, mac: Mac, client: NetbootClient, group: &mut Group, now: u64) -> Result<(), RegistryError> {
+        let Some(id) = self.discover(mac, group, now)? else { return Ok(()) };
+        // Asked again here: the record may have moved since the reader looked.
+        let decision = boot(client, Some(&self.hosts[&id].host), self.policy);
+        if matches!((decision, client), (BootDecision::BootLocal { .. }, NetbootClient::Firmware { .. })) {
+            self.host_event(&id, &Event::LocalBootServed, None, group, now)?;
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, name: &str, group: &mut Group) -> Result<(), RegistryError> {
+        let id = self.id_of(name)?;
+        if let Some(order) = &self.hosts[&id].host.order {
+            let open = crate::decide::host::Refusal::OrderOpen { generation: order.generation };
+            return Err(RegistryError::Refused(open));
+        }
+        group.put(format!("host/{id}"), None);
+        self.by_mac.retain(|_, known| *known != id);
+        if let Some(gone) = self.hosts.remove(&id) {
+            self.discovered -= usize::from(gone.host.state == State::Discovered);
+        }
+        group.removed.push(id);
+        Ok(())
+    }
+
+    fn history(&self, name: &str) -> Result<Vec<history::Line>, RegistryError> {
+        let id = self.id_of(name)?;
+        let items = self.db.scan(&history::prefix(&id)).map_err(|error| RegistryError::Store(error.to_string()))?;
+        let parse = |item: &crate::db::Item| serde_json::from_slice(&item.value);
+        items.iter().map(parse).collect::<Result<_, _>>().map_err(|error| RegistryError::Store(error.to_string()))
+    }
+
+    fn tick(&mut self, group: &mut Group, now: u64) {
+        if self.failed.is_some() {
+            return;
+        }
+        let held = |view: &&HostView| matches!(view.host.state, State::Held { until: Some(until), .. } if until <= now);
+        let due: Vec<String> = self.hosts.values().filter(held).map(|view| view.host.id.clone()).collect();
+        for id in due {
+            if let Err(error) = self.host_event(&id, &Event::HoldEnded, None, group, now) {
+                tracing::warn!(host = %id, %error, "cannot end the hold");
+            }
+        }
+    }
+
+    /// Commits the group, publishes it, answers everybody: in this order (rule 7).
+    fn finish(&mut self, group: Group) {
+        if self.failed.is_none() && !group.txn.writes.is_empty() {
+            match self.db.commit(std::slice::from_ref(&group.txn)) {
+                Ok(outcomes) if outcomes == [Committed::Conflict] => {
+                    self.failed = Some("another writer changed the store".to_string());
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::error!(%error, source = ?std::error::Error::source(&error), "the store failed: every machine boots locally from now on");
+                    self.failed = Some(error.to_string());
+                }
+            }
+        }
+        let failed = self.failed.clone().map(RegistryErrorText);
+        if failed.is_none() {
+            let mut view = self.view.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+            for id in &group.hosts {
+                if let Some(host) = self.hosts.get(id) {
+                    view.publish(host.clone());
+                }
+            }
+            for id in &group.removed {
+                view.withdraw(id);
+            }
+            for (address, holder) in &group.leases {
+                view.publish_lease(*address, *holder);
+            }
+        } else {
+            // A reader must not act on records that can no longer be counted on: no host, no order.
+            *self.view.write().unwrap_or_else(std::sync::PoisonError::into_inner) = View::default();
+        }
+        for answer in group.answers {
+            answer(failed.as_ref());
+        }
+    }
+}

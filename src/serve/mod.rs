@@ -1,0 +1,137 @@
+//! `regild serve`: open what is on disk, bind every socket, only then start the loops; stop together.
+
+mod authority;
+
+use crate::clock;
+use crate::config::{Config, ConfigError};
+use crate::db::DbError;
+use crate::db::sled::SledDb;
+use crate::dhcp;
+use crate::http::{self, Shared, assets, listen};
+use crate::image::{self, ImageStore};
+use crate::registry::Registry;
+use crate::tftp;
+use authority::Deciding;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+/// Bootloaders that TFTP hands out; everything larger goes over HTTP.
+const TFTP_NAMES: [&str; 3] = ["ipxe.efi", "undionly.kpxe", "local-boot.efi"];
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("the configuration cannot be used")]
+    Config(#[from] ConfigError),
+    #[error("the store cannot be used")]
+    Store(#[from] DbError),
+    #[error("the image store cannot be used")]
+    Images(#[from] image::StoreError),
+    #[error("the boot assets cannot be used")]
+    Assets(#[from] assets::AssetError),
+    #[error("DHCP cannot be served")]
+    Dhcp(#[from] dhcp::BindError),
+    #[error("cannot listen on {what}")]
+    Bind { what: String, source: std::io::Error },
+    #[error("cannot start")]
+    Start(#[from] std::io::Error),
+}
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`ServeError`] before anything is served; once all sockets are bound it runs.
+pub fn run(config: &Path) -> Result<(), ServeError> {
+    crate::cli::log_to_stderr();
+    let began = clock::instant();
+    let config = Config::load(config)?;
+    let store = SledDb::open(&config.state_dir)?;
+    let assets = assets::Assets::open(&config.boot_assets)?;
+    let images = ImageStore::open(&config.state_dir.join("images"))?;
+    let (registry, writer) = Registry::start(Box::new(store), &config)?;
+    // Two workers: the machine's other cores belong to hashing and compressing (spawn_blocking).
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let shared = Arc::new(Shared { registry, images, assets, config });
+    runtime.block_on(serve(shared, began))?;
+    drop(runtime);
+    // Every handle is gone now, so the writer ends after what it still had to commit.
+    let _ = writer.join();
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn serve(shared: Arc<Shared>, began: std::time::Instant) -> Result<(), ServeError> {
+    let sockets = bind(&shared).await?;
+    let (stop, stopped) = watch::channel(false);
+    let mut tasks = tokio::task::JoinSet::new();
+    let authority = Arc::new(Deciding::new(shared.clone()));
+    let connections_max = shared.config.http.requests_max;
+    let counters = Arc::new(dhcp::DhcpCounters::default());
+    for server in sockets.dhcp {
+        tasks.spawn(server.run(authority.clone(), counters.clone(), stopped.clone()));
+    }
+    let files = Arc::new(boot_files(&shared.assets));
+    for socket in sockets.tftp {
+        let _ = (socket, &files);
+    }
+    for listener in sockets.http {
+        let routes = http::machine_routes(shared.clone());
+        tasks.spawn(listen::machines(listener, routes, connections_max, stopped.clone()));
+    }
+    tasks.spawn(listen::operators(sockets.operators, http::operator_routes(shared.clone()), stopped));
+    let registry = shared.registry.clone();
+    tasks.spawn(async move { registry.tick_for_ever().await });
+    tracing::info!(
+        millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        hosts = shared.registry.read(|view| view.hosts().count()),
+        "serving"
+    );
+    let (mut term, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
+        ended = tasks.join_next() => tracing::error!(?ended, "a server loop ended by itself; stopping all"),
+    }
+    // Nobody left to hear it is fine: then everything has stopped already.
+    let _ = stop.send(true);
+    tasks.shutdown().await;
+    let _ = std::fs::remove_file(&shared.config.socket);
+    Ok(())
+}
+
+struct Sockets {
+    dhcp: Vec<dhcp::DhcpServer>,
+    tftp: Vec<std::net::UdpSocket>,
+    http: Vec<TcpListener>,
+    operators: UnixListener,
+}
+
+/// All sockets or none: a server that answers DHCP but not HTTP would strand every machine that asks.
+async fn bind(shared: &Shared) -> Result<Sockets, ServeError> {
+    let config = &shared.config;
+    let mut sockets = Sockets {
+        dhcp: Vec::new(),
+        tftp: Vec::new(),
+        http: Vec::new(),
+        operators: listen::bind_operators(&config.socket)
+            .map_err(|source| ServeError::Bind { what: config.socket.display().to_string(), source })?,
+    };
+    for (place, network) in config.networks.iter().enumerate() {
+        let failed = |what: String| move |source| ServeError::Bind { what, source };
+        sockets.dhcp.push(dhcp::DhcpServer::bind(network.clone(), place)?);
+        let tftp = SocketAddr::from((network.server_ip, config.tftp.port));
+        let _ = tftp;
+        let http = SocketAddr::from((network.server_ip, config.http.port));
+        sockets.http.push(TcpListener::bind(http).await.map_err(failed(format!("HTTP {http}")))?);
+    }
+    Ok(sockets)
+}
+
+fn boot_files(assets: &assets::Assets) -> Vec<(String, bytes::Bytes)> {
+    let found = TFTP_NAMES.iter().filter_map(|name| Some((name.to_string(), assets.get(name)?)));
+    found.collect()
+}

@@ -1,0 +1,15 @@
+#!/bin/sh
+# Runs a command and prints a line each minute, so that a long step is not taken for a hung one.
+set -u
+(
+    minutes=0
+    while sleep 60; do
+        minutes=$((minutes + 1))
+        echo "... $minutes min"
+    done
+) &
+ticker=$!
+"$@"
+status=$?
+kill "$ticker" 2>/dev/null
+exit "$status"
