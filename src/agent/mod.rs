@@ -41,6 +41,3 @@ mod target;
 
 pub use source::{ImageSource, SourceError};
 pub use write::{Expected, Observer, Outcome, Verified, WriteError, WriteOptions, verify_image, write_image};
-
-#[cfg(test)]
-mod tests;

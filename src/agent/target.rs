@@ -88,14 +88,21 @@ impl Target {
         self.insist("zero", range.start, || self.device.zero(range.clone()))
     }
 
-    /// Makes the disk bootable, the backup first: firmware that finds a primary table without a backup repairs
-    /// it, and nothing but this write makes the primary. The proof can only come from reading the body back.
+    /// Makes the disk bootable. The proof can only come from reading the body back.
+    ///
+    /// Three steps, each on the device before the next, so that a power cut between or inside them leaves a disk
+    /// that boots whole or not at all: the backup table, which firmware finds only through the primary or by
+    /// repair; boot loaders and partition entries; and last the two sectors without which the rest is nothing,
+    /// the MBR and the table's header.
     pub fn write_boot_area(&self, boot: &BootArea, _body_is_right: &ReadBack) -> Result<(), DiskFailed> {
         if let Some((offset, tail)) = &boot.tail {
             self.write(*offset, &AlignedBuffer::copy_of(tail))?;
-            self.sync()?;
         }
-        self.write(0, &AlignedBuffer::copy_of(&boot.head))?;
+        let seal_bytes = boot.head.len().min(2 * self.device.sector_bytes().unwrap_or(512) as usize);
+        let (seal, rest) = boot.head.split_at(seal_bytes);
+        self.write(seal_bytes as u64, &AlignedBuffer::copy_of(rest))?;
+        self.sync()?;
+        self.write(0, &AlignedBuffer::copy_of(seal))?;
         self.sync()
     }
 
