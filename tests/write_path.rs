@@ -281,7 +281,7 @@ fn a_bit_that_flips_on_its_way_to_the_disk_is_found_by_reading_back() {
     let (outcome, got, wanted) = deploy_with({
         let flips = AtomicU64::new(0);
         move |offset, _| match offset {
-            offset if offset < 2 * MIB || offset > 22 * MIB => Fault::None,
+            offset if !(2 * MIB..=22 * MIB).contains(&offset) => Fault::None,
             _ if flips.fetch_add(1, Ordering::Relaxed) < 20 => Fault::Flip,
             _ => Fault::None,
         }
