@@ -301,7 +301,7 @@ fn a_bit_that_flips_on_its_way_to_the_disk_is_found_by_reading_back() {
 fn a_head_that_is_not_what_was_written_is_cleared_again() {
     let (outcome, got, _) =
         deploy_with(|offset, count| if offset == 0 && count == 2 { Fault::Flip } else { Fault::None });
-    assert!(matches!(outcome, Err(WriteError::ReadBack { .. })), "{outcome:?}");
+    assert!(matches!(outcome, Err(WriteError::HeadReadBack { .. })), "{outcome:?}");
     assert!(got[..MIB as usize].iter().all(|byte| *byte == 0));
 }
 
@@ -432,4 +432,68 @@ fn a_wrong_seed_costs_time_and_nothing_else() {
     let (outcome, got, before) = deploy_from(&images, &manifest, &source, &options);
     assert_eq!(outcome.unwrap().copied_bytes, 0);
     assert_same_disk(&got, &deployed(&image, &before));
+}
+
+/// The worst case of moving in place: two halves change places, so that every write destroys what a later one reads.
+#[test]
+fn content_that_changes_places_is_copied_and_not_lost() {
+    let images = Images::new();
+    let half = 12 * MIB as usize;
+    let mut first = noise(5, 2 * half);
+    first[..4096].fill(0);
+    let mut second = first.clone();
+    second[2 * MIB as usize..half].copy_from_slice(&first[half + 2 * MIB as usize..]);
+    second[half + 2 * MIB as usize..].copy_from_slice(&first[2 * MIB as usize..half]);
+    let seed = images.import("a:1", &first);
+    let manifest = images.import("a:2", &second);
+    let source = StoreSource::new(&images.store);
+    let disk = images.disk("disk", &old_disk(DISK_BYTES));
+    write_image(&source, &seed, &disk, &quick(), &Watch::default()).unwrap();
+    let options = WriteOptions { seed: Some(seed), ..quick() };
+    let outcome = write_image(&source, &manifest, &disk, &options, &Watch::default()).unwrap();
+    assert_eq!(outcome.copied_bytes, 20 * MIB, "{outcome:?}");
+    assert!(outcome.fetched_bytes < 2 * MIB, "only the head: {outcome:?}");
+    assert!(read(&disk)[..second.len()] == second);
+}
+
+/// A move in place that is cut at any point is continued, with the seed or without it.
+#[test]
+fn a_move_that_is_cut_is_completed_by_the_next_run() {
+    let mut dice = Dice::new("cut moves", 7);
+    let images = Images::new();
+    let (first, second) = (gpt_image(IMAGE_BYTES, 1), gpt_image(IMAGE_BYTES, 2));
+    let seed = images.import("a:1", &first);
+    let manifest = images.import("a:2", &second);
+    let source = StoreSource::new(&images.store);
+    let disk = images.disk("disk", &old_disk(DISK_BYTES));
+    write_image(&source, &seed, &disk, &quick(), &Watch::default()).unwrap();
+    let before = read(&disk);
+    let wanted = deployed(&second, &before);
+    let options = WriteOptions { seed: Some(seed), ..quick() };
+    for cut in 0..6 {
+        std::fs::write(&disk, &before).unwrap();
+        let stop_after_bytes = 1 + dice.below(12 * MIB);
+        let watch = Watch { stop_after_bytes, ..Watch::default() };
+        let stopped = write_image(&source, &manifest, &disk, &options, &watch).unwrap_err();
+        assert!(matches!(stopped, WriteError::Stopped), "{stopped}");
+        assert!(read(&disk)[..MIB as usize].iter().all(|byte| *byte == 0));
+        let next = if cut % 2 == 0 { options.clone() } else { quick() };
+        write_image(&source, &manifest, &disk, &next, &Watch::default()).unwrap();
+        assert!(read(&disk) == wanted, "cut {cut} after {stop_after_bytes} bytes");
+    }
+}
+
+/// Where the file system cannot go past the page cache, the outcome says so and the result is the same.
+#[test]
+fn a_target_in_memory_is_written_as_well() {
+    let images = Images::new();
+    let image = gpt_image(IMAGE_BYTES, 1);
+    let manifest = images.import("a:1", &image);
+    let source = StoreSource::new(&images.store);
+    let before = old_disk(DISK_BYTES);
+    let memory = tempfile::NamedTempFile::new_in("/dev/shm").expect("Linux has a tmpfs at /dev/shm");
+    std::fs::write(memory.path(), &before).unwrap();
+    let outcome = write_image(&source, &manifest, memory.path(), &quick(), &Watch::default()).unwrap();
+    eprintln!("O_DIRECT on tmpfs: {}", outcome.direct);
+    assert_same_disk(&read(memory.path()), &deployed(&image, &before));
 }

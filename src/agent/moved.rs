@@ -18,14 +18,16 @@ use super::extent::VerifiedExtent;
 use super::target::Target;
 use super::write::{Job, WriteError};
 use crate::wire::agent::Step;
-use crate::wire::manifest::{BLOCK_BYTES, Digest, Extent, Manifest};
+use crate::wire::manifest::{BLOCK_BYTES, Extent, Manifest, WINDOW_BYTES};
 
 /// Memory for what was read early.
 const KEPT_BYTES_MAX: usize = 128 << 20;
 
-/// Where a block lies in the store: pack, offset of its frame, block in the frame. In a store that keeps every
-/// content once, the same place means the same content.
-type Place = (Digest, u64, u32);
+/// Where a block lies in the store: pack (index into the new manifest's packs), block in its frame, offset of the
+/// frame. In a store that keeps every content once, the same place means the same content.
+type Place = (u32, u32, u64);
+/// Not on the disk.
+const NOWHERE: u64 = u64::MAX;
 
 /// An extent whose whole content should be on the disk.
 struct Copy {
@@ -96,20 +98,29 @@ pub(super) fn copy(
 
 /// Splits extents into those whose content the seed has, with where, and the others.
 fn find(manifest: &Manifest, seed: &Manifest, extents: Vec<usize>) -> (Vec<Copy>, Vec<usize>) {
-    let mut wanted: HashMap<Place, Option<u64>> = HashMap::new();
+    let packs_of = |of: &Manifest| -> Vec<Option<u32>> {
+        let index = |id| manifest.packs.iter().position(|known| known == id);
+        // A manifest lists fewer packs than 2^32.
+        of.packs.iter().map(|id| index(id).map(|index| index as u32)).collect()
+    };
+    let (packs, seed_packs) = (packs_of(manifest), packs_of(seed));
+    let places_of = |extent: usize| places(manifest, &packs, &manifest.extents[extent]);
+    let mut wanted: HashMap<Place, u64> = HashMap::new();
     for &extent in &extents {
-        wanted.extend(places(manifest, &manifest.extents[extent]).map(|place| (place, None)));
+        wanted.extend(places_of(extent).flatten().map(|place| (place, NOWHERE)));
     }
     for extent in &seed.extents {
-        for (place, offset) in places(seed, extent).zip((extent.target_offset_bytes..).step_by(BLOCK_BYTES)) {
-            if let Some(found) = wanted.get_mut(&place) {
-                found.get_or_insert(offset);
+        let offsets = (extent.target_offset_bytes..).step_by(BLOCK_BYTES);
+        for (place, offset) in places(seed, &seed_packs, extent).zip(offsets) {
+            if let Some(found) = place.and_then(|place| wanted.get_mut(&place)) {
+                *found = offset.min(*found);
             }
         }
     }
     let (mut copies, mut missing) = (Vec::new(), Vec::new());
     for extent in extents {
-        let offsets = places(manifest, &manifest.extents[extent]).map(|place| wanted.get(&place).copied().flatten());
+        let offset_of = |place: Option<Place>| wanted.get(&place?).copied().filter(|offset| *offset != NOWHERE);
+        let offsets = places_of(extent).map(offset_of);
         match merge(offsets) {
             Some(sources) => copies.push(Copy { extent, sources, kept: None, done: false }),
             None => missing.push(extent),
@@ -118,8 +129,12 @@ fn find(manifest: &Manifest, seed: &Manifest, extents: Vec<usize>) -> (Vec<Copy>
     (copies, missing)
 }
 
-/// Where each block of an extent lies in the store.
-fn places<'m>(manifest: &'m Manifest, extent: &Extent) -> impl Iterator<Item = Place> + 'm {
+/// Where each block of an extent lies; `None` for a pack that the new manifest does not have.
+fn places<'m>(
+    manifest: &'m Manifest,
+    packs: &'m [Option<u32>],
+    extent: &Extent,
+) -> impl Iterator<Item = Option<Place>> + use<'m> {
     let blocks = extent.extent_bytes / BLOCK_BYTES as u32;
     let mut frame = extent.frame as usize;
     let mut block = extent.frame_block;
@@ -129,7 +144,7 @@ fn places<'m>(manifest: &'m Manifest, extent: &Extent) -> impl Iterator<Item = P
             block = 0;
         }
         let lies_in = &manifest.frames[frame];
-        let place = (manifest.packs[lies_in.pack as usize], lies_in.offset_bytes, block);
+        let place = packs[lies_in.pack as usize].map(|pack| (pack, block, lies_in.offset_bytes));
         block += 1;
         place
     })
@@ -150,7 +165,7 @@ fn merge(offsets: impl Iterator<Item = Option<u64>>) -> Option<Vec<Range<u64>>> 
 
 /// Copies that read from what a write to `range` destroys. No source is longer than an extent.
 fn endangered(sources: &[(Range<u64>, usize)], range: &Range<u64>) -> Vec<usize> {
-    let first = range.start.saturating_sub(crate::wire::manifest::WINDOW_BYTES);
+    let first = range.start.saturating_sub(WINDOW_BYTES);
     let from = sources.partition_point(|(source, _)| source.start < first);
     let overlapping = sources[from..].iter().take_while(|(source, _)| source.start < range.end);
     overlapping.filter(|(source, _)| source.end > range.start).map(|(_, copy)| *copy).collect()

@@ -201,12 +201,7 @@ impl BodyVerified<'_> {
         if !self.target.has_boot_area(&self.boot)? {
             // What is there now must not boot.
             self.target.clear_ends()?;
-            return Err(WriteError::ReadBack {
-                device: self.target.device().name().to_owned(),
-                offset_bytes: 0,
-                extents: 0,
-                holes: 0,
-            });
+            return Err(WriteError::HeadReadBack { device: self.target.device().name().to_owned() });
         }
         Ok(Deployed { found: false })
     }

@@ -23,7 +23,7 @@ const CLEAR_BYTES: u64 = 1 << 20;
 
 /// The disk does not do what it is told.
 #[derive(Debug, Error)]
-#[error("disk {device} failed to {what} at byte {offset_bytes}, {RETRIES} times again after the first")]
+#[error("disk {device} failed to {what} at byte {offset_bytes}: replace it, or its cable")]
 pub struct DiskFailed {
     pub device: String,
     pub what: &'static str,

@@ -127,6 +127,8 @@ pub enum WriteError {
              twice, the first at byte {offset_bytes}; replace the disk"
     )]
     ReadBack { device: String, offset_bytes: u64, extents: usize, holes: usize },
+    #[error("{device} does not keep the head that is written to it, which is zeros again; replace the disk")]
+    HeadReadBack { device: String },
     #[error("stopped, because the order is closed or held")]
     Stopped,
 }
