@@ -97,7 +97,7 @@ make_local_boot() {
   tar --create --file="$WORK/memdisk.tar" --format=ustar --sort=name --mtime="@$SOURCE_DATE_EPOCH" \
     --owner=0 --group=0 --numeric-owner -C "$WORK/memdisk" boot
   grub-mkimage -O x86_64-efi -o "$WORK/out/local-boot.efi" -m "$WORK/memdisk.tar" -p '(memdisk)/boot/grub' \
-    memdisk tar part_gpt part_msdos fat search search_fs_file chain echo sleep test reboot normal
+    memdisk tar part_gpt part_msdos fat regexp chain echo sleep test reboot normal
 }
 
 mkdir -p "$WORK/out"

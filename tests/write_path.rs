@@ -116,7 +116,7 @@ fn an_image_that_does_not_fit_is_refused_and_the_disk_is_as_it_was() {
     let before = old_disk(IMAGE_BYTES - 512);
     let disk = images.disk("small", &before);
     let refused = write_image(&source, &manifest, &disk, &quick(), &Watch::default()).unwrap_err();
-    assert!(matches!(refused, WriteError::TooSmall { .. }), "{refused}");
+    assert!(matches!(refused, WriteError::DoesNotFit { .. }), "{refused}");
     assert_same_disk(&read(&disk), &before);
 
     let before = old_disk(DISK_BYTES);
@@ -128,7 +128,7 @@ fn an_image_that_does_not_fit_is_refused_and_the_disk_is_as_it_was() {
     let expected = Some(Expected { size_bytes: DISK_BYTES - 512, sector_bytes: 512 });
     let options = WriteOptions { expected, ..quick() };
     let refused = write_image(&source, &manifest, &disk, &options, &Watch::default()).unwrap_err();
-    assert!(matches!(refused, WriteError::OtherDisk { .. }), "A4: {refused}");
+    assert!(matches!(refused, WriteError::Swapped { .. }), "A4: {refused}");
     assert_same_disk(&read(&disk), &before);
     let missing = images.dir.path().join("missing");
     assert!(matches!(write_image(&source, &manifest, &missing, &quick(), &Watch::default()), Err(WriteError::Open(_))));
@@ -150,7 +150,7 @@ fn a_closed_order_stops_the_write_and_the_next_one_goes_on_from_there() {
     assert!(read(&disk)[..MIB as usize].iter().all(|byte| *byte == 0));
 
     let outcome = write_image(&source, &manifest, &disk, &quick(), &Watch::default()).unwrap();
-    assert!(outcome.skipped_bytes >= 6 * MIB, "what was written is not fetched again: {outcome:?}");
+    assert!(outcome.kept_bytes >= 6 * MIB, "what was written is not fetched again: {outcome:?}");
     assert_same_disk(&read(&disk), &deployed(&image, &before));
 }
 
@@ -301,7 +301,7 @@ fn a_bit_that_flips_on_its_way_to_the_disk_is_found_by_reading_back() {
 fn a_head_that_is_not_what_was_written_is_cleared_again() {
     let (outcome, got, _) =
         deploy_with(|offset, count| if offset == 0 && count == 2 { Fault::Flip } else { Fault::None });
-    assert!(matches!(outcome, Err(WriteError::HeadReadBack { .. })), "{outcome:?}");
+    assert!(matches!(outcome, Err(WriteError::BootArea { .. })), "{outcome:?}");
     assert!(got[..MIB as usize].iter().all(|byte| *byte == 0));
 }
 
@@ -393,7 +393,7 @@ fn a_disk_that_drifted_gets_back_only_what_changed() {
     }
     let disk = images.disk("disk", &drifted);
     let verified = verify_image(&source, &manifest, &disk, &quick(), &Watch::default()).unwrap();
-    assert!(!verified.is_right() && verified.head_right, "{verified:?}");
+    assert!(!verified.is_right() && verified.boot_area_right, "{verified:?}");
     assert!((1..=3).contains(&(verified.wrong_extents + verified.wrong_holes)), "{verified:?}");
     let outcome = write_image(&source, &manifest, &disk, &quick(), &Watch::default()).unwrap();
     assert_same_disk(&read(&disk), &wanted);

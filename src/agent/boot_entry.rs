@@ -116,6 +116,19 @@ fn device_path(place: &LoaderPlace) -> Vec<u8> {
     path
 }
 
+/// A GUID's text in the byte order of GPT and device paths: the first three parts are little-endian (UEFI 2.10
+/// appendix A).
+#[must_use]
+pub fn guid_bytes(text: &str) -> Option<[u8; 16]> {
+    let hex: String = text.chars().filter(|c| *c != '-').collect();
+    let value = u128::from_str_radix(&hex, 16).ok().filter(|_| hex.len() == 32)?;
+    let mut bytes = value.to_be_bytes();
+    bytes[..4].reverse();
+    bytes[4..6].reverse();
+    bytes[6..8].reverse();
+    Some(bytes)
+}
+
 fn ucs2(text: &str) -> Vec<u8> {
     text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect()
 }
@@ -173,6 +186,14 @@ mod tests {
 
     fn order(dir: &Path) -> Vec<u16> {
         numbers(read(&variable(dir, "BootOrder")).unwrap().as_deref())
+    }
+
+    #[test]
+    fn a_guid_is_turned_into_the_byte_order_of_the_disk() {
+        // The type GUID of an EFI system partition, as it lies on every GPT disk.
+        let esp = guid_bytes("c12a7328-f81f-11d2-ba4b-00a0c93ec93b").unwrap();
+        assert_eq!(esp, *b"\x28\x73\x2a\xc1\x1f\xf8\xd2\x11\xba\x4b\x00\xa0\xc9\x3e\xc9\x3b");
+        assert_eq!(guid_bytes("c12a7328"), None);
     }
 
     #[test]

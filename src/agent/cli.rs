@@ -1,164 +1,197 @@
-//! The agent's commands for people and scripts: `write` and `verify`.
+//! The agent's commands: `deploy`, and by hand on a file or a block device `write` and `verify`.
 //!
-//! With `--json` standard output has one object a line: `{"step": ...}`, `{"progress": ...}` about once a second,
-//! and one `{"done": ...}` at the end. Errors go to standard error, one cause a line. Exit status 0 done, 1
-//! failed (for `verify`: different), 2 wrong usage.
+//! With `--json` standard output has one object a line: progress about once a second (as in the reports to the
+//! server), and at the end what was done: for `write` `{"done": true, ...}`, for `verify` `{"right": ..., ...}`.
+//! Errors go to standard error, one cause a line. Exit status 0 done, 1 failed (`verify`: different), 2 wrong usage.
 
 use std::path::PathBuf;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use clap::Args;
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
 
 use super::http_source::HttpSource;
-use super::write::{self, Observer, WriteError, WriteOptions, verify_image, write_image};
+use super::write::{self, Observer, Outcome, Verified, WriteError, WriteOptions, verify_image, write_image};
 use crate::clock;
 use crate::wire::agent::{Progress, Step};
+use crate::wire::manifest::Manifest;
 use crate::wire::reference::ImageRef;
 
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
-/// Write an image to a disk or a file, in place
-#[derive(Debug, Args)]
-pub struct WriteArgs {
-    #[command(flatten)]
-    which: Which,
-    /// The image that the target holds now: what they share is not fetched
-    #[arg(long, value_name = "NAME:VERSION")]
-    seed_image: Option<ImageRef>,
+/// Puts golden images onto disks.
+#[derive(Debug, Parser)]
+#[command(name = "regild-agent", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
 }
 
-/// Compare a disk or a file with an image; writes nothing
-#[derive(Debug, Args)]
-pub struct VerifyArgs {
-    #[command(flatten)]
-    which: Which,
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// In the deploy environment: carry out the order on the kernel command line.
+    Deploy,
+    /// Write an image onto a disk or into a file, in place. WHAT IS ON IT IS LOST.
+    Write {
+        #[command(flatten)]
+        image: Image,
+        /// NAME:VERSION that is on it now: what of it the new image has, too, is not fetched.
+        #[arg(long, value_name = "REF")]
+        seed_image: Option<ImageRef>,
+    },
+    /// Compare a disk or a file with an image. Writes nothing.
+    Verify {
+        #[command(flatten)]
+        image: Image,
+    },
 }
 
 #[derive(Debug, Args)]
-struct Which {
-    /// Base URL of the regild server, http://192.0.2.1:8080
+pub struct Image {
+    /// http://IP:PORT of the server.
     #[arg(long, env = "REGILD_SERVER", value_name = "URL")]
     server: String,
-    /// The image
-    #[arg(long, value_name = "NAME:VERSION")]
-    image: ImageRef,
-    /// Block device or file. ITS CONTENT IS LOST when writing
+    /// NAME:VERSION
+    #[arg(long = "image", value_name = "REF")]
+    name: ImageRef,
+    /// A block device, or a file that is at least as long as the image.
     #[arg(long, value_name = "PATH")]
     target: PathBuf,
-    /// How long to wait for a server that does not answer
+    /// How long a server that does not answer is asked again.
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     patience_seconds: u64,
-    /// One JSON object a line on standard output
+    /// Progress and summary as JSON, one object a line.
     #[arg(long)]
     json: bool,
 }
 
-impl WriteArgs {
-    /// Runs the command; true when it succeeded.
-    ///
-    /// # Errors
-    /// [`WriteError`].
-    pub fn run(&self) -> Result<bool, WriteError> {
-        let which = &self.which;
-        let source = HttpSource::new(&which.server);
-        let observer = Printer::new(which.json);
-        let patience = Duration::from_secs(which.patience_seconds);
-        let manifest_of = |image: &ImageRef| {
-            let digest = write::resolve(&source, image, patience, &observer)?;
-            write::fetch_manifest(&source, &digest, patience, &observer)
-        };
-        let manifest = manifest_of(&which.image)?;
-        let options =
-            WriteOptions { seed: self.seed_image.as_ref().map(manifest_of).transpose()?, expected: None, patience };
-        let outcome = write_image(&source, &manifest, &which.target, &options, &observer)?;
-        if which.json {
-            println!("{}", serde_json::json!({ "done": outcome }));
-        } else if outcome.already_there {
-            println!("{} already holds {}: nothing was written", which.target.display(), which.image);
-        } else {
-            println!(
-                "{} holds {}: {} MiB fetched, {} MiB written, {} MiB were there, {:.1} s",
-                which.target.display(),
-                which.image,
-                outcome.fetched_bytes >> 20,
-                outcome.written_bytes >> 20,
-                outcome.skipped_bytes >> 20,
-                outcome.elapsed_ms as f64 / 1000.0
-            );
-        }
-        Ok(true)
+/// Runs a command; false when a comparison found differences.
+///
+/// # Errors
+/// Anything that kept the image from the disk, outermost cause first.
+pub fn run(command: &Command) -> Result<bool, Box<dyn std::error::Error>> {
+    match command {
+        Command::Deploy => Ok(super::deploy::run().map(|()| true)?),
+        Command::Write { image, seed_image } => Ok(write(image, seed_image.as_ref())?),
+        Command::Verify { image } => Ok(verify(image)?),
     }
 }
 
-impl VerifyArgs {
-    /// Runs the command; true when the target holds the image.
-    ///
-    /// # Errors
-    /// [`WriteError`].
-    pub fn run(&self) -> Result<bool, WriteError> {
-        let which = &self.which;
-        let source = HttpSource::new(&which.server);
-        let observer = Printer::new(which.json);
-        let options = WriteOptions { patience: Duration::from_secs(which.patience_seconds), ..WriteOptions::default() };
-        let digest = write::resolve(&source, &which.image, options.patience, &observer)?;
-        let manifest = write::fetch_manifest(&source, &digest, options.patience, &observer)?;
-        let verified = verify_image(&source, &manifest, &which.target, &options, &observer)?;
-        let (target, image) = (which.target.display(), &which.image);
-        if which.json {
-            println!("{}", serde_json::json!({ "done": verified }));
-        } else if verified.is_right() {
-            println!("{target} holds {image}");
-        } else {
-            println!(
-                "{target} differs from {image}: head {}, {} extents ({} bytes) and {} holes of the body differ",
-                if verified.head_right { "right" } else { "differs" },
-                verified.wrong_extents,
-                verified.wrong_bytes,
-                verified.wrong_holes
-            );
-        }
-        Ok(verified.is_right())
+fn write(image: &Image, seed: Option<&ImageRef>) -> Result<bool, WriteError> {
+    #[derive(Serialize)]
+    struct Done {
+        done: bool,
+        #[serde(flatten)]
+        outcome: Outcome,
+        seconds: f64,
+    }
+    let source = HttpSource::new(&image.server);
+    let lines = Lines::new(image.json);
+    let began = clock::instant();
+    let manifest = manifest_of(&source, &image.name, image, &lines)?;
+    let seed = seed.map(|seed| manifest_of(&source, seed, image, &lines)).transpose()?;
+    let options = WriteOptions { seed, expected: None, patience: image.patience() };
+    let outcome = write_image(&source, &manifest, &image.target, &options, &lines)?;
+    let seconds = began.elapsed().as_secs_f64();
+    let (name, target) = (&image.name, image.target.display());
+    if image.json {
+        print_json(&Done { done: true, outcome, seconds });
+    } else if outcome.already_there {
+        println!("{name} is on {target} already");
+    } else {
+        println!(
+            "{name} is on {target}: {} bytes written, {} kept, {} fetched, {seconds:.1} s",
+            outcome.written_bytes, outcome.kept_bytes, outcome.fetched_bytes,
+        );
+    }
+    Ok(true)
+}
+
+fn verify(image: &Image) -> Result<bool, WriteError> {
+    #[derive(Serialize)]
+    struct Found {
+        right: bool,
+        #[serde(flatten)]
+        verified: Verified,
+        seconds: f64,
+    }
+    let source = HttpSource::new(&image.server);
+    let lines = Lines::new(image.json);
+    let began = clock::instant();
+    let manifest = manifest_of(&source, &image.name, image, &lines)?;
+    let options = WriteOptions { patience: image.patience(), ..WriteOptions::default() };
+    let verified = verify_image(&source, &manifest, &image.target, &options, &lines)?;
+    let (right, seconds) = (verified.is_right(), began.elapsed().as_secs_f64());
+    let (name, target) = (&image.name, image.target.display());
+    if image.json {
+        print_json(&Found { right, verified, seconds });
+    } else if right {
+        println!("{target} holds {name}");
+    } else {
+        println!(
+            "{target} differs from {name}: boot area {}, {} extents ({} bytes) and {} holes wrong",
+            if verified.boot_area_right { "right" } else { "wrong" },
+            verified.wrong_extents,
+            verified.wrong_bytes,
+            verified.wrong_holes
+        );
+    }
+    Ok(right)
+}
+
+impl Image {
+    fn patience(&self) -> Duration {
+        Duration::from_secs(self.patience_seconds)
     }
 }
 
-/// Tells a terminal or a script how it goes; nobody stops a command but by a signal.
-struct Printer {
+fn manifest_of(source: &HttpSource, name: &ImageRef, image: &Image, lines: &Lines) -> Result<Manifest, WriteError> {
+    let digest = write::resolve(source, name, image.patience(), lines)?;
+    write::fetch_manifest(source, &digest, image.patience(), lines)
+}
+
+fn print_json(line: &impl Serialize) {
+    // Numbers and booleans always have a JSON form.
+    if let Ok(line) = serde_json::to_string(line) {
+        println!("{line}");
+    }
+}
+
+/// Progress on standard error for people, on standard output as JSON for programs.
+struct Lines {
     json: bool,
     last: Mutex<Instant>,
 }
 
-impl Printer {
-    fn new(json: bool) -> Printer {
-        Printer { json, last: Mutex::new(clock::instant()) }
+impl Lines {
+    fn new(json: bool) -> Lines {
+        Lines { json, last: Mutex::new(clock::instant()) }
     }
 }
 
-impl Observer for Printer {
+impl Observer for Lines {
     fn step(&self, step: Step) {
-        if self.json {
-            println!("{}", serde_json::json!({ "step": step }));
-        } else {
+        if !self.json {
             eprintln!("{step:?}");
         }
     }
 
     fn progress(&self, progress: Progress) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = clock::instant();
-        if now.duration_since(*last) < PROGRESS_EVERY {
+        if last.elapsed() < PROGRESS_EVERY {
             return;
         }
-        *last = now;
+        *last = clock::instant();
         if self.json {
-            println!("{}", serde_json::json!({ "progress": progress }));
+            print_json(&progress);
         } else {
             let (done, total) = (progress.done_bytes >> 20, progress.total_bytes >> 20);
             eprintln!("  {done} of {total} MiB, {} MiB fetched", progress.fetched_bytes >> 20);
         }
     }
 
+    /// Nobody stops a command but by ending it.
     fn may_go_on(&self) -> bool {
         true
     }

@@ -44,7 +44,11 @@ fn macs(class: &Path) -> Vec<String> {
 fn disks(block: &Path) -> Vec<Disk> {
     let mut names = entries(block);
     names.sort();
-    names.into_iter().filter(|name| block.join(name).join("device").exists()).filter_map(|name| disk(block, &name)).collect()
+    names
+        .into_iter()
+        .filter(|name| block.join(name).join("device").exists())
+        .filter_map(|name| disk(block, &name))
+        .collect()
 }
 
 fn disk(block: &Path, name: &str) -> Option<Disk> {
@@ -70,7 +74,8 @@ fn disk(block: &Path, name: &str) -> Option<Disk> {
         transport: transport(name, &fs::canonicalize(&dir).unwrap_or_default()),
         removable: number("removable") == Some(1),
         read_only: number("ro") == Some(1),
-        content: content(&Path::new("/dev").join(name), size_bytes).unwrap_or_else(|error| Some(format!("unreadable: {error}"))),
+        content: content(&Path::new("/dev").join(name), size_bytes)
+            .unwrap_or_else(|error| Some(format!("unreadable: {error}"))),
     })
 }
 

@@ -18,13 +18,20 @@
 //! | `moved` | content that is already on the disk at another place |
 //! | `readback` | the body as the device has it, against the manifest: the proof |
 //! | `boot_area` | the image's head, fitted to this disk |
-//! | `write` | the whole, as one call |
+//! | `stages`, `write` | the order of steps, as types and as one call |
+//! | `orders`, `inventory`, `session`, `deploy` | one order: from the kernel command line to the report |
+//! | `boot_entry` | the UEFI boot entry of what was written |
 //!
 //! What is absent: the server's store and registry. The agent believes nothing but digests.
 
+pub mod boot_entry;
 pub mod cli;
+pub mod deploy;
 pub mod device;
 pub mod http_source;
+pub mod inventory;
+pub mod orders;
+pub mod session;
 pub mod source;
 pub mod write;
 

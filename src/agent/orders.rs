@@ -50,8 +50,7 @@ impl Orders {
 mod tests {
     use super::*;
 
-    const LINE: &str =
-        "initrd=initrd.img regild.server=http://10.0.0.1:8080 regild.host=h-1 regild.generation=3 regild.token=ab quiet\n";
+    const LINE: &str = "initrd=initrd.img regild.server=http://10.0.0.1:8080 regild.host=h-1 regild.generation=3 regild.token=ab quiet\n";
 
     #[test]
     fn orders_are_read_among_other_words() {

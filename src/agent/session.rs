@@ -46,7 +46,8 @@ impl Session {
     /// # Errors
     /// [`SessionError`]: with a dead token the agent has nothing to do here.
     pub fn open(orders: Orders, uefi: bool, inventory: Inventory) -> Result<(Arc<Session>, Job), SessionError> {
-        let config = ureq::Agent::config_builder().timeout_global(Some(ANSWER_TIMEOUT)).http_status_as_error(false).build();
+        let config =
+            ureq::Agent::config_builder().timeout_global(Some(ANSWER_TIMEOUT)).http_status_as_error(false).build();
         let session = Session {
             http: config.into(),
             secret: clock::random_hex::<32>(),
@@ -109,6 +110,11 @@ impl Session {
                 clock::sleep(PROGRESS_EVERY);
             }
         })
+    }
+
+    /// Ends the order on our side: no further write.
+    pub fn end(&self) {
+        self.over.store(true, Ordering::Relaxed);
     }
 
     /// Ends the progress thread.

@@ -105,7 +105,7 @@ impl<'j> Cleared<'j> {
             }
             None => all,
         };
-        job.skipped_bytes.fetch_add(all_bytes - job.bytes_of(&wrong.extents), Ordering::Relaxed);
+        job.kept_bytes.fetch_add(all_bytes - job.bytes_of(&wrong.extents), Ordering::Relaxed);
         write_wrong(job, &target, &boot, wrong, job.options.seed.as_ref())?;
         Ok(BodyWritten { job, target, boot })
     }
@@ -201,7 +201,7 @@ impl BodyVerified<'_> {
         if !self.target.has_boot_area(&self.boot)? {
             // What is there now must not boot.
             self.target.clear_ends()?;
-            return Err(WriteError::HeadReadBack { device: self.target.device().name().to_owned() });
+            return Err(WriteError::BootArea { device: self.target.device().name().to_owned() });
         }
         Ok(Deployed { found: false })
     }

@@ -90,10 +90,9 @@ impl Target {
 
     /// Makes the disk bootable. The proof can only come from reading the body back.
     ///
-    /// Three steps, each on the device before the next, so that a power cut between or inside them leaves a disk
-    /// that boots whole or not at all: the backup table, which firmware finds only through the primary or by
-    /// repair; boot loaders and partition entries; and last the two sectors without which the rest is nothing,
-    /// the MBR and the table's header.
+    /// Two steps, the first on the device before the second, so that a power cut between or inside them leaves a
+    /// disk that boots whole or not at all: backup table, boot loaders and partition entries; then the two sectors
+    /// without which the rest is nothing, the MBR and the table's header.
     pub fn write_boot_area(&self, boot: &BootArea, _body_is_right: &ReadBack) -> Result<(), DiskFailed> {
         if let Some((offset, tail)) = &boot.tail {
             self.write(*offset, &AlignedBuffer::copy_of(tail))?;

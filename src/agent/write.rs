@@ -1,5 +1,6 @@
 //! The write path as one call: [`write_image`], and [`verify_image`], which only looks.
 
+use std::fmt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,7 +15,6 @@ use super::source::{self, GaveUp, ImageSource, SourceError};
 use super::stages::{OpenTarget, Survey};
 pub use super::target::DiskFailed;
 use super::target::Target;
-use crate::clock;
 use crate::gpt::GptError;
 use crate::wire::agent::{Progress, Step};
 use crate::wire::manifest::{Manifest, ManifestError};
@@ -48,6 +48,12 @@ pub struct Expected {
     pub sector_bytes: u32,
 }
 
+impl fmt::Display for Expected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes in sectors of {}", self.size_bytes, self.sector_bytes)
+    }
+}
+
 /// Who is told how it goes, and may end it. Called from several threads, up to some hundred times a second.
 pub trait Observer: Sync {
     /// A step begins.
@@ -70,19 +76,18 @@ pub struct Outcome {
     /// Of these, bytes that were found elsewhere on the disk instead of fetched.
     pub copied_bytes: u64,
     /// Bytes of extents that were right already.
-    pub skipped_bytes: u64,
+    pub kept_bytes: u64,
     /// Bytes of holes that were zeroed.
     pub zeroed_bytes: u64,
     /// Reading back went past the page cache (O_DIRECT). False on file systems that cannot.
     pub direct: bool,
-    pub elapsed_ms: u64,
 }
 
 /// What a comparison of a disk with an image found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Verified {
-    /// The partition table and the first MiB are those of the image, fitted to this disk.
-    pub head_right: bool,
+    /// The first MiB and the backup table are those of the image, fitted to this disk.
+    pub boot_area_right: bool,
     pub wrong_extents: u64,
     /// Bytes of those extents.
     pub wrong_bytes: u64,
@@ -91,13 +96,12 @@ pub struct Verified {
     /// Where the first difference in the body is.
     pub first_wrong_byte: Option<u64>,
     pub direct: bool,
-    pub elapsed_ms: u64,
 }
 
 impl Verified {
     #[must_use]
     pub fn is_right(&self) -> bool {
-        self.head_right && self.wrong_extents == 0 && self.wrong_holes == 0
+        self.boot_area_right && self.wrong_extents == 0 && self.wrong_holes == 0
     }
 }
 
@@ -106,12 +110,12 @@ impl Verified {
 pub enum WriteError {
     #[error(transparent)]
     Open(#[from] OpenError),
-    #[error("the image does not fit: it has {image_bytes} bytes, {device} has {disk_bytes}")]
-    TooSmall { device: String, image_bytes: u64, disk_bytes: u64 },
-    #[error("the image was made for sectors of {image} bytes, {device} has sectors of {disk}")]
-    SectorSize { device: String, image: u32, disk: u32 },
-    #[error("{device} is not the disk that was chosen: {what} is {got}, was {expected}")]
-    OtherDisk { device: String, what: &'static str, expected: u64, got: u64 },
+    #[error("{device} is not the disk that was chosen: {now} where {chosen} was expected; nothing was written")]
+    Swapped { device: String, chosen: String, now: String },
+    #[error("{device} has {disk_bytes} bytes, the image needs {image_bytes}; nothing was written")]
+    DoesNotFit { device: String, disk_bytes: u64, image_bytes: u64 },
+    #[error("{device} has sectors of {disk} bytes, the image was made for {image}; nothing was written")]
+    SectorSize { device: String, disk: u32, image: u32 },
     #[error(transparent)]
     PartitionTable(#[from] GptError),
     #[error("the server did not give what is needed")]
@@ -127,8 +131,8 @@ pub enum WriteError {
              twice, the first at byte {offset_bytes}; replace the disk"
     )]
     ReadBack { device: String, offset_bytes: u64, extents: usize, holes: usize },
-    #[error("{device} does not keep the head that is written to it, which is zeros again; replace the disk")]
-    HeadReadBack { device: String },
+    #[error("{device} does not keep the boot area that is written to it, which is zeros again; replace the disk")]
+    BootArea { device: String },
     #[error("stopped, because the order is closed or held")]
     Stopped,
 }
@@ -142,7 +146,7 @@ pub(super) struct Job<'a> {
     pub fetched_bytes: AtomicU64,
     pub written_bytes: AtomicU64,
     pub copied_bytes: AtomicU64,
-    pub skipped_bytes: AtomicU64,
+    pub kept_bytes: AtomicU64,
     pub zeroed_bytes: AtomicU64,
 }
 
@@ -161,7 +165,7 @@ impl<'a> Job<'a> {
             fetched_bytes: AtomicU64::new(0),
             written_bytes: AtomicU64::new(0),
             copied_bytes: AtomicU64::new(0),
-            skipped_bytes: AtomicU64::new(0),
+            kept_bytes: AtomicU64::new(0),
             zeroed_bytes: AtomicU64::new(0),
         }
     }
@@ -192,21 +196,17 @@ impl<'a> Job<'a> {
     pub fn check_fit(&self, device: &dyn Device) -> Result<(), WriteError> {
         let name = || device.name().to_owned();
         let (disk_bytes, sector_bytes) = (device.size_bytes(), device.sector_bytes());
-        if let Some(expected) = self.options.expected {
-            let got_sector = sector_bytes.unwrap_or(expected.sector_bytes);
-            let facts = [
-                ("its size", expected.size_bytes, disk_bytes),
-                ("its sector", u64::from(expected.sector_bytes), u64::from(got_sector)),
-            ];
-            for (what, expected, got) in facts {
-                if expected != got {
-                    let device = name();
-                    return Err(WriteError::OtherDisk { device, what, expected, got });
-                }
+        if let Some(chosen) = self.options.expected {
+            let sector_bytes = sector_bytes.unwrap_or(chosen.sector_bytes);
+            let now = Expected { size_bytes: disk_bytes, sector_bytes };
+            if now != chosen {
+                let (chosen, now) = (chosen.to_string(), now.to_string());
+                return Err(WriteError::Swapped { device: name(), chosen, now });
             }
         }
         if disk_bytes < self.manifest.image_bytes {
-            return Err(WriteError::TooSmall { device: name(), image_bytes: self.manifest.image_bytes, disk_bytes });
+            let image_bytes = self.manifest.image_bytes;
+            return Err(WriteError::DoesNotFit { device: name(), disk_bytes, image_bytes });
         }
         match sector_bytes {
             Some(disk) if disk != self.manifest.sector_bytes => {
@@ -280,7 +280,6 @@ pub fn write_to(
     options: &WriteOptions,
     observer: &dyn Observer,
 ) -> Result<Outcome, WriteError> {
-    let began = clock::instant();
     let direct = device.is_direct();
     let job = Job::new(source, manifest, options, observer);
     let deployed = match OpenTarget::new(&job, device)?.survey()? {
@@ -292,10 +291,9 @@ pub fn write_to(
         fetched_bytes: job.fetched_bytes.into_inner(),
         written_bytes: job.written_bytes.into_inner(),
         copied_bytes: job.copied_bytes.into_inner(),
-        skipped_bytes: job.skipped_bytes.into_inner(),
+        kept_bytes: job.kept_bytes.into_inner(),
         zeroed_bytes: job.zeroed_bytes.into_inner(),
         direct,
-        elapsed_ms: elapsed_ms(began),
     })
 }
 
@@ -311,7 +309,6 @@ pub fn verify_image(
     options: &WriteOptions,
     observer: &dyn Observer,
 ) -> Result<Verified, WriteError> {
-    let began = clock::instant();
     let device = DirectDevice::open(target, Access::Read)?;
     let direct = device.is_direct();
     let job = Job::new(source, manifest, options, observer);
@@ -321,16 +318,11 @@ pub fn verify_image(
     job.step(Step::VerifyBody)?;
     let wrong = readback::audit(&job, &target, &boot, Step::VerifyBody, &readback::body_windows(&boot))?;
     Ok(Verified {
-        head_right: target.has_boot_area(&boot)?,
+        boot_area_right: target.has_boot_area(&boot)?,
         wrong_extents: wrong.extents.len() as u64,
         wrong_bytes: job.bytes_of(&wrong.extents),
         wrong_holes: wrong.holes.len() as u64,
         first_wrong_byte: (!wrong.is_empty()).then(|| wrong.first_byte(&job)),
         direct,
-        elapsed_ms: elapsed_ms(began),
     })
-}
-
-fn elapsed_ms(began: std::time::Instant) -> u64 {
-    u64::try_from(clock::instant().duration_since(began).as_millis()).unwrap_or(u64::MAX)
 }

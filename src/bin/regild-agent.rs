@@ -1,34 +1,13 @@
-//! The agent's binary: static, in the deploy environment's initramfs.
+//! `regild-agent`: the program in the deploy environment, and the write path by hand.
 
-use std::error::Error;
+use clap::Parser;
+use regild::agent::cli::{self, Cli};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use regild::agent::cli::{VerifyArgs, WriteArgs};
-
-/// regild-agent writes golden images to disks
-#[derive(Debug, Parser)]
-#[command(name = "regild-agent", version)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    Write(WriteArgs),
-    Verify(VerifyArgs),
-}
-
 fn main() -> ExitCode {
-    let level = tracing_subscriber::EnvFilter::try_from_env("REGILD_LOG");
-    let level = level.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).init();
-    let done = match Cli::parse().command {
-        Command::Write(write) => write.run(),
-        Command::Verify(verify) => verify.run(),
-    };
-    match done {
+    let logs = tracing_subscriber::fmt().with_writer(std::io::stderr).without_time();
+    logs.with_max_level(tracing::Level::WARN).init();
+    match cli::run(&Cli::parse().command) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
