@@ -21,8 +21,8 @@ pub use table::LeaseTable;
 
 use crate::decide::mac::Mac;
 
-/// How long an offered address is kept for the machine that it was offered to. Firmware collects offers for
-/// up to 32 s (PXE 2.1 section 2.4.6: 4, 8, 16, 32 s) before it asks for one.
+/// How long an offered address is kept for the machine that it was offered to. PXE ROMs repeat their DISCOVER
+/// after 4, 8, 16 and 32 s before they give up, so a REQUEST can come a minute after the first offer.
 pub const OFFER_HOLD_SECONDS: u64 = 60;
 /// How long an address that a machine found in use is given to nobody.
 pub const QUARANTINE_SECONDS: u64 = 600;
