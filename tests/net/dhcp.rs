@@ -2,25 +2,49 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use crate::lab::{CLIENT_LINK, Lab, RESERVED_IP, RESERVED_MAC, SmallAuthority, ip};
 
+/// udhcpc's event script: writes what it was told into a file, and takes the address (it releases from it).
+struct Told {
+    directory: tempfile::TempDir,
+}
+
+impl Told {
+    fn new() -> Told {
+        let told = Told {
+            directory: tempfile::tempdir().unwrap(),
+        };
+        let path = told.directory.path().join("told");
+        let body = format!(
+            "#!/bin/sh\n[ \"$1\" = bound ] || exit 0\nip address replace $ip/$mask dev $interface\nenv > {0}.new\nmv {0}.new {0}\n",
+            path.display()
+        );
+        std::fs::write(told.script(), body).unwrap();
+        std::fs::set_permissions(told.script(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        told
+    }
+
+    fn script(&self) -> String {
+        self.directory.path().join("script").display().to_string()
+    }
+
+    fn read(&self) -> BTreeMap<String, String> {
+        let text = std::fs::read_to_string(self.directory.path().join("told")).unwrap_or_default();
+        text.lines()
+            .filter_map(|line| line.split_once('='))
+            .map(|(k, v)| (k.into(), v.into()))
+            .collect()
+    }
+}
+
 /// Runs udhcpc until it has a lease (or gives up) and returns what it was told.
 fn udhcpc(lab: &Lab, more: &[&str]) -> BTreeMap<String, String> {
-    let directory = tempfile::tempdir().unwrap();
-    let (script, told) = (
-        directory.path().join("script"),
-        directory.path().join("told"),
-    );
-    // It releases from the address that it was given, so it must really have it.
-    let body = format!(
-        "#!/bin/sh\n[ \"$1\" = bound ] || exit 0\nenv > {}\nip address replace $ip/$mask dev $interface\n",
-        told.display()
-    );
-    std::fs::write(&script, body).unwrap();
-    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let script = script.display().to_string();
+    let told = Told::new();
+    let script = told.script();
     let common = [
         "udhcpc",
         "-i",
@@ -37,20 +61,24 @@ fn udhcpc(lab: &Lab, more: &[&str]) -> BTreeMap<String, String> {
     ];
     let wished = ["-O", "bootfile", "-O", "tftp", "-O", "bootsize"];
     let output = lab.run_client("busybox", &[&common[..], &wished, more].concat());
-    let text = std::fs::read_to_string(&told).unwrap_or_default();
     assert!(
-        output.status.success() || text.is_empty(),
+        output.status.success(),
         "udhcpc: {}",
         String::from_utf8_lossy(&output.stderr)
     );
-    text.lines()
-        .filter_map(|line| line.split_once('='))
-        .map(|(k, v)| (k.into(), v.into()))
-        .collect()
+    told.read()
 }
 
 fn get<'a>(told: &'a BTreeMap<String, String>, key: &str) -> &'a str {
     told.get(key).map_or("", String::as_str)
+}
+
+fn wait_for(what: &str, mut is_there: impl FnMut() -> bool) {
+    let came = (0..500).any(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        is_there()
+    });
+    assert!(came, "{what} did not come");
 }
 
 #[test]
@@ -83,18 +111,39 @@ fn udhcpc_gets_an_address_by_unicast_keeps_it_and_gives_it_back() {
     };
     let (hostname, expires_at) = name(&authority).unwrap();
     assert_eq!(hostname.as_deref(), Some("web-01"));
-    // The same machine again, and this time it releases: the lease is over, its memory is not.
-    assert_eq!(get(&udhcpc(&lab, &["-R"]), "ip"), "10.77.0.100");
-    for _ in 0..50 {
-        if name(&authority).unwrap().1 < expires_at {
-            break;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    // The same machine again, and this time it releases as it goes: the lease is over, its memory is not.
+    let told = Told::new();
+    let script = told.script();
+    let arguments = [
+        "netns",
+        "exec",
+        &lab.client,
+        "busybox",
+        "udhcpc",
+        "-i",
+        CLIENT_LINK,
+        "-f",
+        "-R",
+        "-s",
+        &script,
+    ];
+    let mut client = Command::new("ip")
+        .args(arguments)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_for("a lease", || get(&told.read(), "ip") == "10.77.0.100");
+    // `ip netns exec` has become udhcpc.
     assert!(
-        name(&authority).unwrap().1 < expires_at,
-        "the release was not heard"
+        Command::new("kill")
+            .arg(client.id().to_string())
+            .status()
+            .unwrap()
+            .success()
     );
+    client.wait().unwrap();
+    wait_for("the release", || name(&authority).unwrap().1 < expires_at);
+    assert_eq!(server.counters.releases.load(Ordering::Relaxed), 1);
     assert_eq!(get(&udhcpc(&lab, &[]), "ip"), "10.77.0.100");
 }
 

@@ -51,22 +51,22 @@ impl Lab {
             &["peer", "name", CLIENT_LINK, "netns", &lab.client],
         ]
         .concat());
-        ip(&[
-            "-n",
-            &lab.server,
-            "address",
-            "add",
-            "10.77.0.1/24",
-            "dev",
-            SERVER_LINK,
-        ]);
-        // A second address that sorts before ours: replies must not leave from it.
+        // The address that the kernel would reply from, were it not told otherwise.
         ip(&[
             "-n",
             &lab.server,
             "address",
             "add",
             "10.66.0.1/24",
+            "dev",
+            SERVER_LINK,
+        ]);
+        ip(&[
+            "-n",
+            &lab.server,
+            "address",
+            "add",
+            "10.77.0.1/24",
             "dev",
             SERVER_LINK,
         ]);
