@@ -4,7 +4,7 @@ pub mod file;
 
 use crate::decide::boot::BootPolicy;
 use crate::decide::mac::Mac;
-use crate::dhcp::Network;
+use crate::dhcp::{Network, check_networks};
 use crate::wire::agent::DiskRule;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -93,8 +93,9 @@ fn checked(file: file::File) -> Result<Config, Wrong> {
             "no network to serve; add a [[network]] with interface and address".into(),
         ));
     }
-    let networks =
+    let networks: Vec<Network> =
         file.networks.iter().map(|network| checked_network(network, &reservations)).collect::<Result<_, _>>()?;
+    check_networks(&networks).map_err(|error| ("network".to_string(), error.to_string()))?;
     if !(1..=100).contains(&file.deploy.attempts_max) {
         return Err(("deploy.attempts_max".into(), "must be 1 to 100: attempts are bounded".into()));
     }

@@ -9,70 +9,26 @@
 //! machine that asks for an address it cannot have is told so (NAK) rather than left to time out.
 
 mod answer;
+mod request;
+mod subnet;
 mod table;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 pub use answer::{Change, LeaseAnswer, NakReason, SilentReason};
+pub use request::{LeaseRequest, MessageKind, hostname};
+pub use subnet::{Subnet, netmask};
 pub use table::LeaseTable;
 
 use crate::decide::mac::Mac;
 
-/// How long an offered address is kept for the machine that it was offered to. Firmware collects offers for
-/// up to 32 s (PXE 2.1 section 2.4.6: 4, 8, 16, 32 s) before it asks for one.
+/// How long an offered address is kept for the machine that it was offered to. PXE ROMs repeat their DISCOVER
+/// after 4, 8, 16 and 32 s before they give up, so a REQUEST can come a minute after the first offer.
 pub const OFFER_HOLD_SECONDS: u64 = 60;
 /// How long an address that a machine found in use is given to nobody.
 pub const QUARANTINE_SECONDS: u64 = 600;
-/// Never more addresses in quarantine than this, however large the pools.
-const QUARANTINED_MAX: u32 = 256;
-
-/// One subnet as the decision needs it, already checked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Subnet {
-    /// Our address in it, the server identifier (option 54).
-    pub server_id: Ipv4Addr,
-    /// Length of the netmask; the subnet is the one that `server_id` lies in.
-    pub prefix_len: u8,
-    /// First and last address of each range that may go to anybody.
-    pub pools: Vec<(Ipv4Addr, Ipv4Addr)>,
-    /// Addresses that go to one machine only, inside or outside the pools.
-    pub reservations: BTreeMap<Mac, Ipv4Addr>,
-    /// How long a lease lasts.
-    pub lease_seconds: u32,
-}
-
-impl Subnet {
-    /// Whether the address belongs to this subnet.
-    #[must_use]
-    pub fn contains(&self, ip: Ipv4Addr) -> bool {
-        let mask = netmask(self.prefix_len);
-        u32::from(ip) & mask == u32::from(self.server_id) & mask
-    }
-
-    /// Whether one of the pools has the address.
-    #[must_use]
-    pub fn in_pool(&self, ip: Ipv4Addr) -> bool {
-        self.pools.iter().any(|(first, last)| *first <= ip && ip <= *last)
-    }
-
-    /// A tenth of the pools, at least one address: a machine that declines everything cannot empty them.
-    fn quarantined_max(&self) -> usize {
-        let size = |(first, last): &(Ipv4Addr, Ipv4Addr)| (u32::from(*last) - u32::from(*first)).saturating_add(1);
-        let all = self.pools.iter().map(size).fold(0u32, u32::saturating_add);
-        // At most 256: fits any usize.
-        (all / 10).clamp(1, QUARANTINED_MAX) as usize
-    }
-}
-
-/// The netmask of a prefix length, as a number; longer than 32 counts as 32.
-#[must_use]
-pub fn netmask(prefix_len: u8) -> u32 {
-    u32::MAX.checked_shl(32 - u32::from(prefix_len.min(32))).unwrap_or(0)
-}
-
 /// What an entry of the table is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LeaseState {
@@ -97,40 +53,6 @@ pub struct Lease {
     pub state: LeaseState,
     /// Unix seconds; over from this second on.
     pub expires_at: u64,
-}
-
-/// What a client may send us (RFC 2131 section 3.1, table 2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum MessageKind {
-    /// DHCPDISCOVER (1)
-    Discover,
-    /// DHCPREQUEST (3)
-    Request,
-    /// DHCPDECLINE (4)
-    Decline,
-    /// DHCPRELEASE (7)
-    Release,
-    /// DHCPINFORM (8)
-    Inform,
-}
-
-/// The facts of one packet. The client identifier is not among them on purpose (see the module's head).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeaseRequest {
-    /// What it asks.
-    pub kind: MessageKind,
-    /// chaddr; the codec has refused group and all-zero addresses.
-    pub mac: Mac,
-    /// The address it already uses, or 0.0.0.0.
-    pub ciaddr: Ipv4Addr,
-    /// Option 50.
-    pub requested: Option<Ipv4Addr>,
-    /// Option 54.
-    pub server_id: Option<Ipv4Addr>,
-    /// The relay's address, or 0.0.0.0.
-    pub giaddr: Ipv4Addr,
-    /// Option 12 after [`hostname`].
-    pub hostname: Option<String>,
 }
 
 /// Answers one packet. Changes nothing: the one writer makes `answer.change()` durable where it must be,
@@ -303,19 +225,4 @@ fn inform(table: &LeaseTable, request: &LeaseRequest) -> LeaseAnswer {
         return LeaseAnswer::Silent { reason: SilentReason::OtherSubnet { ip } };
     }
     LeaseAnswer::Inform { ip }
-}
-
-/// A host name from option 12, safe to print and to store: one label of RFC 1123 section 2.1 (letters, digits,
-/// inner hyphens, at most 63), in lower case. Trailing NULs go (RFC 2132 section 2 asks for it); anything else,
-/// dots included, makes it `None`: a name is a convenience, and not worth guessing at.
-#[must_use]
-pub fn hostname(option_12: &[u8]) -> Option<String> {
-    let end = option_12.iter().rposition(|byte| *byte != 0)? + 1;
-    let label = &option_12[..end];
-    let allowed = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'-';
-    let edge_is_hyphen = label.first() == Some(&b'-') || label.last() == Some(&b'-');
-    if label.len() > 63 || edge_is_hyphen || !label.iter().all(allowed) {
-        return None;
-    }
-    Some(label.iter().map(|byte| char::from(byte.to_ascii_lowercase())).collect())
 }

@@ -105,7 +105,7 @@ fn by_number(arch: u16) -> Machine {
     }
 }
 
-/// `PXEClient:Arch:00007:...` (PXE 2.1 section 2.2.1): the same number as option 93, in five digits.
+/// `PXEClient:Arch:00007:...` (PXE 2.1): the same number as option 93, in five digits.
 fn arch_in_vendor_class(class: &[u8]) -> Option<u16> {
     let rest = class.strip_prefix(b"PXEClient:Arch:")?;
     let digits = rest.get(..5)?;

@@ -169,3 +169,38 @@ fn open(interface: &str) -> io::Result<UdpSocket> {
     socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, SERVER_PORT).into())?;
     UdpSocket::from_std(socket.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 2131 section 4.1, the paragraph on 'giaddr', 'ciaddr' and the broadcast bit.
+    #[test]
+    fn a_reply_goes_where_the_machine_can_hear_it() {
+        let given = Some(Ipv4Addr::new(10, 0, 0, 9));
+        let packet = |kind: u8, flags: u8, ciaddr: [u8; 4]| {
+            let mut bytes = vec![0; 240];
+            bytes[..3].copy_from_slice(&[1, 1, 6]);
+            bytes[10] = flags;
+            bytes[12..16].copy_from_slice(&ciaddr);
+            bytes[28] = 2;
+            bytes[236..].copy_from_slice(&[99, 130, 83, 99]);
+            bytes.extend([53, 1, kind, 255]);
+            Request::decode(&bytes).expect("a packet of the test's own")
+        };
+        let (discover, ask) = (1, 3);
+        let own = [10, 0, 0, 9];
+        let table = [
+            (packet(discover, 0, [0; 4]), given, Destination::Fresh([10, 0, 0, 9].into())),
+            (packet(discover, 0x80, [0; 4]), given, Destination::Broadcast),
+            (packet(ask, 0, [0; 4]), given, Destination::Fresh([10, 0, 0, 9].into())),
+            (packet(ask, 0x80, [0; 4]), given, Destination::Broadcast),
+            (packet(ask, 0x80, own), given, Destination::InUse([10, 0, 0, 9].into())),
+            (packet(ask, 0, own), None, Destination::Broadcast),
+            (packet(ask, 0, [0; 4]), None, Destination::Broadcast),
+        ];
+        for (request, yiaddr, wanted) in table {
+            assert_eq!(destination(&request, yiaddr), wanted, "{request:?}");
+        }
+    }
+}

@@ -39,13 +39,7 @@ pub trait Authority: Send + Sync + 'static {
     ) -> impl Future<Output = Result<LeaseAnswer, LeaseError>> + Send;
 
     /// What this netboot client is told to boot. Reads only: a DISCOVER is no promise to boot.
-    fn netboot(
-        &self,
-        network: usize,
-        mac: Mac,
-        client: NetbootClient,
-        uuid: Option<[u8; 16]>,
-    ) -> impl Future<Output = NetbootAnswer> + Send;
+    fn netboot(&self, network: usize, mac: Mac, client: NetbootClient) -> impl Future<Output = NetbootAnswer> + Send;
 }
 
 /// Why no lease could be granted or ended.

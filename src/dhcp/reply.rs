@@ -125,8 +125,8 @@ fn set_boot_file(message: &mut Message, network: &Network, request: &Request, na
     }
     let options = message.opts_mut();
     options.insert(DhcpOption::TFTPServerName(network.server_ip.to_string().into_bytes()));
-    // With a NUL, as dnsmasq sends it: ROMs exist that read on until they meet one and then ask for a file
-    // with the next option's code in its name (netboot.xyz #1198: a name that ended in 0xff).
+    // With a NUL: ROMs exist that read on until they meet one and then ask for a file whose name ends in the
+    // next option's code (netboot.xyz #1198: a trailing 0xff).
     options.insert(DhcpOption::BootfileName([name.as_bytes(), b"\0"].concat()));
     match request.netboot_client() {
         NetbootClient::Firmware { .. } if is_pxe_class(request) => {
@@ -134,7 +134,7 @@ fn set_boot_file(message: &mut Message, network: &Network, request: &Request, na
             options.insert(DhcpOption::VendorExtensions(PXE_BOOT_FILE_AT_ONCE.to_vec()));
         }
         NetbootClient::UefiHttp => {
-            // UEFI 2.5 section 23.7: an offer without this class is not an HTTP boot offer.
+            // UEFI takes an offer without this class for no HTTP boot offer (seen with OVMF).
             options.insert(DhcpOption::ClassIdentifier(b"HTTPClient".to_vec()));
         }
         // iPXE would take an option 60 as a promise of PXE menus.

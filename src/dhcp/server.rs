@@ -10,7 +10,7 @@ use super::codec::{PACKET_BYTES_MAX, Request};
 use super::counters::{DhcpCounters, add};
 use super::deliver::{Sent, Wire, destination};
 use super::reply::{LeaseReply, Reply, encode};
-use super::{Authority, LeaseError, NetbootAnswer, Network};
+use super::{Authority, NetbootAnswer, Network};
 use crate::clock;
 use crate::decide::lease::LeaseAnswer;
 use crate::decide::netboot::NetbootClient;
@@ -205,7 +205,7 @@ async fn boot_file<A: Authority>(shared: &Shared<A>, request: &Request) -> Optio
     if client == NetbootClient::NotNetboot {
         return None;
     }
-    match shared.authority.netboot(shared.server.place, request.mac, client, request.uuid).await {
+    match shared.authority.netboot(shared.server.place, request.mac, client).await {
         NetbootAnswer::BootFile { name } => {
             add(&shared.counters.boot_files);
             Some(name)

@@ -56,7 +56,7 @@ impl Authority for Deciding {
             .map_err(|error| LeaseError::NotStored { reason: error.to_string() })
     }
 
-    async fn netboot(&self, network: usize, mac: Mac, client: NetbootClient, _: Option<[u8; 16]>) -> NetbootAnswer {
+    async fn netboot(&self, network: usize, mac: Mac, client: NetbootClient) -> NetbootAnswer {
         match self.shared.registry.netboot(mac, client).await {
             Ok(decision) => {
                 let answer = self.boot_file(network, mac, client, &decision);

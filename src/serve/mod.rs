@@ -12,7 +12,7 @@ use crate::image::{self, ImageStore};
 use crate::registry::Registry;
 use crate::tftp;
 use authority::Deciding;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::path::Path;
 use std::sync::Arc;
 use tokio::net::{TcpListener, UnixListener};
@@ -35,6 +35,8 @@ pub enum ServeError {
     Assets(#[from] assets::AssetError),
     #[error("DHCP cannot be served")]
     Dhcp(#[from] dhcp::BindError),
+    #[error("TFTP cannot be served")]
+    Tftp(#[from] tftp::BindError),
     #[error("cannot listen on {what}")]
     Bind { what: String, source: std::io::Error },
     #[error("cannot start")]
@@ -75,8 +77,9 @@ async fn serve(shared: Arc<Shared>, began: std::time::Instant) -> Result<(), Ser
         tasks.spawn(server.run(authority.clone(), counters.clone(), stopped.clone()));
     }
     let files = Arc::new(boot_files(&shared.assets));
-    for socket in sockets.tftp {
-        let _ = (socket, &files);
+    let tftp_counters = Arc::new(tftp::TftpCounters::default());
+    for server in sockets.tftp {
+        tasks.spawn(server.run(files.clone(), tftp_counters.clone(), stopped.clone()));
     }
     for listener in sockets.http {
         let routes = http::machine_routes(shared.clone());
@@ -105,7 +108,7 @@ async fn serve(shared: Arc<Shared>, began: std::time::Instant) -> Result<(), Ser
 
 struct Sockets {
     dhcp: Vec<dhcp::DhcpServer>,
-    tftp: Vec<std::net::UdpSocket>,
+    tftp: Vec<tftp::TftpServer>,
     http: Vec<TcpListener>,
     operators: UnixListener,
 }
@@ -123,15 +126,15 @@ async fn bind(shared: &Shared) -> Result<Sockets, ServeError> {
     for (place, network) in config.networks.iter().enumerate() {
         let failed = |what: String| move |source| ServeError::Bind { what, source };
         sockets.dhcp.push(dhcp::DhcpServer::bind(network.clone(), place)?);
-        let tftp = SocketAddr::from((network.server_ip, config.tftp.port));
-        let _ = tftp;
+        let tftp = SocketAddrV4::new(network.server_ip, config.tftp.port);
+        sockets.tftp.push(tftp::TftpServer::bind(tftp, None)?);
         let http = SocketAddr::from((network.server_ip, config.http.port));
         sockets.http.push(TcpListener::bind(http).await.map_err(failed(format!("HTTP {http}")))?);
     }
     Ok(sockets)
 }
 
-fn boot_files(assets: &assets::Assets) -> Vec<(String, bytes::Bytes)> {
+fn boot_files(assets: &assets::Assets) -> tftp::BootFiles {
     let found = TFTP_NAMES.iter().filter_map(|name| Some((name.to_string(), assets.get(name)?)));
-    found.collect()
+    tftp::BootFiles::new(found)
 }

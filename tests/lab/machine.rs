@@ -195,9 +195,11 @@ impl Machine {
     fn arguments(&self) -> Vec<String> {
         let spec = &self.spec;
         let mut line = format!(
-            "-name {} -machine q35 -accel tcg -smp 1 -m {} -display none -monitor none -nodefaults -vga std \
+            "-name {} -machine q35{} -accel tcg -smp 1 -m {} -display none -monitor none -nodefaults -vga std \
              -device virtio-rng-pci -serial chardev:console -uuid {}",
             spec.name,
+            // SeaBIOS then shows on the serial console what it and the iPXE ROM show on the screen.
+            if spec.firmware == Firmware::Bios { ",graphics=off" } else { "" },
             spec.memory_mib,
             spec.uuid.clone().unwrap_or_else(|| uuid_of(&spec.mac))
         );

@@ -1,0 +1,13 @@
+//! Real sockets: TFTP on loopback with foreign clients, DHCP in network namespaces with udhcpc.
+//!
+//! One test binary, so that it is linked once. Needs root (namespaces, port 67), and the packages `iproute2`,
+//! `busybox` or `udhcpc`, `atftp`, `tftp-hpa`, `curl`; what is missing fails, it is never skipped in silence.
+
+#[path = "net/dhcp.rs"]
+mod dhcp;
+#[path = "net/dhcp_raw.rs"]
+mod dhcp_raw;
+#[path = "net/lab.rs"]
+mod lab;
+#[path = "net/tftp.rs"]
+mod tftp;
