@@ -497,3 +497,28 @@ fn a_target_in_memory_is_written_as_well() {
     eprintln!("O_DIRECT on tmpfs: {}", outcome.direct);
     assert_same_disk(&read(memory.path()), &deployed(&image, &before));
 }
+
+/// Requests overtake one another: that the first one of a cut write never arrived must not hide all the others.
+#[test]
+fn a_cut_write_is_continued_although_its_first_request_was_never_answered() {
+    let images = Images::new();
+    let image = gpt_image(IMAGE_BYTES, 1);
+    let manifest = images.import("a:1", &image);
+    let before = old_disk(DISK_BYTES);
+    let disk = images.disk("disk", &before);
+    let first = manifest.frames[0];
+    let held_back = StoreSource::with(&images.store, |_, range, bytes| {
+        let is_head = range.end == first.offset_bytes + u64::from(first.compressed_bytes);
+        if range.start == first.offset_bytes && !is_head {
+            let source = io::Error::from(io::ErrorKind::TimedOut).into();
+            return Err(SourceError::Unreachable { url: "http://server".to_owned(), source });
+        }
+        Ok(bytes)
+    });
+    let cut = write_image(&held_back, &manifest, &disk, &quick(), &Watch::default()).unwrap_err();
+    assert!(matches!(cut, WriteError::Source(_)), "{cut}");
+    let source = StoreSource::new(&images.store);
+    let outcome = write_image(&source, &manifest, &disk, &quick(), &Watch::default()).unwrap();
+    assert!(outcome.kept_bytes > 4 * MIB, "{outcome:?}");
+    assert_same_disk(&read(&disk), &deployed(&image, &before));
+}

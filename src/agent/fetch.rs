@@ -12,7 +12,7 @@ use super::write::{Job, WriteError};
 
 /// Requests that are under way at once. One more than this is waiting in the queue and one is being written, so
 /// memory stays below 100 MiB.
-const FETCHERS: usize = 3;
+pub(super) const FETCHERS: usize = 3;
 const QUEUE: usize = 1;
 
 /// Brings all these extents (indexes into the manifest's) to `sink`, in the order of the packs. Ends at the first

@@ -17,18 +17,21 @@
 
 use std::sync::atomic::Ordering;
 
+use super::aligned::AlignedBuffer;
 use super::boot_area::BootArea;
 use super::device::Device;
 use super::readback::{self, ReadBack, Wrong};
 use super::target::Target;
 use super::write::{Job, WriteError};
-use super::{fetch, moved};
+use super::{fetch, moved, plan};
 use crate::wire::agent::Step;
+use crate::wire::manifest::{self, Manifest};
 
 /// Holes are zeroed in pieces, so that a stop is noticed and progress is seen.
 const ZERO_BYTES_MAX: u64 = 64 << 20;
-/// So many of the extents that a write begins with are looked at to see whether an earlier write was cut.
-const SAMPLE_EXTENTS: usize = 8;
+/// So many of the requests that a write begins with are looked at to see whether an earlier write was cut: more
+/// than are under way at once, so one of them was written if anything was.
+const SAMPLE_REQUESTS: usize = fetch::FETCHERS + 2;
 
 /// The disk is open, the image fits it, nothing was written.
 pub(super) struct OpenTarget<'j> {
@@ -111,19 +114,19 @@ impl<'j> Cleared<'j> {
     }
 }
 
-/// True when the disk holds the extents that a write begins with: then an earlier write was cut, and what it
-/// wrote need not be fetched again. A wrong guess costs time, never correctness.
+/// True when the disk holds what a write begins with: then an earlier write was cut, and what it wrote need not
+/// be fetched again. Requests overtake one another, so the first of each of several is looked at. A wrong guess
+/// costs time, never correctness.
 fn was_cut(job: &Job, target: &Target, all: &Wrong) -> Result<bool, WriteError> {
-    let mut first = all.extents.clone();
-    first.sort_unstable_by_key(|&i| (job.manifest.extents[i].frame, job.manifest.extents[i].frame_block));
-    for &index in first.iter().take(SAMPLE_EXTENTS) {
-        let extent = &job.manifest.extents[index];
+    for segment in plan::segments(job.manifest, all.extents.clone()).iter().take(SAMPLE_REQUESTS) {
+        // A segment is made for an extent, so it has a first one.
+        let extent = &job.manifest.extents[segment.extents[0]];
         if extent.target().end > target.device().size_bytes() {
             continue;
         }
-        let mut bytes = super::aligned::AlignedBuffer::new(extent.extent_bytes as usize);
+        let mut bytes = AlignedBuffer::new(extent.extent_bytes as usize);
         target.read(extent.target_offset_bytes, &mut bytes)?;
-        if crate::wire::manifest::digest(&bytes) == extent.digest {
+        if manifest::digest(&bytes) == extent.digest {
             return Ok(true);
         }
     }
@@ -136,7 +139,7 @@ fn write_wrong(
     target: &Target,
     boot: &BootArea,
     wrong: Wrong,
-    seed: Option<&crate::wire::manifest::Manifest>,
+    seed: Option<&Manifest>,
 ) -> Result<(), WriteError> {
     let total_bytes = job.bytes_of(&wrong.extents) + wrong.holes.iter().map(|h| h.end - h.start).sum::<u64>();
     let mut done_bytes = job.bytes_of(&wrong.extents);
