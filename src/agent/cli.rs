@@ -1,20 +1,24 @@
-//! `regild-agent write` and `verify`: the write path by hand, on a file or a block device.
+//! The agent's commands: `deploy`, and by hand on a file or a block device `write` and `verify`.
+//!
+//! With `--json` standard output has one object a line: progress about once a second (as in the reports to the
+//! server), and at the end what was done: for `write` `{"done": true, ...}`, for `verify` `{"right": ..., ...}`.
+//! Errors go to standard error, one cause a line. Exit status 0 done, 1 failed (`verify`: different), 2 wrong usage.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
 
 use super::http_source::HttpSource;
-use super::source::{self, GaveUp, ImageSource};
-use super::write::{Observer, WriteOptions, verify_image, write_image};
+use super::write::{self, Observer, Outcome, Verified, WriteError, WriteOptions, verify_image, write_image};
 use crate::clock;
 use crate::wire::agent::{Progress, Step};
 use crate::wire::manifest::Manifest;
 use crate::wire::reference::ImageRef;
 
-/// How long a server that does not answer is waited for.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 /// Puts golden images onto disks.
 #[derive(Debug, Parser)]
@@ -28,15 +32,15 @@ pub struct Cli {
 pub enum Command {
     /// In the deploy environment: carry out the order on the kernel command line.
     Deploy,
-    /// Write an image onto a disk or into a file, in place.
+    /// Write an image onto a disk or into a file, in place. WHAT IS ON IT IS LOST.
     Write {
         #[command(flatten)]
         image: Image,
-        /// NAME:VERSION that was on it before: what of it is still in its place is not fetched.
+        /// NAME:VERSION that is on it now: what of it the new image has, too, is not fetched.
         #[arg(long, value_name = "REF")]
         seed_image: Option<ImageRef>,
     },
-    /// Compare a disk or a file with an image.
+    /// Compare a disk or a file with an image. Writes nothing.
     Verify {
         #[command(flatten)]
         image: Image,
@@ -46,107 +50,124 @@ pub enum Command {
 #[derive(Debug, Args)]
 pub struct Image {
     /// http://IP:PORT of the server.
-    #[arg(long)]
+    #[arg(long, env = "REGILD_SERVER", value_name = "URL")]
     server: String,
     /// NAME:VERSION
     #[arg(long = "image", value_name = "REF")]
     name: ImageRef,
     /// A block device, or a file that is at least as long as the image.
-    #[arg(long)]
+    #[arg(long, value_name = "PATH")]
     target: PathBuf,
+    /// How long a server that does not answer is asked again.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    patience_seconds: u64,
     /// Progress and summary as JSON, one object a line.
     #[arg(long)]
     json: bool,
 }
 
-/// Runs `write` or `verify`; false when a comparison found differences.
+/// Runs a command; false when a comparison found differences.
 ///
 /// # Errors
 /// Anything that kept the image from the disk, outermost cause first.
 pub fn run(command: &Command) -> Result<bool, Box<dyn std::error::Error>> {
     match command {
-        Command::Deploy => super::deploy::run().map(|()| true).map_err(Into::into),
-        Command::Write { image, seed_image } => write(image, seed_image.as_ref()),
-        Command::Verify { image } => verify(image),
+        Command::Deploy => Ok(super::deploy::run().map(|()| true)?),
+        Command::Write { image, seed_image } => Ok(write(image, seed_image.as_ref())?),
+        Command::Verify { image } => Ok(verify(image)?),
     }
 }
 
-fn write(image: &Image, seed: Option<&ImageRef>) -> Result<bool, Box<dyn std::error::Error>> {
+fn write(image: &Image, seed: Option<&ImageRef>) -> Result<bool, WriteError> {
+    #[derive(Serialize)]
+    struct Done {
+        done: bool,
+        #[serde(flatten)]
+        outcome: Outcome,
+        seconds: f64,
+    }
     let source = HttpSource::new(&image.server);
-    let manifest = manifest_of(&source, &image.name)?;
-    let seed = seed.map(|seed| manifest_of(&source, seed)).transpose()?;
-    let options = WriteOptions { patience: PATIENCE, expected: None, seed };
+    let lines = Lines::new(image.json);
     let began = clock::instant();
-    let outcome = write_image(&source, &manifest, &image.target, &options, &Lines { json: image.json })?;
+    let manifest = manifest_of(&source, &image.name, image, &lines)?;
+    let seed = seed.map(|seed| manifest_of(&source, seed, image, &lines)).transpose()?;
+    let options = WriteOptions { seed, expected: None, patience: image.patience() };
+    let outcome = write_image(&source, &manifest, &image.target, &options, &lines)?;
     let seconds = began.elapsed().as_secs_f64();
+    let (name, target) = (&image.name, image.target.display());
     if image.json {
-        println!(
-            "{{\"done\":true,\"already_there\":{},\"written_bytes\":{},\"kept_bytes\":{},\"fetched_bytes\":{},\
-             \"direct\":{},\"seconds\":{seconds:.3}}}",
-            outcome.already_there, outcome.written_bytes, outcome.kept_bytes, outcome.fetched_bytes, outcome.direct
-        );
+        print_json(&Done { done: true, outcome, seconds });
     } else if outcome.already_there {
-        println!("{} is on {} already", image.name, image.target.display());
+        println!("{name} is on {target} already");
     } else {
         println!(
-            "{} is on {}: {} bytes written, {} kept, {} fetched, {seconds:.1} s",
-            image.name,
-            image.target.display(),
-            outcome.written_bytes,
-            outcome.kept_bytes,
-            outcome.fetched_bytes
+            "{name} is on {target}: {} bytes written, {} kept, {} fetched, {seconds:.1} s",
+            outcome.written_bytes, outcome.kept_bytes, outcome.fetched_bytes,
         );
     }
     Ok(true)
 }
 
-fn verify(image: &Image) -> Result<bool, Box<dyn std::error::Error>> {
+fn verify(image: &Image) -> Result<bool, WriteError> {
+    #[derive(Serialize)]
+    struct Found {
+        right: bool,
+        #[serde(flatten)]
+        verified: Verified,
+        seconds: f64,
+    }
     let source = HttpSource::new(&image.server);
-    let manifest = manifest_of(&source, &image.name)?;
-    let options = WriteOptions { patience: PATIENCE, expected: None, seed: None };
-    let found = verify_image(&source, &manifest, &image.target, &options, &Lines { json: image.json })?;
+    let lines = Lines::new(image.json);
+    let began = clock::instant();
+    let manifest = manifest_of(&source, &image.name, image, &lines)?;
+    let options = WriteOptions { patience: image.patience(), ..WriteOptions::default() };
+    let verified = verify_image(&source, &manifest, &image.target, &options, &lines)?;
+    let (right, seconds) = (verified.is_right(), began.elapsed().as_secs_f64());
+    let (name, target) = (&image.name, image.target.display());
     if image.json {
-        println!(
-            "{{\"right\":{},\"boot_area_right\":{},\"wrong_extents\":{},\"wrong_holes\":{},\"direct\":{}}}",
-            found.is_right(),
-            found.boot_area_right,
-            found.wrong_extents,
-            found.wrong_holes,
-            found.direct
-        );
-    } else if found.is_right() {
-        println!("{} holds {}", image.target.display(), image.name);
+        print_json(&Found { right, verified, seconds });
+    } else if right {
+        println!("{target} holds {name}");
     } else {
         println!(
-            "{} differs from {}: boot area {}, {} extents and {} holes wrong",
-            image.target.display(),
-            image.name,
-            if found.boot_area_right { "right" } else { "wrong" },
-            found.wrong_extents,
-            found.wrong_holes
+            "{target} differs from {name}: boot area {}, {} extents ({} bytes) and {} holes wrong",
+            if verified.boot_area_right { "right" } else { "wrong" },
+            verified.wrong_extents,
+            verified.wrong_bytes,
+            verified.wrong_holes
         );
     }
-    Ok(found.is_right())
+    Ok(right)
 }
 
-fn manifest_of(source: &HttpSource, image: &ImageRef) -> Result<Manifest, Box<dyn std::error::Error>> {
-    let digest = patiently(|| source.resolve(image))?;
-    let encoded = patiently(|| source.manifest(&digest))?;
-    Ok(Manifest::decode(&encoded, Some(&digest))?)
+impl Image {
+    fn patience(&self) -> Duration {
+        Duration::from_secs(self.patience_seconds)
+    }
 }
 
-fn patiently<T>(question: impl Fn() -> Result<T, super::SourceError>) -> Result<T, super::SourceError> {
-    match source::ask(PATIENCE, &|| false, question) {
-        Ok(answer) => Ok(answer),
-        Err(GaveUp::Failed(error)) => Err(error),
-        // Nobody stops a command but by ending it.
-        Err(GaveUp::Stopped) => Err(super::SourceError::Status { url: String::new(), status: 499 }),
+fn manifest_of(source: &HttpSource, name: &ImageRef, image: &Image, lines: &Lines) -> Result<Manifest, WriteError> {
+    let digest = write::resolve(source, name, image.patience(), lines)?;
+    write::fetch_manifest(source, &digest, image.patience(), lines)
+}
+
+fn print_json(line: &impl Serialize) {
+    // Numbers and booleans always have a JSON form.
+    if let Ok(line) = serde_json::to_string(line) {
+        println!("{line}");
     }
 }
 
 /// Progress on standard error for people, on standard output as JSON for programs.
 struct Lines {
     json: bool,
+    last: Mutex<Instant>,
+}
+
+impl Lines {
+    fn new(json: bool) -> Lines {
+        Lines { json, last: Mutex::new(clock::instant()) }
+    }
 }
 
 impl Observer for Lines {
@@ -157,13 +178,20 @@ impl Observer for Lines {
     }
 
     fn progress(&self, progress: Progress) {
-        if self.json
-            && let Ok(line) = serde_json::to_string(&progress)
-        {
-            println!("{line}");
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.elapsed() < PROGRESS_EVERY {
+            return;
+        }
+        *last = clock::instant();
+        if self.json {
+            print_json(&progress);
+        } else {
+            let (done, total) = (progress.done_bytes >> 20, progress.total_bytes >> 20);
+            eprintln!("  {done} of {total} MiB, {} MiB fetched", progress.fetched_bytes >> 20);
         }
     }
 
+    /// Nobody stops a command but by ending it.
     fn may_go_on(&self) -> bool {
         true
     }

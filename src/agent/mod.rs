@@ -15,6 +15,7 @@
 //! | `target` | the only writes to it: checked extents, zeros, and the head against proof |
 //! | `source`, `http_source` | where manifests and packs come from |
 //! | `plan`, `fetch`, `extent` | which ranges to ask for; threads that fetch, unpack and check |
+//! | `moved` | content that is already on the disk at another place |
 //! | `readback` | the body as the device has it, against the manifest: the proof |
 //! | `boot_area` | the image's head, fitted to this disk |
 //! | `stages`, `write` | the order of steps, as types and as one call |
@@ -39,6 +40,7 @@ mod boot_area;
 mod extent;
 mod fetch;
 mod holders;
+mod moved;
 mod plan;
 mod readback;
 mod stages;

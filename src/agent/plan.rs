@@ -66,3 +66,72 @@ fn belongs(manifest: &Manifest, segment: &Segment, frames: &Range<usize>) -> boo
     let range = segment.range(manifest);
     gap_bytes <= GAP_BYTES_MAX && range.end - range.start < REQUEST_BYTES && segment.frames.len() < FRAMES_SOFT
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::manifest::{BLOCK_BYTES, BootFacts, Extent, FRAME_BYTES, Frame};
+
+    /// A manifest with frames of `compressed_bytes` each, one behind another from these offsets.
+    fn manifest(offsets: &[(u32, u64)], compressed_bytes: u32, extents: &[(u32, u32, u32)]) -> Manifest {
+        let frame = |&(pack, offset_bytes): &(u32, u64)| Frame {
+            pack,
+            offset_bytes,
+            compressed_bytes,
+            raw_bytes: FRAME_BYTES as u32,
+        };
+        let extent = |(index, &(frame, frame_block, blocks)): (u64, &(u32, u32, u32))| Extent {
+            target_offset_bytes: index << 20,
+            extent_bytes: blocks * BLOCK_BYTES as u32,
+            frame,
+            frame_block,
+            digest: [0; 32],
+        };
+        Manifest {
+            image_bytes: 1 << 30,
+            sector_bytes: 512,
+            content_digest: [0; 32],
+            boot: BootFacts::default(),
+            packs: vec![[1; 32], [2; 32]],
+            frames: offsets.iter().map(frame).collect(),
+            extents: (0..).zip(extents).map(extent).collect(),
+        }
+    }
+
+    #[test]
+    fn neighbouring_frames_come_with_one_request_and_packs_do_not_mix() {
+        let near = manifest(&[(0, 16), (0, 116), (0, 216), (1, 16)], 100, &[(3, 0, 1), (1, 60, 10), (0, 0, 1)]);
+        let all = segments(&near, vec![0, 1, 2]);
+        assert_eq!(all.len(), 2);
+        assert_eq!((all[0].frames.clone(), all[0].extents.as_slice()), (0..3, [2, 1].as_slice()));
+        assert_eq!(all[0].range(&near), 16..316);
+        assert_eq!((all[1].frames.clone(), all[1].range(&near)), (3..4, 16..116));
+        assert_eq!(segments(&near, Vec::new()), []);
+    }
+
+    #[test]
+    fn a_long_gap_is_not_fetched_and_a_short_one_is() {
+        let gap = |bytes: u64| {
+            let manifest = manifest(&[(0, 16), (0, 116 + bytes)], 100, &[(0, 0, 1), (1, 0, 1)]);
+            segments(&manifest, vec![0, 1]).len()
+        };
+        assert_eq!((gap(GAP_BYTES_MAX), gap(GAP_BYTES_MAX + 1)), (1, 2));
+    }
+
+    /// Rule 9: a request has a bound in bytes and in frames, however well the frames compress; and every frame
+    /// comes once.
+    #[test]
+    fn requests_are_bounded_and_fetch_no_frame_twice() {
+        for compressed_bytes in [20, FRAME_BYTES as u32] {
+            let offsets: Vec<_> = (0..200).map(|i| (0, 16 + i * u64::from(compressed_bytes))).collect();
+            let extents: Vec<_> = (0..200).map(|i| (i, 0, 64)).collect();
+            let manifest = manifest(&offsets, compressed_bytes, &extents);
+            let all = segments(&manifest, (0..200).collect());
+            assert!(all.iter().all(|s| s.frames.len() <= FRAMES_HARD));
+            let longest = all.iter().map(|s| s.range(&manifest)).map(|r| r.end - r.start).max();
+            assert!(longest <= Some(REQUEST_BYTES + FRAME_BYTES as u64), "{longest:?}");
+            let frames: Vec<usize> = all.iter().flat_map(|s| s.frames.clone()).collect();
+            assert_eq!(frames, (0..200).collect::<Vec<_>>());
+        }
+    }
+}

@@ -83,6 +83,9 @@ impl Wrong {
 
 /// Windows are the MiBs of the target; no extent crosses their borders.
 pub(super) fn windows_of(range: &Range<u64>) -> Range<u64> {
+    if range.is_empty() {
+        return 0..0;
+    }
     range.start / WINDOW_BYTES..range.end.div_ceil(WINDOW_BYTES)
 }
 
@@ -136,7 +139,7 @@ pub(super) fn audit(
     let done_bytes = AtomicU64::new(0);
     let total_bytes = windows.len() as u64 * WINDOW_BYTES;
     let wrong = Mutex::new(Wrong::default());
-    let read = || -> Result<(), WriteError> {
+    let read = || {
         let mut buffer = AlignedBuffer::new(WINDOW_BYTES as usize);
         // An index into a slice fits usize.
         while let Some(window) = windows.get(next.fetch_add(1, Ordering::Relaxed) as usize) {
@@ -150,7 +153,7 @@ pub(super) fn audit(
             let done = done_bytes.fetch_add(WINDOW_BYTES, Ordering::Relaxed) + WINDOW_BYTES;
             job.progress(step, done, total_bytes);
         }
-        Ok(())
+        Ok::<(), WriteError>(())
     };
     std::thread::scope(|scope| {
         let readers: Vec<_> = (0..READERS).map(|_| scope.spawn(read)).collect();

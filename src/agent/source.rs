@@ -93,3 +93,37 @@ pub(super) fn ask<T>(
         pause = (pause * 2).min(PAUSE_MAX);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    fn status(status: u16) -> SourceError {
+        SourceError::Status { url: "http://server".to_owned(), status }
+    }
+
+    #[test]
+    fn what_passes_is_asked_again_and_what_does_not_is_told_at_once() {
+        for (code, asked) in [(503, 2), (429, 2), (404, 1), (403, 1), (416, 1)] {
+            let count = Cell::new(0);
+            let answer = ask(Duration::from_secs(60), &|| false, || {
+                count.set(count.get() + 1);
+                if count.get() == 1 { Err(status(code)) } else { Ok(()) }
+            });
+            assert_eq!((answer.is_ok(), count.get()), (asked == 2, asked), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_stop_ends_the_waiting() {
+        let count = Cell::new(0);
+        let answer = ask(Duration::MAX, &|| count.get() > 0, || {
+            count.set(count.get() + 1);
+            Err::<(), _>(status(503))
+        });
+        assert!(matches!(answer, Err(GaveUp::Stopped)));
+        assert_eq!(count.get(), 1);
+    }
+}

@@ -1,133 +1,214 @@
-//! Rule 4 in types: half a disk never boots.
+//! The order of a deploy, in types. Each stage can only be made from the one before:
 //!
-//! Each stage can only be made by the one before it, takes it whole, and holds the one open target. The head
-//! can be written by [`BodyVerified`] alone, and that one holds a [`ReadBack`], which only reading the body back
-//! from the device makes. No order of calls that would leave a bootable half compiles.
+//! ```text
+//!   OpenTarget ---survey---> Deployed          head, tail and body are already right
+//!       | clear                                first and last MiB are zeros, on the device
+//!   Cleared
+//!       | write_body                           everything between head and backup table
+//!   BodyWritten
+//!       | verify_body                          read back from the device, compared with the manifest
+//!   BodyVerified
+//!       | write_head                           backup table, head; read back
+//!   Deployed
+//! ```
+//!
+//! A power cut leaves the disk in the stage that was reached. Up to `BodyVerified` its head is zeros, which no
+//! firmware boots.
 
-use std::collections::HashSet;
+use std::sync::atomic::Ordering;
 
 use super::boot_area::BootArea;
-use super::fetch;
+use super::device::Device;
 use super::readback::{self, ReadBack, Wrong};
 use super::target::Target;
 use super::write::{Job, WriteError};
+use super::{fetch, moved};
 use crate::wire::agent::Step;
 
-/// A fitting disk, open and not yet written.
-pub(super) struct OpenTarget {
+/// Holes are zeroed in pieces, so that a stop is noticed and progress is seen.
+const ZERO_BYTES_MAX: u64 = 64 << 20;
+/// So many of the extents that a write begins with are looked at to see whether an earlier write was cut.
+const SAMPLE_EXTENTS: usize = 8;
+
+/// The disk is open, the image fits it, nothing was written.
+pub(super) struct OpenTarget<'j> {
+    job: &'j Job<'j>,
     target: Target,
     boot: BootArea,
 }
 
-/// No head, no backup table: firmware sees a blank disk.
-pub(super) struct Cleared {
+/// What a look at the disk found.
+pub(super) enum Survey<'j> {
+    Deployed(Deployed),
+    /// The image must be written; what is known to be right of it need not be.
+    Write(OpenTarget<'j>, Option<Wrong>),
+}
+
+impl<'j> OpenTarget<'j> {
+    /// Checks that the image fits this disk, and fetches its head.
+    pub fn new(job: &'j Job<'j>, device: Box<dyn Device>) -> Result<OpenTarget<'j>, WriteError> {
+        job.check_fit(&*device)?;
+        let boot = BootArea::prepare(job, device.size_bytes())?;
+        let target = Target::new(device);
+        Ok(OpenTarget { job, target, boot })
+    }
+
+    /// Looks whether the disk already holds the image. Writes nothing.
+    pub fn survey(self) -> Result<Survey<'j>, WriteError> {
+        self.job.step(Step::Survey)?;
+        if !self.target.has_boot_area(&self.boot)? {
+            return Ok(Survey::Write(self, None));
+        }
+        let windows = readback::body_windows(&self.boot);
+        let wrong = readback::audit(self.job, &self.target, &self.boot, Step::Survey, &windows)?;
+        if wrong.is_empty() {
+            return Ok(Survey::Deployed(Deployed { found: true }));
+        }
+        Ok(Survey::Write(self, Some(wrong)))
+    }
+
+    /// Makes the disk unbootable.
+    pub fn clear(self) -> Result<Cleared<'j>, WriteError> {
+        self.job.step(Step::ClearHead)?;
+        self.target.clear_ends()?;
+        let OpenTarget { job, target, boot } = self;
+        Ok(Cleared { job, target, boot })
+    }
+}
+
+/// Both ends of the disk are zeros.
+pub(super) struct Cleared<'j> {
+    job: &'j Job<'j>,
     target: Target,
     boot: BootArea,
 }
 
-/// The body was written and flushed, which proves nothing yet.
-pub(super) struct BodyWritten {
+impl<'j> Cleared<'j> {
+    /// Writes what is not right yet. `surveyed` is what the survey knows of the whole body.
+    pub fn write_body(self, surveyed: Option<Wrong>) -> Result<BodyWritten<'j>, WriteError> {
+        self.job.step(Step::WriteBody)?;
+        let Cleared { job, target, boot } = self;
+        let all = Wrong::all(job, &boot);
+        let all_bytes = job.bytes_of(&all.extents);
+        let wrong = match surveyed {
+            Some(mut wrong) => {
+                // Clearing the end of the disk may have cleared a piece of the body.
+                let cleared = target.cleared_end();
+                let cleared = cleared.start.clamp(boot.body.start, boot.body.end)..boot.body.end;
+                let windows: Vec<u64> = readback::windows_of(&cleared).collect();
+                let found = readback::audit(job, &target, &boot, Step::WriteBody, &windows)?;
+                wrong.replace(job, &windows, found);
+                wrong
+            }
+            None if job.options.seed.is_some() || was_cut(job, &target, &all)? => {
+                readback::audit(job, &target, &boot, Step::Survey, &readback::body_windows(&boot))?
+            }
+            None => all,
+        };
+        job.kept_bytes.fetch_add(all_bytes - job.bytes_of(&wrong.extents), Ordering::Relaxed);
+        write_wrong(job, &target, &boot, wrong, job.options.seed.as_ref())?;
+        Ok(BodyWritten { job, target, boot })
+    }
+}
+
+/// True when the disk holds the extents that a write begins with: then an earlier write was cut, and what it
+/// wrote need not be fetched again. A wrong guess costs time, never correctness.
+fn was_cut(job: &Job, target: &Target, all: &Wrong) -> Result<bool, WriteError> {
+    let mut first = all.extents.clone();
+    first.sort_unstable_by_key(|&i| (job.manifest.extents[i].frame, job.manifest.extents[i].frame_block));
+    for &index in first.iter().take(SAMPLE_EXTENTS) {
+        let extent = &job.manifest.extents[index];
+        if extent.target().end > target.device().size_bytes() {
+            continue;
+        }
+        let mut bytes = super::aligned::AlignedBuffer::new(extent.extent_bytes as usize);
+        target.read(extent.target_offset_bytes, &mut bytes)?;
+        if crate::wire::manifest::digest(&bytes) == extent.digest {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Copies, fetches and zeroes until everything that was wrong is written, and on the device.
+fn write_wrong(
+    job: &Job,
+    target: &Target,
+    boot: &BootArea,
+    wrong: Wrong,
+    seed: Option<&crate::wire::manifest::Manifest>,
+) -> Result<(), WriteError> {
+    let total_bytes = job.bytes_of(&wrong.extents) + wrong.holes.iter().map(|h| h.end - h.start).sum::<u64>();
+    let mut done_bytes = job.bytes_of(&wrong.extents);
+    // Copies first: everything else overwrites what they read. Holes last, for the same reason.
+    let missing = match seed {
+        Some(seed) => moved::copy(job, target, boot, seed, wrong.extents)?,
+        None => wrong.extents,
+    };
+    done_bytes -= job.bytes_of(&missing);
+    fetch::fetch(job, missing, |batch| {
+        let written_bytes = target.write_extents(&batch, &boot.body)?;
+        job.written_bytes.fetch_add(written_bytes, Ordering::Relaxed);
+        done_bytes += written_bytes;
+        job.progress(Step::WriteBody, done_bytes, total_bytes);
+        Ok(())
+    })?;
+    for hole in wrong.holes {
+        let mut at = hole.start;
+        while at < hole.end {
+            job.go_on()?;
+            let end = hole.end.min(at + ZERO_BYTES_MAX);
+            target.zero(at..end)?;
+            job.zeroed_bytes.fetch_add(end - at, Ordering::Relaxed);
+            done_bytes += end - at;
+            job.progress(Step::WriteBody, done_bytes, total_bytes);
+            at = end;
+        }
+    }
+    Ok(target.sync()?)
+}
+
+/// Everything was written, which proves nothing yet.
+pub(super) struct BodyWritten<'j> {
+    job: &'j Job<'j>,
     target: Target,
     boot: BootArea,
 }
 
-/// The body was read back from the device and is the image's.
-pub(super) struct BodyVerified {
+impl<'j> BodyWritten<'j> {
+    /// Reads the body back; what differs is fetched and written once more.
+    pub fn verify_body(self) -> Result<BodyVerified<'j>, WriteError> {
+        self.job.step(Step::VerifyBody)?;
+        let BodyWritten { job, target, boot } = self;
+        let proof = readback::prove(job, &target, &boot, |wrong| write_wrong(job, &target, &boot, wrong, None))?;
+        Ok(BodyVerified { job, target, boot, proof })
+    }
+}
+
+/// The device holds the whole body.
+pub(super) struct BodyVerified<'j> {
+    job: &'j Job<'j>,
     target: Target,
     boot: BootArea,
     proof: ReadBack,
 }
 
-/// The disk holds the image and boots it.
-pub(super) struct Deployed(());
-
-impl OpenTarget {
-    pub fn new(target: Target, boot: BootArea) -> OpenTarget {
-        OpenTarget { target, boot }
-    }
-
-    /// Looks whether the disk holds the image already: a power cut may have come after the last write and before
-    /// its report (faults.md P2). A look at the body is worth its time only where the boot area is right.
-    pub fn survey(self, job: &Job) -> Result<Result<Deployed, OpenTarget>, WriteError> {
-        if !self.target.has_boot_area(&self.boot)? {
-            return Ok(Err(self));
-        }
-        let windows = readback::body_windows(&self.boot);
-        let wrong = readback::audit(job, &self.target, &self.boot, Step::Survey, &windows)?;
-        Ok(if wrong.is_empty() { Ok(Deployed(())) } else { Err(self) })
-    }
-
-    /// What has to be written: everything, or with a seed what is not in its place. Where seed and image agree,
-    /// the disk itself is asked by digest, since the seed's system may have changed it.
-    pub fn missing(&self, job: &Job) -> Result<Wrong, WriteError> {
-        let mut wrong = Wrong::all(job, &self.boot);
-        let Some(seed) = &job.options.seed else { return Ok(wrong) };
-        let in_seed: HashSet<_> = seed.extents.iter().map(|e| (e.target_offset_bytes, e.digest)).collect();
-        let shared = job.manifest.extents.iter().filter(|e| in_seed.contains(&(e.target_offset_bytes, e.digest)));
-        let cleared = readback::windows_of(&self.target.cleared_end());
-        let mut windows: Vec<u64> = shared
-            .flat_map(|extent| readback::windows_of(&extent.target()))
-            // What lies where the old backup table is cleared is gone then, and the head is never kept.
-            .filter(|window| *window > 0 && !cleared.contains(window))
-            .collect();
-        windows.dedup();
-        let found = readback::audit(job, &self.target, &self.boot, Step::Survey, &windows)?;
-        wrong.replace(job, &windows, found);
-        Ok(wrong)
-    }
-
-    /// From here on the disk does not boot until [`BodyVerified::write_head`] is done.
-    pub fn clear(self, job: &Job) -> Result<Cleared, WriteError> {
-        job.go_on()?;
-        self.target.clear_ends()?;
-        Ok(Cleared { target: self.target, boot: self.boot })
-    }
-}
-
-impl Cleared {
-    /// Writes what is wrong and flushes. The second value is the bytes of extents that were written.
-    pub fn write_body(self, job: &Job, wrong: Wrong) -> Result<(BodyWritten, u64), WriteError> {
-        let written_bytes = rewrite(job, &self.target, &self.boot, Step::WriteBody, wrong)?;
-        Ok((BodyWritten { target: self.target, boot: self.boot }, written_bytes))
-    }
-}
-
-impl BodyWritten {
-    /// Reads everything back from the device; what is wrong is written once more and read again.
-    pub fn verify_body(self, job: &Job) -> Result<BodyVerified, WriteError> {
-        let again = |wrong| rewrite(job, &self.target, &self.boot, Step::VerifyBody, wrong).map(drop);
-        let proof = readback::prove(job, &self.target, &self.boot, again)?;
-        Ok(BodyVerified { target: self.target, boot: self.boot, proof })
-    }
-}
-
-impl BodyVerified {
-    /// Makes the disk bootable, and looks that it is.
-    pub fn write_head(self, job: &Job) -> Result<Deployed, WriteError> {
-        job.go_on()?;
+impl BodyVerified<'_> {
+    /// Makes the disk bootable.
+    pub fn write_head(self) -> Result<Deployed, WriteError> {
+        self.job.step(Step::WriteHead)?;
         self.target.write_boot_area(&self.boot, &self.proof)?;
-        if self.target.has_boot_area(&self.boot)? {
-            return Ok(Deployed(()));
+        if !self.target.has_boot_area(&self.boot)? {
+            // What is there now must not boot.
+            self.target.clear_ends()?;
+            return Err(WriteError::BootArea { device: self.target.device().name().to_owned() });
         }
-        Err(WriteError::BootArea { device: self.target.device().name().to_owned() })
+        Ok(Deployed { found: false })
     }
 }
 
-/// Zeros the wrong holes, fetches and writes the wrong extents, flushes.
-fn rewrite(job: &Job, target: &Target, boot: &BootArea, step: Step, wrong: Wrong) -> Result<u64, WriteError> {
-    for hole in wrong.holes {
-        job.go_on()?;
-        target.zero(hole)?;
-    }
-    let length = |index: &usize| u64::from(job.manifest.extents[*index].extent_bytes);
-    let total_bytes = wrong.extents.iter().map(length).sum();
-    let (mut done_bytes, mut written_bytes) = (0, 0);
-    fetch::fetch(job, wrong.extents, |batch| {
-        written_bytes += target.write_extents(&batch, &boot.body)?;
-        done_bytes += batch.iter().map(|extent| extent.bytes().len() as u64).sum::<u64>();
-        job.progress(step, done_bytes, total_bytes);
-        Ok(())
-    })?;
-    target.sync()?;
-    Ok(written_bytes)
+/// The disk holds the image and boots it.
+pub(super) struct Deployed {
+    /// It did already, nothing was written.
+    pub found: bool,
 }

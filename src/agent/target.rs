@@ -23,7 +23,7 @@ const CLEAR_BYTES: u64 = 1 << 20;
 
 /// The disk does not do what it is told.
 #[derive(Debug, Error)]
-#[error("disk {device} failed to {what} at byte {offset_bytes}, {RETRIES} times again after the first")]
+#[error("disk {device} failed to {what} at byte {offset_bytes}: replace it, or its cable")]
 pub struct DiskFailed {
     pub device: String,
     pub what: &'static str,
@@ -88,14 +88,20 @@ impl Target {
         self.insist("zero", range.start, || self.device.zero(range.clone()))
     }
 
-    /// Makes the disk bootable, the backup first: firmware that finds a primary table without a backup repairs
-    /// it, and nothing but this write makes the primary. The proof can only come from reading the body back.
+    /// Makes the disk bootable. The proof can only come from reading the body back.
+    ///
+    /// Two steps, the first on the device before the second, so that a power cut between or inside them leaves a
+    /// disk that boots whole or not at all: backup table, boot loaders and partition entries; then the two sectors
+    /// without which the rest is nothing, the MBR and the table's header.
     pub fn write_boot_area(&self, boot: &BootArea, _body_is_right: &ReadBack) -> Result<(), DiskFailed> {
         if let Some((offset, tail)) = &boot.tail {
             self.write(*offset, &AlignedBuffer::copy_of(tail))?;
-            self.sync()?;
         }
-        self.write(0, &AlignedBuffer::copy_of(&boot.head))?;
+        let seal_bytes = boot.head.len().min(2 * self.device.sector_bytes().unwrap_or(512) as usize);
+        let (seal, rest) = boot.head.split_at(seal_bytes);
+        self.write(seal_bytes as u64, &AlignedBuffer::copy_of(rest))?;
+        self.sync()?;
+        self.write(0, &AlignedBuffer::copy_of(seal))?;
         self.sync()
     }
 

@@ -157,3 +157,6 @@ impl Write for Section<'_, '_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
