@@ -111,12 +111,13 @@ impl<'j> Cleared<'j> {
     }
 }
 
-/// True when the disk holds the extents that a write begins with: then an earlier write was cut, and what it
-/// wrote need not be fetched again. A wrong guess costs time, never correctness.
+/// True when the disk holds some of the extents, looked for all over the image: then an earlier write was cut, and
+/// what it wrote need not be fetched again. Not only the first ones: fetches finish in any order. A wrong guess costs time, never correctness.
 fn was_cut(job: &Job, target: &Target, all: &Wrong) -> Result<bool, WriteError> {
     let mut first = all.extents.clone();
     first.sort_unstable_by_key(|&i| (job.manifest.extents[i].frame, job.manifest.extents[i].frame_block));
-    for &index in first.iter().take(SAMPLE_EXTENTS) {
+    let stride = (first.len() / SAMPLE_EXTENTS).max(1);
+    for &index in first.iter().step_by(stride) {
         let extent = &job.manifest.extents[index];
         if extent.target().end > target.device().size_bytes() {
             continue;
