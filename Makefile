@@ -42,7 +42,7 @@ test: setup test-fast test-roads
 
 test-fast:
 	cargo fmt --check
-	cargo clippy --all-targets --quiet -- -D warnings
+	tests/with-ticker.sh cargo clippy --all-targets --quiet -- -D warnings
 	cargo clippy --quiet --no-default-features --features agent --bin regild-agent -- -D warnings
 	cargo test --lib --bins --test tidy
 	cargo test --test net --test write_path --test write_cuts
