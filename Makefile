@@ -1,6 +1,6 @@
 # regild: the front door. `make demo` shows it, `make test` proves it.
 .DELETE_ON_ERROR:
-.PHONY: demo test test-fast test-roads test-full bench setup assets images build audit clean help
+.PHONY: demo test test-fast test-roads setup assets images build audit clean help
 
 ASSETS := target/boot-assets/SHA256SUMS
 AGENT_SOURCES := $(shell find src/agent src/wire src/decide src/bin src/gpt.rs src/clock.rs src/lib.rs Cargo.toml Cargo.lock 2>/dev/null)
@@ -8,8 +8,7 @@ ASSET_SOURCES := $(shell find boot-assets -type f)
 
 help:
 	@echo "make demo       a blank machine becomes v1, then v2, before your eyes (QEMU, about 5 minutes)"
-	@echo "make test       all tests that CI runs; make test-full adds those that take hours of a machine's life"
-	@echo "make bench      the measured figures"
+	@echo "make test       all tests that CI runs"
 	@echo "make setup      installs the Debian packages that all of this needs (as root)"
 	@echo "make assets     builds the deploy environment and the bootloaders into target/boot-assets"
 	@echo "make build      the release binary, target/release/regild"
@@ -33,29 +32,23 @@ target/lab/tiny-%.raw: $(shell find tests/images -type f)
 	tests/images/build-tiny.sh $* $@
 
 demo: setup assets images
-	cargo build --bin regild --example demo
-	target/debug/examples/demo target/debug/regild
+	cargo build --quiet --bin regild --example demo
+	@# Machines and server die with the demo (PR_SET_PDEATHSIG), the namespace with them; files go here.
+	@dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; trap 'exit 130' INT TERM; \
+	TMPDIR="$$dir" target/debug/examples/demo target/debug/regild
 
 # Fast first: a broken unit test shows within the first minutes, not after the boots.
 test: setup test-fast test-roads
 
 test-fast:
 	cargo fmt --check
-	cargo clippy --all-targets --quiet -- -D warnings
+	tests/with-ticker.sh cargo clippy --all-targets --quiet -- -D warnings
 	cargo clippy --quiet --no-default-features --features agent --bin regild-agent -- -D warnings
 	cargo test --lib --bins --test tidy
-	cargo test --test net --test write_path --test server
+	cargo test --test net --test write_path --test write_cuts
 
 test-roads: assets images
 	tests/with-ticker.sh cargo test --test lab_selftest --test boot_path -- --test-threads 2
-
-# What takes minutes each: power cuts, kill rounds, the Debian image.
-test-full: test
-	cargo build --release --bin regild
-	tests/with-ticker.sh cargo test --test full -- --ignored --test-threads 1 --nocapture
-
-bench: setup
-	cargo bench
 
 audit:
 	cargo deny check bans licenses sources

@@ -50,7 +50,6 @@ fn states(server: &Server) -> Vec<String> {
 /// own disk; a second disk does not change; `host list` says which image the MAC runs.
 fn from_blank_to_v1_to_v2(firmware: Firmware) {
     let lab = Lab::new("road");
-    let _c = lab.capture("net");
     let server = server_with_images(&lab);
     let (target, data) = (lab.dir().join("target.raw"), lab.dir().join("data.raw"));
     data_disk(&data);

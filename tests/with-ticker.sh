@@ -3,7 +3,8 @@
 set -u
 (
     minutes=0
-    while sleep 60; do
+    # Not on our standard output: a pipe would stay open for the rest of the minute after the command ended.
+    while sleep 60 >/dev/null 2>&1; do
         minutes=$((minutes + 1))
         echo "... $minutes min"
     done

@@ -114,11 +114,16 @@ impl<'j> Cleared<'j> {
     }
 }
 
-/// True when the disk holds what a write begins with: then an earlier write was cut, and what it wrote need not
-/// be fetched again. Requests overtake one another, so the first of each of several is looked at. A wrong guess
-/// costs time, never correctness.
+/// True when the disk holds some of what is to be written: then an earlier write was cut (or another version is
+/// there), and what is right need not be fetched again. A wrong guess costs time, never correctness.
+///
+/// Requests overtake one another, so the first of each of several is looked at; and some all over the image, for
+/// a disk that lost what its cache held.
 fn was_cut(job: &Job, target: &Target, all: &Wrong) -> Result<bool, WriteError> {
-    for segment in plan::segments(job.manifest, all.extents.clone()).iter().take(SAMPLE_REQUESTS) {
+    let segments = plan::segments(job.manifest, all.extents.clone());
+    let stride = segments.len().div_ceil(SAMPLE_REQUESTS).max(1);
+    let sampled = segments.iter().enumerate().filter(|(at, _)| *at < SAMPLE_REQUESTS || at.is_multiple_of(stride));
+    for (_, segment) in sampled {
         // A segment is made for an extent, so it has a first one.
         let extent = &job.manifest.extents[segment.extents[0]];
         if extent.target().end > target.device().size_bytes() {

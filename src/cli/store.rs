@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::db::sled::SledDb;
 use crate::db::{Db, Txn};
 use crate::decide::host::{Event, Outcome, transition};
-use crate::registry::stored;
+use crate::registry::{history, stored};
 use clap::Subcommand;
 use std::path::PathBuf;
 
@@ -36,8 +36,14 @@ pub fn run(command: StoreCommand) -> Result<(), Failure> {
         if host.order.is_none() {
             continue;
         }
-        if let Outcome::Moved(held, _) = transition(&host, &hold, config.boot_policy(), clock::now()) {
+        let now = clock::now();
+        if let Outcome::Moved(mut held, entries) = transition(&host, &hold, config.boot_policy(), now) {
             println!("{}: held, order {} closed", host.id, host.generation);
+            for entry in &entries {
+                let line = history::line(entry, held.history_length, held.generation, now);
+                txn.writes.push((history::key(&held.id, line.number), Some(serde_json::to_vec(&line)?)));
+                held.history_length += 1;
+            }
             txn.writes.push((item.key, Some(stored::encode(&held, inventory.as_ref())?)));
         }
     }

@@ -35,7 +35,6 @@ pub struct Shared {
 }
 
 /// Routes for machines: firmware, iPXE, the agent, the installed system. None of them lists anything.
-#[must_use]
 pub fn machine_routes(shared: Arc<Shared>) -> Router {
     Router::new()
         .route("/healthz", get(async || "ok\n"))
@@ -52,7 +51,6 @@ pub fn machine_routes(shared: Arc<Shared>) -> Router {
 }
 
 /// Routes for operators, on the Unix socket only.
-#[must_use]
 pub fn operator_routes(shared: Arc<Shared>) -> Router {
     // An image has no length limit as a body: the import stops at the configured size once unpacked.
     let image = get(operator_images::show).put(operator_images::import).layer(DefaultBodyLimit::disable());

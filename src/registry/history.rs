@@ -28,7 +28,9 @@ pub fn prefix(host: &str) -> String {
     format!("history/{host}/")
 }
 
-pub(super) fn line(entry: &Entry, number: u64, generation: u64, at: u64) -> Line {
+/// One change of state as a line of history.
+#[must_use]
+pub fn line(entry: &Entry, number: u64, generation: u64, at: u64) -> Line {
     let with_step = |state: &crate::decide::host::State| match state {
         crate::decide::host::State::Deploying(step) => format!("deploying:{}", step.word()),
         crate::decide::host::State::Ready { confirmed } => {

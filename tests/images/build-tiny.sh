@@ -15,8 +15,8 @@ VERSION=$1 OUT=$2
 need_tools sgdisk:gdisk mkfs.fat:dosfstools mcopy:mtools mke2fs:e2fsprogs debugfs:e2fsprogs \
   grub-mkimage:grub-common cpio:cpio zstd:zstd depmod:kmod apt-get:apt dpkg-deb:dpkg
 need_file /bin/busybox busybox-static
-need_file $GRUB_LIB/i386-pc/boot.img grub-pc-bin
-need_file $GRUB_LIB/x86_64-efi/kernel.img grub-efi-amd64-bin
+need_file "$GRUB_LIB/i386-pc/boot.img" grub-pc-bin
+need_file "$GRUB_LIB/x86_64-efi/kernel.img" grub-efi-amd64-bin
 
 WORK=$(mktemp -d "${TMPDIR:-/tmp}/regild-tiny.XXXXXX")
 trap 'rm -rf "$WORK"' EXIT

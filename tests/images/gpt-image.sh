@@ -110,12 +110,12 @@ used_inodes() {
 }
 
 # same_inode_times EXT4: `mke2fs -d` 1.47.0 copies the host's ctime, which nobody can set beforehand, and
-# atimes; 1.47.1 would take SOURCE_DATE_EPOCH. Set by inode number, in one debugfs run.
+# atime; 1.47.1 would take SOURCE_DATE_EPOCH. Set by inode number, in one debugfs run. mtimes are content.
 same_inode_times() {
   local time field inode
   time=$(date -u -d "@$SOURCE_DATE_EPOCH" +%Y%m%d%H%M%S)
   used_inodes "$1" | while read -r inode; do
-    for field in atime ctime mtime crtime; do
+    for field in atime ctime crtime; do
       printf 'sif <%d> %s %s\nsif <%d> %s_extra 0\n' "$inode" $field "$time" "$inode" $field
     done
   done >"$1.commands"
