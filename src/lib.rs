@@ -40,6 +40,8 @@ pub mod http;
 #[cfg(feature = "server")]
 pub mod image;
 #[cfg(feature = "server")]
+mod receive_buffer;
+#[cfg(feature = "server")]
 pub mod registry;
 #[cfg(feature = "server")]
 pub mod serve;

@@ -15,6 +15,7 @@ use super::codec::Request;
 use super::server::BindError;
 use crate::decide::lease::MessageKind;
 use crate::decide::mac::Mac;
+use crate::receive_buffer;
 
 const SERVER_PORT: u16 = 67;
 const CLIENT_PORT: u16 = 68;
@@ -157,15 +158,15 @@ fn in_addr(ip: Ipv4Addr) -> libc::in_addr {
 }
 
 /// Bound to the interface, not to an address: broadcasts come in by interface, and a reply to a machine on
-/// another network's interface is impossible.
+/// another network's interface is impossible. Without SO_REUSEADDR: the sockets of two interfaces do not collide
+/// anyway, and with it a second DHCP server on this one would start without complaint and each would get some of
+/// the packets.
 fn open(interface: &str) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP))?;
-    socket.set_reuse_address(true)?;
     socket.set_broadcast(true)?;
     socket.set_nonblocking(true)?;
     socket.bind_device(Some(interface.as_bytes()))?;
-    // The kernel gives less than asked for without complaint; less is slower, not wrong.
-    socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
+    receive_buffer::enlarge(&socket, RECEIVE_BUFFER_BYTES)?;
     socket.bind(&SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, SERVER_PORT).into())?;
     UdpSocket::from_std(socket.into())
 }

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::files::FileHandler;
 use super::{BootFiles, TftpCounters};
+use crate::receive_buffer;
 
 /// What an Ethernet frame holds after IP, UDP and TFTP headers. Larger blocks fragment, and fragments are lost
 /// on ROMs; EDK2 fails outright at 65464 (tianocore/edk2 #7632).
@@ -141,8 +142,7 @@ fn open(addr: SocketAddrV4, interface: Option<&str>) -> io::Result<UdpSocket> {
     if let Some(interface) = interface {
         socket.bind_device(Some(interface.as_bytes()))?;
     }
-    // The kernel gives less than asked for without complaint; less is slower, not wrong.
-    socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES)?;
+    receive_buffer::enlarge(&socket, RECEIVE_BUFFER_BYTES)?;
     socket.bind(&addr.into())?;
     Ok(socket.into())
 }

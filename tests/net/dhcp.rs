@@ -6,6 +6,8 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use regild::dhcp::BindError;
+
 use crate::lab::{CLIENT_LINK, Lab, RESERVED_IP, RESERVED_MAC, SmallAuthority, ip};
 
 /// udhcpc's event script: writes what it was told into a file, and takes the address (it releases from it).
@@ -126,4 +128,16 @@ fn every_netboot_client_is_told_its_own_boot_file() {
         assert_eq!(get(&told, "siaddr"), server, "{options:?}");
         assert_eq!(get(&told, "tftp"), server, "{options:?}");
     }
+}
+
+/// Two servers on one interface would each get some of the packets, each with a table of its own: one address for
+/// two machines. The second is turned away by name; once the first has gone, the port is free.
+#[test]
+fn a_second_server_on_the_same_interface_does_not_start() {
+    let lab = Lab::new();
+    let server = lab.serve(SmallAuthority::new());
+    let error = lab.bind_again().expect_err("two servers share port 67");
+    assert!(matches!(error, BindError::PortTaken { .. }), "{error}");
+    drop(server);
+    lab.bind_again().expect("the port is free again");
 }

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use regild::decide::lease::{LeaseAnswer, LeaseRequest, LeaseTable, decide};
 use regild::decide::mac::Mac;
 use regild::decide::netboot::{FirmwareArch, NetbootClient};
-use regild::dhcp::{Authority, DhcpCounters, DhcpServer, LeaseError, NetbootAnswer, Network};
+use regild::dhcp::{Authority, BindError, DhcpCounters, DhcpServer, LeaseError, NetbootAnswer, Network};
 use tokio::sync::watch;
 
 pub const SERVER_IP: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
@@ -66,6 +66,17 @@ impl Lab {
             .args(arguments)
             .output()
             .unwrap_or_else(|error| panic!("{program}: {error}"))
+    }
+
+    /// Opens port 67 at the server's end once more, and says what came of it.
+    pub fn bind_again(&self) -> Result<(), BindError> {
+        let namespace = self.server.clone();
+        let bind = move || {
+            enter(&namespace);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async { DhcpServer::bind(network(), 0) }).map(drop)
+        };
+        std::thread::spawn(bind).join().unwrap()
     }
 
     /// Serves DHCP at the server's end until dropped.
