@@ -18,6 +18,7 @@
 //! - Only `registry` writes state; only `clock` reads time and randomness.
 //! - A disk is written only under an open order, and its head only after its body was read back.
 
+pub mod causes;
 #[cfg(any(feature = "agent", feature = "server"))]
 pub mod clock;
 pub mod decide;

@@ -5,11 +5,11 @@ use super::http_source::HttpSource;
 use super::inventory;
 use super::orders::{Orders, OrdersError};
 use super::session::{Session, SessionError};
-use super::source::{self, GaveUp, ImageSource, SourceError};
-use super::write::{Expected, Observer, WriteError, WriteOptions, write_image};
+use super::write::{Expected, Observer, WriteError, WriteOptions, fetch_manifest, write_image};
+use crate::causes;
 use crate::decide::disk::{self, ForeignContent, Needs, Refusal};
 use crate::wire::agent::{Disk, DiskId, Event, Inventory, Job, PROTOCOL, Progress, Step};
-use crate::wire::manifest::{Manifest, ManifestError};
+use crate::wire::manifest::Manifest;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
@@ -36,10 +36,6 @@ pub enum DeployError {
     Disk(#[from] Refusal),
     #[error("the image does not start on this machine: {0}")]
     Firmware(String),
-    #[error("the manifest cannot be had")]
-    Manifest(#[source] SourceError),
-    #[error("the manifest cannot be used")]
-    BadManifest(#[from] ManifestError),
     #[error("the image could not be written")]
     Write(#[from] WriteError),
 }
@@ -66,8 +62,9 @@ pub fn run() -> Result<(), DeployError> {
     if let Err(error) = &done {
         let step = *reporting.step.lock().unwrap_or_else(PoisonError::into_inner);
         let listing = if let DeployError::Disk(refusal) = error { refusal.lines.clone() } else { Vec::new() };
-        let reason = if let DeployError::Disk(refusal) = error { reason_only(refusal) } else { with_causes(error) };
-        println!("regild-agent: failed at {step:?}: {}", with_causes(error));
+        let reason =
+            if let DeployError::Disk(refusal) = error { reason_only(refusal) } else { causes::in_one_line(error) };
+        println!("regild-agent: failed at {step:?}: {}", causes::in_one_line(error));
         // A closed order is not news to the server.
         if !session.is_over() {
             let _ = session.say(Event::Failed { step, reason, listing });
@@ -94,12 +91,7 @@ fn carry_out(reporting: &Reporting, job: &Job, inventory: &Inventory, uefi: bool
     let session = reporting.session;
     reporting.begin(Step::ChooseDisk)?;
     let source = HttpSource::new(session.server());
-    let asked = source::ask(PATIENCE, &|| session.is_over(), || source.manifest(&job.manifest));
-    let encoded = asked.map_err(|error| match error {
-        GaveUp::Failed(error) => DeployError::Manifest(error),
-        GaveUp::Stopped => WriteError::Stopped.into(),
-    })?;
-    let manifest = Manifest::decode(&encoded, Some(&job.manifest))?;
+    let manifest = fetch_manifest(&source, &job.manifest, PATIENCE, reporting)?;
     check_firmware(&manifest, uefi).map_err(DeployError::Firmware)?;
     let target = choose(job, inventory, &manifest)?;
     println!("regild-agent: target {} ({} bytes)", target.name, target.size_bytes);
@@ -225,14 +217,4 @@ impl Observer for Reporting<'_> {
 
 fn reason_only(refusal: &Refusal) -> String {
     Refusal { reason: refusal.reason.clone(), lines: Vec::new() }.to_string()
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
 }

@@ -2,6 +2,7 @@
 
 use clap::Parser;
 use regild::agent::cli::{self, Cli};
+use regild::causes;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -11,12 +12,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("regild-agent: {error}");
-            let mut cause = error.source();
-            while let Some(error) = cause {
-                eprintln!("  because: {error}");
-                cause = error.source();
-            }
+            eprintln!("{}", causes::in_lines("regild-agent", &*error));
             ExitCode::FAILURE
         }
     }

@@ -14,7 +14,6 @@ use axum::Json;
 use axum::extract::{ConnectInfo, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Longest text that is kept of anything a machine says.
@@ -136,11 +135,7 @@ pub async fn installed(
     JsonBody(said): JsonBody<Installed>,
 ) -> Result<&'static str, Problem> {
     let mac = said.mac.parse().map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("{error}")))?;
-    let holder = match peer.remote.ip() {
-        IpAddr::V4(ip) => shared.registry.read(|view| view.lease_holder(ip)),
-        IpAddr::V6(_) => None,
-    };
-    if holder != Some(mac) {
+    if shared.lease_holder(peer) != Some(mac) {
         let error = format!("{} is not leased to {mac}", peer.remote.ip());
         return Err(Problem::new(StatusCode::FORBIDDEN, error));
     }

@@ -11,7 +11,6 @@ use crate::decide::netboot::NetbootClient;
 use crate::registry::Script;
 use axum::extract::{ConnectInfo, Path, State};
 use axum::http::StatusCode;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 /// `GET /boot/{mac}/{bios|uefi}`: the address comes from our own DHCP answer.
@@ -32,11 +31,7 @@ pub async fn script(
     };
     let server = format!("http://{}", peer.local);
     // A script may open a disk to writing, so it goes only to the address that we leased to this MAC.
-    let holder = match peer.remote.ip() {
-        IpAddr::V4(ip) => shared.registry.read(|view| view.lease_holder(ip)),
-        IpAddr::V6(_) => None,
-    };
-    if holder != Some(mac) {
+    if shared.lease_holder(peer) != Some(mac) {
         tracing::warn!(%mac, peer = %peer.remote, "a script was asked for from an address that is not leased to this MAC");
         return Ok(local_script(&server, uefi, "the address of this machine is not leased to its MAC"));
     }

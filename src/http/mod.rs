@@ -14,12 +14,15 @@ pub mod problem;
 mod upload;
 
 use crate::config::Config;
+use crate::decide::mac::Mac;
 use crate::image::ImageStore;
 use crate::registry::Registry;
 use assets::Assets;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
+use listen::Peer;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// The longest body that a machine may send. An inventory of 64 disks has 20 KiB.
@@ -32,6 +35,16 @@ pub struct Shared {
     pub images: ImageStore,
     pub assets: Assets,
     pub config: Config,
+}
+
+impl Shared {
+    /// The MAC to which the address of this peer is leased: the nearest thing to proof of who asks.
+    fn lease_holder(&self, peer: Peer) -> Option<Mac> {
+        match peer.remote.ip() {
+            IpAddr::V4(ip) => self.registry.read(|view| view.lease_holder(ip)),
+            IpAddr::V6(_) => None,
+        }
+    }
 }
 
 /// Routes for machines: firmware, iPXE, the agent, the installed system. None of them lists anything.

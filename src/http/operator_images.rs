@@ -4,6 +4,7 @@ use super::Shared;
 use super::body::JsonBody;
 use super::problem::Problem;
 use super::upload;
+use crate::causes;
 use crate::clock;
 use crate::image::{ExportError, ImageRef, ImportError, ImportRequest, Imported, Record};
 use crate::wire::operator as wire;
@@ -99,7 +100,7 @@ pub async fn export(
             let _ = std::fs::remove_file(&asked.path);
             Err(match error {
                 ExportError::Store(error) => error.into(),
-                other => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, with_causes(&other)),
+                other => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, causes::in_one_line(&other)),
             })
         }
     }
@@ -116,17 +117,7 @@ fn import_problem(error: ImportError) -> Problem {
         ImportError::Store(_) => StatusCode::INSUFFICIENT_STORAGE,
         _ => StatusCode::BAD_REQUEST,
     };
-    Problem::new(status, with_causes(&error))
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text += &format!(": {error}");
-        cause = error.source();
-    }
-    text
+    Problem::new(status, causes::in_one_line(&error))
 }
 
 fn shown(shared: &Shared, record: Record) -> wire::Image {

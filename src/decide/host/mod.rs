@@ -5,8 +5,9 @@ mod record;
 mod state;
 mod transition;
 
+pub use crate::decide::disk::DiskId;
 pub use order::{Claim, Order};
-pub use record::{DiskId, Host, ImageChoice};
+pub use record::{Host, ImageChoice};
 pub use state::{State, Step};
 pub use transition::{AgentWord, Entry, Event, Identity, Outcome, Refusal, transition};
 

@@ -1,6 +1,7 @@
 //! What is known of one host.
 
 use super::{Order, State};
+use crate::decide::disk::DiskId;
 use crate::decide::mac::Mac;
 
 /// A machine, as the registry keeps it.
@@ -39,14 +40,6 @@ pub struct ImageChoice {
     pub name: String,
     /// Hex blake3 of the encoded manifest.
     pub manifest: String,
-}
-
-/// What tells a disk from every other one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DiskId {
-    pub serial: Option<String>,
-    pub wwn: Option<String>,
-    pub size_bytes: u64,
 }
 
 impl Host {
