@@ -89,9 +89,11 @@ fn inventory_with_disks() -> Inventory {
 
 fn carry_out(reporting: &Reporting, job: &Job, inventory: &Inventory, uefi: bool) -> Result<(), DeployError> {
     let session = reporting.session;
-    reporting.begin(Step::ChooseDisk)?;
     let source = HttpSource::new(session.server());
+    // Before the choice begins: a failure to choose is a verdict on the machine and ends the order, and a server
+    // that cannot give the manifest now is not the machine's fault.
     let manifest = fetch_manifest(&source, &job.manifest, PATIENCE, reporting)?;
+    reporting.begin(Step::ChooseDisk)?;
     check_firmware(&manifest, uefi).map_err(DeployError::Firmware)?;
     let target = choose(job, inventory, &manifest)?;
     println!("regild-agent: target {} ({} bytes)", target.name, target.size_bytes);
