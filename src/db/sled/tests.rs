@@ -153,6 +153,23 @@ fn a_backup_of_long_ago_is_brought_back_by_one_accept() {
     assert_eq!(db.scan("host/").unwrap().len(), 2);
 }
 
+/// What lies in a directory of its own (`blobs`) is not covered by the fdatasync of the log.
+#[test]
+fn whatever_is_committed_lies_in_the_log_and_nowhere_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut db = SledDb::open(dir.path()).unwrap();
+    for round in 0..12u8 {
+        for host in 0..40 {
+            db.commit(&[put(&format!("host/h-5254000000{host:02}"), &vec![round; VALUE_BYTES_MAX])]).unwrap();
+        }
+    }
+    drop(db);
+    let db = SledDb::open(dir.path()).unwrap();
+    assert_eq!(db.scan("host/").unwrap().len(), 40);
+    let blobs = std::fs::read_dir(dir.path().join("store/blobs")).unwrap().count();
+    assert_eq!(blobs, 0, "sled keeps pages as files of their own");
+}
+
 /// The store of a first start that was cut between its two files.
 #[test]
 fn a_first_start_that_was_cut_before_its_watermark_starts_again() {
