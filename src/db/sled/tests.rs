@@ -153,6 +153,24 @@ fn a_backup_of_long_ago_is_brought_back_by_one_accept() {
     assert_eq!(db.scan("host/").unwrap().len(), 2);
 }
 
+/// faults.md O6: an older regild on a newer store. Nobody may talk it into that.
+#[test]
+fn a_store_of_another_form_is_refused_and_cannot_be_accepted() {
+    let dir = tempfile::tempdir().unwrap();
+    store_with_one_host(dir.path());
+    let db = SledDb::open(dir.path()).unwrap();
+    let mut raw = db.meta.encode();
+    raw[8..16].copy_from_slice(&(FORM_VERSION + 1).to_le_bytes());
+    db.tree.insert(META_KEY, raw).unwrap();
+    drop(db);
+    for _ in 0..2 {
+        assert!(matches!(SledDb::open(dir.path()), Err(DbError::WrongVersion { found: 2, known: 1, .. })));
+        assert!(matches!(SledDb::accept(dir.path(), 1), Err(DbError::WrongVersion { .. })));
+        // Without its watermark it is still another form, and not one to be taken as it is.
+        std::fs::write(dir.path().join("watermark"), b"").unwrap();
+    }
+}
+
 /// What lies in a directory of its own (`blobs`) is not covered by the fdatasync of the log.
 #[test]
 fn whatever_is_committed_lies_in_the_log_and_nowhere_else() {
