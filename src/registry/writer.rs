@@ -20,6 +20,8 @@ use tokio::sync::mpsc;
 
 /// Commands that share one flush at most.
 const GROUP_MAX: usize = 512;
+/// Bytes that share one flush, about: a group takes no further command beyond it (db::sled::place says why).
+const GROUP_BYTES_MAX: usize = 1 << 20;
 /// Machines that were seen but never approved. Beyond it a new one still boots its disk, unrecorded.
 const DISCOVERED_MAX: usize = 10_000;
 
@@ -41,6 +43,7 @@ pub(super) struct Writer {
 #[derive(Default)]
 pub(super) struct Group {
     txn: Txn,
+    bytes: usize,
     hosts: Vec<String>,
     removed: Vec<String>,
     pub(super) leases: Vec<(std::net::Ipv4Addr, Option<Mac>)>,
@@ -53,7 +56,13 @@ pub(super) struct RegistryErrorText(String);
 
 impl Group {
     pub(super) fn put(&mut self, key: String, value: Option<Vec<u8>>) {
+        self.bytes += value.as_ref().map_or(0, Vec::len);
         self.txn.writes.push((key, value));
+    }
+
+    fn put_host(&mut self, id: &str, record: Vec<u8>) {
+        self.put(format!("host/{id}"), Some(record));
+        self.hosts.push(id.to_string());
     }
 
     fn answer<T: Send + 'static>(&mut self, reply: super::Reply<T>, answer: Result<T, RegistryError>) {
@@ -94,9 +103,8 @@ impl Writer {
             let id = host.id.clone();
             writer.keep(HostView { host, inventory });
             group.hosts.push(id.clone());
-            if renamed {
-                // A record that was read fits into the store again.
-                let _ = writer.stage(&id, &mut group);
+            if renamed && let Ok(record) = encoded(&writer.hosts[&id]) {
+                group.put_host(&id, record);
             }
         }
         for (address, mac) in writer.leases.bound(clock::now()) {
@@ -112,6 +120,9 @@ impl Writer {
             let now = clock::now();
             self.take(first, &mut group, now);
             for _ in 1..GROUP_MAX {
+                if group.bytes > GROUP_BYTES_MAX {
+                    break;
+                }
                 match inbox.try_recv() {
                     Ok(command) => self.take(command, &mut group, now),
                     Err(_) => break,
@@ -196,32 +207,20 @@ impl Writer {
         let first = view.host.history_length;
         view.host.history_length += lines.len() as u64;
         let generation = view.host.generation;
-        let before = self.hosts.get(&id).cloned();
-        self.keep(view);
-        if let Err(error) = self.stage(&id, group) {
-            if let Some(before) = before {
-                self.keep(before);
-            }
-            return Err(error);
-        }
+        let record = encoded(&view)?;
+        let mut puts = Vec::with_capacity(lines.len());
         for (line, number) in lines.iter().zip(first..) {
             let line = history::line(line, number, generation, now);
-            tracing::info!(host = %id, generation, from = %line.from, to = %line.to, actor = %line.actor, cause = %line.cause, "host moved");
             // Plain strings and numbers: serialising them cannot fail.
-            group.put(history::key(&id, number), serde_json::to_vec(&line).ok());
+            let raw = fitting(serde_json::to_vec(&line).unwrap_or_default())?;
+            puts.push((line, raw));
         }
-        Ok(())
-    }
-
-    fn stage(&self, id: &str, group: &mut Group) -> Result<(), RegistryError> {
-        let view = &self.hosts[id];
-        let raw = stored::encode(&view.host, view.inventory.as_ref())
-            .map_err(|error| RegistryError::TooLarge(error.to_string()))?;
-        if raw.len() > VALUE_BYTES_MAX {
-            return Err(RegistryError::TooLarge(format!("{} bytes of at most {VALUE_BYTES_MAX}", raw.len())));
+        self.keep(view);
+        group.put_host(&id, record);
+        for (line, raw) in puts {
+            tracing::info!(host = %id, generation, from = %line.from, to = %line.to, actor = %line.actor, cause = %line.cause, "host moved");
+            group.put(history::key(&id, line.number), Some(raw));
         }
-        group.put(format!("host/{id}"), Some(raw));
-        group.hosts.push(id.to_string());
         Ok(())
     }
 
@@ -391,4 +390,19 @@ impl Writer {
             answer(failed.as_ref());
         }
     }
+}
+
+/// A record as it goes into the store, if it fits.
+fn encoded(view: &HostView) -> Result<Vec<u8>, RegistryError> {
+    let raw = stored::encode(&view.host, view.inventory.as_ref());
+    fitting(raw.map_err(|error| RegistryError::TooLarge(error.to_string()))?)
+}
+
+/// What does not fit must be refused before it is in a group: the store would refuse the whole group, which ends
+/// all writing.
+fn fitting(raw: Vec<u8>) -> Result<Vec<u8>, RegistryError> {
+    if raw.len() > VALUE_BYTES_MAX {
+        return Err(RegistryError::TooLarge(format!("{} bytes of at most {VALUE_BYTES_MAX}", raw.len())));
+    }
+    Ok(raw)
 }
