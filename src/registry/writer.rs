@@ -163,6 +163,7 @@ impl Writer {
         now: u64,
     ) -> Result<HostView, RegistryError> {
         let id = self.id_of(name)?;
+        let event = &self.without_foreign_macs(&id, event);
         match transition(&self.hosts[&id].host, event, self.policy, now) {
             Outcome::Refused(refusal) => Err(RegistryError::Refused(refusal)),
             Outcome::Unchanged => Ok(self.hosts[&id].clone()),
@@ -173,6 +174,22 @@ impl Writer {
                 Ok(self.hosts[&id].clone())
             }
         }
+    }
+
+    /// An inventory is hostile text: a machine that names another one's MAC must not be taken for it, neither when it
+    /// is asked what the MAC boots nor when an address that is leased to it speaks.
+    fn without_foreign_macs(&self, id: &str, event: &Event) -> Event {
+        let mut event = event.clone();
+        if let Event::CheckedIn { identity, .. } = &mut event {
+            identity.macs.retain(|mac| {
+                let holder = self.by_mac.get(mac).filter(|holder| *holder != id);
+                if let Some(holder) = holder {
+                    tracing::warn!(host = id, %mac, %holder, "an inventory names the MAC of another host");
+                }
+                holder.is_none()
+            });
+        }
+        event
     }
 
     /// Puts a new record into the working set and the group, or leaves all as it was.
