@@ -46,6 +46,8 @@ test-fast:
 	cargo clippy --quiet --no-default-features --features agent --bin regild-agent -- -D warnings
 	cargo test --lib --bins --test tidy
 	cargo test --test net --test write_path --test write_cuts
+	@# These wait for the server, for timers and for disks more than they compute.
+	cargo test --test http -- --test-threads 6
 
 test-roads: assets images
 	tests/with-ticker.sh cargo test --test lab_selftest --test boot_path -- --test-threads 2
