@@ -46,9 +46,10 @@ target/lab/ssh-key:
 
 demo: setup assets images
 	cargo build --quiet --bin regild --example demo
-	@# Machines and server die with the demo (PR_SET_PDEATHSIG), the namespace with them; files go here.
-	@dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; trap 'exit 130' INT TERM; \
-	TMPDIR="$$dir" target/debug/examples/demo target/debug/regild
+	@# Machines and server die with the demo (PR_SET_PDEATHSIG), the namespace with them; files go here. In the
+	@# background: while it waits for a command in the foreground a shell heeds no signal but the terminal's.
+	@dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; trap 'kill "$$demo"; wait "$$demo"; exit 130' INT TERM HUP; \
+	TMPDIR="$$dir" target/debug/examples/demo target/debug/regild & demo=$$!; wait "$$demo"
 
 # Fast first: a broken unit test shows within the first minutes, not after the boots.
 test: setup test-fast test-roads
