@@ -21,11 +21,15 @@
 
 mod disk;
 mod machine;
+mod nvram;
 mod process;
+mod qmp;
+pub mod road;
 mod server;
 
 pub use disk::{Bus, DiskSpec, Throttle};
 pub use machine::{BootOrder, Firmware, Machine, MachineSpec};
+pub use nvram::BootEntries;
 pub use process::Process;
 pub use server::Server;
 
