@@ -1,4 +1,5 @@
-//! Boot ROMs: each fetches one file again and again, one block for each acknowledgement (window 1), as firmware does.
+//! Boot ROMs: each fetches one file again and again, with one acknowledgement for each block (most firmware) or for each
+//! window of blocks (RFC 7440; EDK2 asks for four).
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, UdpSocket};
@@ -31,6 +32,9 @@ pub struct Tftp {
     transfers: u32,
     #[arg(long, default_value_t = 1468)]
     block_bytes: u16,
+    /// Blocks for each acknowledgement, where the server grants it.
+    #[arg(long, default_value_t = 1)]
+    window: u16,
 }
 
 /// What one transfer came to.
@@ -38,6 +42,7 @@ struct Transferred {
     seconds: Duration,
     repeats: u32,
     block_bytes: u16,
+    window: u16,
 }
 
 impl Tftp {
@@ -68,6 +73,7 @@ impl Tftp {
             "mb_per_second": bytes as f64 / 1e6 / seconds,
             "repeats": done.iter().map(|transfer| transfer.repeats).sum::<u32>(),
             "block_bytes": done.iter().map(|transfer| transfer.block_bytes).min(),
+            "window": done.iter().map(|transfer| transfer.window).min(),
             "latency": super::latencies(done.iter().map(|transfer| transfer.seconds).collect()),
         }))
     }
@@ -81,7 +87,8 @@ impl Tftp {
         let mut to = self.server;
         socket.send_to(&say, to)?;
         // Without an OACK a server sends blocks of 512 bytes (RFC 2347).
-        let (mut block_bytes, mut next, mut received, mut repeats) = (512u16, 1u16, 0u64, 0);
+        let (mut block_bytes, mut window) = (512u16, 1u16);
+        let (mut next, mut in_window, mut received, mut repeats) = (1u16, 0, 0u64, 0);
         let mut buffer = [0; 2048];
         loop {
             let (length, from) = match socket.recv_from(&mut buffer) {
@@ -99,23 +106,29 @@ impl Tftp {
             let packet = &buffer[..length];
             match packet {
                 [0, OACK, options @ ..] => {
-                    block_bytes = block_bytes_in(options).unwrap_or(512);
+                    block_bytes = option(options, b"blksize").unwrap_or(512);
+                    window = option(options, b"windowsize").unwrap_or(1);
                     say = vec![0, 4, 0, 0];
                 }
                 [0, DATA, high, low, data @ ..] if u16::from_be_bytes([*high, *low]) == next => {
                     received += data.len() as u64;
                     say = vec![0, 4, *high, *low];
                     next = next.wrapping_add(1);
+                    in_window += 1;
                     if data.len() < usize::from(block_bytes) {
                         socket.send_to(&say, from)?;
                         break;
                     }
+                    if in_window < window {
+                        continue;
+                    }
+                    in_window = 0;
                 }
                 [0, ERROR, _, code, text @ ..] => {
                     let text = String::from_utf8_lossy(text);
                     return Err(io::Error::other(format!("error {code} from {from}: {text}")));
                 }
-                // A block that came twice.
+                // A block that came twice, or behind one that was lost: then `say` is said again in a second.
                 _ => continue,
             }
             to = from;
@@ -124,21 +137,27 @@ impl Tftp {
         if received != self.bytes {
             return Err(io::Error::other(format!("{received} bytes instead of {}", self.bytes)));
         }
-        Ok(Transferred { seconds: began.elapsed(), repeats, block_bytes })
+        Ok(Transferred { seconds: began.elapsed(), repeats, block_bytes, window })
     }
 
     fn request(&self) -> Vec<u8> {
         let mut request = vec![0, 1];
-        for text in [&self.file, "octet", "blksize", &self.block_bytes.to_string(), "tsize", "0"] {
-            request.extend(text.as_bytes());
+        let (block_bytes, window) = (self.block_bytes.to_string(), self.window.to_string());
+        let mut words = vec![self.file.as_str(), "octet", "blksize", &block_bytes, "tsize", "0"];
+        if self.window > 1 {
+            words.extend(["windowsize", &window]);
+        }
+        for word in words {
+            request.extend(word.as_bytes());
             request.push(0);
         }
         request
     }
 }
 
-fn block_bytes_in(options: &[u8]) -> Option<u16> {
+/// The value of one option of an OACK.
+fn option(options: &[u8], name: &[u8]) -> Option<u16> {
     let words: Vec<&[u8]> = options.split(|byte| *byte == 0).collect();
-    let pair = words.chunks_exact(2).find(|pair| pair[0].eq_ignore_ascii_case(b"blksize"))?;
+    let pair = words.chunks_exact(2).find(|pair| pair[0].eq_ignore_ascii_case(name))?;
     std::str::from_utf8(pair[1]).ok()?.parse().ok()
 }
