@@ -1,6 +1,6 @@
 # regild: the front door. `make demo` shows it, `make test` proves it.
 .DELETE_ON_ERROR:
-.PHONY: demo test test-fast test-roads test-full setup assets images images-full build audit clean help
+.PHONY: demo test test-fast test-roads test-full setup assets images images-full build audit clean help bench bench-setup
 
 ASSETS := target/boot-assets/SHA256SUMS
 AGENT_SOURCES := $(shell find src/agent src/wire src/decide src/bin src/gpt.rs src/clock.rs src/lib.rs Cargo.toml Cargo.lock 2>/dev/null)
@@ -15,6 +15,8 @@ help:
 	@echo "make setup      installs the Debian packages that all of this needs (as root)"
 	@echo "make assets     builds the deploy environment and the bootloaders into target/boot-assets"
 	@echo "make build      the release binary, target/release/regild"
+	@echo "make bench      measures speed, memory and sizes, beside peers (docs/benchmarks.md; as root, about 8 minutes)"
+	@echo "make bench-NAME one of: sizes, serve, dhcp, tftp, image, http, netboot"
 	@echo "make audit      licences, bans and sources of the crates; the Vagrantfile"
 
 setup:
@@ -68,12 +70,22 @@ test-fast:
 test-roads: assets images
 	tests/with-ticker.sh cargo test --test lab_selftest --test boot_path -- --test-threads 2
 
-# What takes minutes. A line for each road, so that each can be run by itself.
 # What takes minutes each. One machine at a time: two cores emulate one at a pace that the tests' patience was made for.
 test-full: test images-full
 	tests/with-ticker.sh cargo test --test long_roads -- --ignored --test-threads 1
 	tests/with-ticker.sh cargo test --test debian_road -- --ignored --test-threads 1
 	tests/with-ticker.sh cargo test --test store_cuts -- --ignored --nocapture --test-threads 1
+
+bench-setup:
+	@tests/setup.sh bench
+	@benches/unpack-peers.sh
+
+# Everything that it writes is under target/.
+bench: setup bench-setup build assets images
+	benches/run.py
+
+bench-%: setup bench-setup build assets images
+	benches/run.py $*
 
 audit:
 	cargo deny check bans licenses sources

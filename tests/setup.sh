@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs the Debian packages that building, testing and the demo need. Idempotent: asks dpkg first, and
-# touches the network only when something is missing.
+# Installs the Debian packages that building, testing and the demo need; with the argument `bench`, those that
+# measuring needs. Idempotent: asks dpkg first, and touches the network only when something is missing.
 set -eu
 
 # build-essential: C parts of zstd and blake3. qemu, ovmf, ipxe-qemu: the lab's machines. ipxe, grub-*: bootloaders.
@@ -13,6 +13,8 @@ ipxe grub-common grub-pc-bin grub-efi-amd64-bin
 busybox-static cpio kmod zstd xz-utils
 mtools dosfstools gdisk e2fsprogs mmdebstrap openssh-client
 iproute2 dnsmasq-base atftp tftp-hpa curl udhcpc strace tcpdump"
+# What is measured beside regild is unpacked, not installed (benches/unpack-peers.sh).
+[ "${1:-}" != bench ] || packages="python3 util-linux iproute2 strace tcpdump zstd"
 
 missing=""
 for package in $packages; do
@@ -25,7 +27,7 @@ command -v cargo >/dev/null || {
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" -ne 0 ]; then
     echo "setup: these Debian packages are missing:$missing" >&2
-    echo "setup: run 'make setup' as root, or: apt-get install --no-install-recommends$missing" >&2
+    echo "setup: run 'make ${1:+$1-}setup' as root, or: apt-get install --no-install-recommends$missing" >&2
     exit 1
 fi
 echo "setup: installing$missing"
