@@ -4,8 +4,12 @@
 //! "Do nothing" is always a value with a reason.
 
 pub mod boot;
+pub mod cause;
 pub mod disk;
+pub mod group;
 pub mod host;
+pub mod labels;
 pub mod lease;
 pub mod mac;
 pub mod netboot;
+pub mod rollout;

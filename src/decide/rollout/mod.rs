@@ -1,0 +1,3 @@
+//! Rollouts: the change of many hosts by waves.
+
+pub mod plan;
