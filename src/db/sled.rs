@@ -4,16 +4,19 @@
 //! acknowledged writes were lost in 8 of 10 power cuts, and in none with an fdatasync of the `db` file after
 //! each flush. So every group ends with flush, fdatasync, and for guarded keys the watermark.
 
+use super::watch::{Change, Watch, Watched};
 use super::watermark::{GuardSum, Mark, Watermark};
 use super::{Committed, Db, DbError, GUARDED_PREFIX, Item, Revision, Txn, VALUE_BYTES_MAX};
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 /// Version of keys and values; a store with another one is refused.
 const FORM_VERSION: u64 = 1;
+const LOCK_NAME: &str = "lock";
 const META_KEY: &str = "meta/commit";
 
 /// The store in `<state_dir>/store`, with its lock and watermark beside it.
@@ -24,8 +27,16 @@ pub struct SledDb {
     watermark: Watermark,
     meta: Meta,
     stopped: bool,
+    watched: Watched,
     /// Held for the life of the store: one writer.
-    _lock: File,
+    lock: Lock,
+}
+
+/// The writer's lease: an flock on `<state_dir>/lock`, which the kernel takes back when the process ends.
+#[derive(Debug)]
+struct Lock {
+    file: File,
+    state_dir: PathBuf,
 }
 
 impl std::fmt::Debug for SledDb {
@@ -59,7 +70,7 @@ impl SledDb {
         }
         let tree = open_tree(&dir)?;
         let log = File::open(dir.join("db")).map_err(io("opening the log"))?;
-        let mut db = SledDb { tree, log, watermark, meta: Meta::default(), stopped: false, _lock: lock };
+        let mut db = SledDb::of(tree, log, watermark, lock);
         // A first start that was cut before its first commit looks like this, and so does a blank disk: in
         // both no host is known, and an unknown host boots locally.
         if newest.is_none() && db.tree.is_empty() {
@@ -96,12 +107,16 @@ impl SledDb {
             }
         };
         let log = File::open(dir.join("db")).map_err(io("opening the log"))?;
-        let mut db = SledDb { tree, log, watermark, meta: Meta::default(), stopped: false, _lock: lock };
+        let mut db = SledDb::of(tree, log, watermark, lock);
         db.meta = read_meta(&db.tree)?.unwrap_or_default();
         db.meta.sum = sum;
         db.begin()?;
         sync_dir(&dir).and_then(|()| sync_dir(state_dir)).map_err(io("syncing the directory"))?;
         Ok((db, what))
+    }
+
+    fn of(tree: ::sled::Db, log: File, watermark: Watermark, lock: Lock) -> SledDb {
+        SledDb { tree, log, watermark, meta: Meta::default(), stopped: false, watched: Watched::default(), lock }
     }
 
     /// Writes meta and watermark of a store that is new or newly accepted.
@@ -191,6 +206,16 @@ struct Staged {
     keys: BTreeMap<String, Option<(Vec<u8>, Revision)>>,
 }
 
+impl Staged {
+    fn changes(self) -> Vec<Change> {
+        let change = |(key, value): (String, Option<(Vec<u8>, Revision)>)| match value {
+            Some((value, revision)) => Change { key, value: Some(value), revision },
+            None => Change { key, value: None, revision: self.revision },
+        };
+        self.keys.into_iter().map(change).collect()
+    }
+}
+
 impl Db for SledDb {
     fn get(&self, key: &str) -> Result<Option<Item>, DbError> {
         let raw = self.tree.get(key).map_err(|source| DbError::Sled { what: "reading", source })?;
@@ -212,6 +237,7 @@ impl Db for SledDb {
         if self.stopped {
             return Err(DbError::Stopped);
         }
+        self.lease()?;
         let (outcomes, staged) = self.stage(group)?;
         if staged.keys.is_empty() {
             return Ok(outcomes);
@@ -246,7 +272,23 @@ impl Db for SledDb {
         self.stopped = true;
         self.flush(batch, guarded)?;
         self.stopped = false;
+        self.watched.tell(|| staged.changes());
         Ok(outcomes)
+    }
+
+    fn watch(&self, prefix: &str) -> Watch {
+        self.watched.watch(prefix)
+    }
+
+    /// An flock is on the file, not on its name: whoever removes the name and starts a second server gets a new file
+    /// and a lock on it. Then the name no longer leads to the file that we hold.
+    fn lease(&self) -> Result<(), DbError> {
+        let ours = self.lock.file.metadata().map(|data| (data.dev(), data.ino()));
+        let named = std::fs::metadata(self.lock.state_dir.join(LOCK_NAME)).map(|data| (data.dev(), data.ino()));
+        match (ours, named) {
+            (Ok(ours), Ok(named)) if ours == named => Ok(()),
+            _ => Err(DbError::LeaseLost { dir: self.lock.state_dir.clone() }),
+        }
     }
 }
 
@@ -298,14 +340,14 @@ fn open_tree(dir: &Path) -> Result<::sled::Db, DbError> {
     }
 }
 
-fn lock(state_dir: &Path) -> Result<File, DbError> {
+fn lock(state_dir: &Path) -> Result<Lock, DbError> {
     let io = |what| move |source| DbError::Io { what, source };
     std::fs::create_dir_all(state_dir).map_err(io("making the state directory"))?;
-    let path: PathBuf = state_dir.join("lock");
+    let path = state_dir.join(LOCK_NAME);
     let file =
         OpenOptions::new().write(true).create(true).truncate(false).open(path).map_err(io("opening the lock"))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock { file, state_dir: state_dir.to_path_buf() }),
         Err(TryLockError::WouldBlock) => Err(DbError::Locked { dir: state_dir.to_path_buf() }),
         Err(TryLockError::Error(source)) => Err(DbError::Io { what: "locking", source }),
     }

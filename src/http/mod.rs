@@ -10,6 +10,7 @@ pub mod images;
 pub mod listen;
 pub mod operator;
 pub mod operator_images;
+pub mod operator_watch;
 pub mod problem;
 mod upload;
 
@@ -75,6 +76,7 @@ pub fn operator_routes(shared: Arc<Shared>) -> Router {
         .route("/v1/hosts/{id}/reimage", post(operator::host_reimage))
         .route("/v1/hosts/{id}/hold", post(operator::host_hold))
         .route("/v1/hosts/{id}/release", post(operator::host_release))
+        .route("/v1/watch", get(operator_watch::watch))
         .route("/v1/images", get(operator_images::list))
         .route("/v1/images/{name}", image)
         .route("/v1/images/{name}/export", post(operator_images::export))

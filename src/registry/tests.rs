@@ -127,6 +127,70 @@ async fn an_acknowledged_lease_is_there_after_a_restart_and_names_the_holder() {
     assert_eq!(registry.read(|view| view.lease_holder(ip)), Some(MAC));
 }
 
+const OTHER_NIC: Mac = Mac([0x52, 0x54, 0, 0, 0, 2]);
+
+/// A check-in of `MAC`'s host whose inventory names a second NIC, too.
+async fn check_in_with_two_nics(registry: &Registry) -> HostView {
+    registry.host_event("node-1", approve()).await.unwrap();
+    let Script::Agent { token, .. } = registry.script(MAC, IPXE).await.unwrap() else { panic!() };
+    let identity = Identity { macs: vec![MAC, OTHER_NIC], ..Identity::default() };
+    let (token_digest, session_digest) = (digest(&token), "session".to_string());
+    let check_in = Event::CheckedIn { generation: 1, token_digest, session_digest, identity };
+    registry.host_event("node-1", check_in).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_machine_that_was_seen_by_two_nics_becomes_one_host_when_it_checks_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = open(dir.path());
+    for mac in [MAC, OTHER_NIC] {
+        let _ = registry.script(mac, IPXE).await.unwrap();
+    }
+    assert_eq!(registry.read(|view| view.hosts().count()), 2);
+    let host = check_in_with_two_nics(&registry).await.host;
+    assert_eq!(host.macs, [MAC, OTHER_NIC]);
+    let lines = registry.history("node-1").await.unwrap();
+    assert!(lines.iter().any(|line| line.cause.contains("h-525400000002 is a NIC of this machine")), "{lines:?}");
+    let registry = reopen(dir.path(), registry).await;
+    assert_eq!(registry.read(|view| view.hosts().count()), 1);
+    // By whichever NIC it netboots, it is this host, and its order is open.
+    assert!(matches!(registry.script(OTHER_NIC, IPXE).await.unwrap(), Script::Agent { generation: 1, .. }));
+}
+
+#[tokio::test]
+async fn an_agent_that_names_the_nic_of_another_approved_host_does_not_take_that_host_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = open(dir.path());
+    for mac in [MAC, OTHER_NIC] {
+        let _ = registry.script(mac, IPXE).await.unwrap();
+    }
+    let victim = "h-525400000002";
+    registry.host_event(victim, approve()).await.unwrap();
+    registry.host_event(victim, Event::Hold { by: "ann".into(), reason: "r".into(), until: None }).await.unwrap();
+    assert_eq!(check_in_with_two_nics(&registry).await.host.macs, [MAC]);
+    let registry = reopen(dir.path(), registry).await;
+    assert_eq!(registry.read(|view| view.by_mac(OTHER_NIC)).unwrap().host.id, victim);
+    assert_eq!(registry.script(OTHER_NIC, IPXE).await.unwrap(), Script::Local { reason: LocalReason::Held });
+}
+
+#[tokio::test]
+async fn a_watch_tells_each_line_of_history_of_its_host_as_it_becomes_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = open(dir.path());
+    for mac in [MAC, OTHER_NIC] {
+        let _ = registry.script(mac, IPXE).await.unwrap();
+    }
+    assert!(matches!(registry.watch(Some("nobody")).await, Err(RegistryError::UnknownHost(_))));
+    let mut watch = registry.watch(Some("node-1")).await.unwrap();
+    registry.host_event("h-525400000002", approve()).await.unwrap();
+    registry.host_event("node-1", approve()).await.unwrap();
+    for wanted in ["enrolled", "queued"] {
+        let change = watch.next().await.unwrap();
+        let line: history::Line = serde_json::from_slice(&change.value.unwrap()).unwrap();
+        assert_eq!((change.key, line.to.as_str()), (history::key("h-525400000001", line.number), wanted));
+    }
+}
+
 #[tokio::test]
 async fn a_hold_ends_when_its_time_has_come() {
     let dir = tempfile::tempdir().unwrap();
@@ -167,6 +231,14 @@ impl Db for Failing {
             return Err(DbError::Io { what: "fdatasync of the log", source: std::io::Error::other("EIO") });
         }
         self.inner.commit(group)
+    }
+
+    fn watch(&self, prefix: &str) -> crate::db::watch::Watch {
+        self.inner.watch(prefix)
+    }
+
+    fn lease(&self) -> Result<(), DbError> {
+        self.inner.lease()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::history;
 use super::leases::Leases;
+use super::nics;
 use super::stored;
 use super::view::{HostView, View};
 use super::{Command, RegistryError, Script};
@@ -27,8 +28,8 @@ pub(super) struct Writer {
     policy: BootPolicy,
     names: BTreeMap<Mac, String>,
     /// The working records: ahead of the view by the group that is being committed.
-    hosts: BTreeMap<String, HostView>,
-    by_mac: HashMap<Mac, String>,
+    pub(super) hosts: BTreeMap<String, HostView>,
+    pub(super) by_mac: HashMap<Mac, String>,
     discovered: usize,
     pub(super) leases: Leases,
     view: Arc<RwLock<View>>,
@@ -146,6 +147,11 @@ impl Writer {
                 // Reads what is durable: a line of this very group is not yet.
                 let _ = reply.send(self.history(&name));
             }
+            Command::Watch { host, reply } => {
+                let id = host.map(|name| self.id_of(&name)).transpose();
+                let prefix = id.map(|id| id.map_or_else(|| "history/".to_string(), |id| history::prefix(&id)));
+                let _ = reply.send(prefix.map(|prefix| self.db.watch(&prefix)));
+            }
             Command::Tick => self.tick(group, now),
         }
     }
@@ -163,13 +169,16 @@ impl Writer {
         now: u64,
     ) -> Result<HostView, RegistryError> {
         let id = self.id_of(name)?;
-        match transition(&self.hosts[&id].host, event, self.policy, now) {
+        let (event, absorbed) = self.own_nics(&id, event);
+        match transition(&self.hosts[&id].host, &event, self.policy, now) {
             Outcome::Refused(refusal) => Err(RegistryError::Refused(refusal)),
             Outcome::Unchanged => Ok(self.hosts[&id].clone()),
-            Outcome::Moved(host, entries) => {
+            Outcome::Moved(host, mut entries) => {
+                entries.extend(nics::merged(&absorbed, &host.state));
                 let inventory = inventory.map(|inventory| *inventory);
                 let inventory = inventory.or_else(|| self.hosts[&id].inventory.clone());
                 self.replace(HostView { host: *host, inventory }, &entries, group, now)?;
+                self.absorb(&id, &absorbed, group);
                 Ok(self.hosts[&id].clone())
             }
         }
@@ -301,13 +310,17 @@ impl Writer {
             let open = crate::decide::host::Refusal::OrderOpen { generation: order.generation };
             return Err(RegistryError::Refused(open));
         }
+        self.forget(&id, group);
+        Ok(())
+    }
+
+    pub(super) fn forget(&mut self, id: &str, group: &mut Group) {
         group.put(format!("host/{id}"), None);
         self.by_mac.retain(|_, known| *known != id);
-        if let Some(gone) = self.hosts.remove(&id) {
+        if let Some(gone) = self.hosts.remove(id) {
             self.discovered -= usize::from(gone.host.state == State::Discovered);
         }
-        group.removed.push(id);
-        Ok(())
+        group.removed.push(id.to_string());
     }
 
     fn history(&self, name: &str) -> Result<Vec<history::Line>, RegistryError> {
@@ -347,13 +360,14 @@ impl Writer {
         let failed = self.failed.clone().map(RegistryErrorText);
         if failed.is_none() {
             let mut view = self.view.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+            // Removed ones first: a host of this very group may have taken over their MACs.
+            for id in group.removed.iter().filter(|id| !self.hosts.contains_key(*id)) {
+                view.withdraw(id);
+            }
             for id in &group.hosts {
                 if let Some(host) = self.hosts.get(id) {
                     view.publish(host.clone());
                 }
-            }
-            for id in &group.removed {
-                view.withdraw(id);
             }
             for (address, holder) in &group.leases {
                 view.publish_lease(*address, *holder);

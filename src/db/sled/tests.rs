@@ -1,6 +1,7 @@
 //! What the store promises: durable, all or nothing, one writer, and never silently older than acknowledged.
 
 use super::*;
+use crate::db::watch::WatchError;
 
 fn put(key: &str, value: &[u8]) -> Txn {
     Txn { checks: Vec::new(), writes: vec![(key.to_string(), Some(value.to_vec()))] }
@@ -50,6 +51,46 @@ fn a_second_regild_on_the_same_store_is_turned_away() {
     let dir = tempfile::tempdir().unwrap();
     let _first = SledDb::open(dir.path()).unwrap();
     assert!(matches!(SledDb::open(dir.path()), Err(DbError::Locked { .. })));
+}
+
+/// A second server on a store whose lock file somebody removed would be a second writer: the first one stops.
+#[test]
+fn a_writer_whose_lock_file_was_removed_or_replaced_writes_no_more() {
+    for replaced in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut db = SledDb::open(dir.path()).unwrap();
+        db.lease().unwrap();
+        std::fs::remove_file(dir.path().join(LOCK_NAME)).unwrap();
+        if replaced {
+            std::fs::write(dir.path().join(LOCK_NAME), "").unwrap();
+        }
+        assert!(matches!(db.lease(), Err(DbError::LeaseLost { .. })));
+        assert!(matches!(db.commit(&[put("host/a", b"1")]), Err(DbError::LeaseLost { .. })));
+        assert!(db.get("host/a").unwrap().is_none());
+    }
+}
+
+#[tokio::test]
+async fn a_watch_tells_every_committed_change_of_its_prefix_in_order_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut db = SledDb::open(dir.path()).unwrap();
+    db.commit(&[put("host/a", b"before")]).unwrap();
+    let mut watch = db.watch("host/");
+    let mut refused = put("host/a", b"never");
+    refused.checks.push(("host/a".to_string(), 0));
+    let delete = Txn { checks: Vec::new(), writes: vec![("host/a".to_string(), None)] };
+    db.commit(&[put("host/b", b"1"), put("lease/x", b"2"), refused]).unwrap();
+    db.commit(&[delete]).unwrap();
+    let (added, gone) = (watch.next().await.unwrap(), watch.next().await.unwrap());
+    assert_eq!((added.key.as_str(), added.value.as_deref()), ("host/b", Some(&b"1"[..])));
+    assert_eq!((gone.key.as_str(), gone.value), ("host/a", None));
+    assert!(gone.revision > added.revision);
+    for number in 0..2000 {
+        db.commit(&[put("lease/x", format!("{number}").as_bytes())]).unwrap();
+    }
+    assert!(matches!(watch.next().await, Err(WatchError::Behind { .. })), "a watcher that falls behind is told so");
+    drop(db);
+    while watch.next().await != Err(WatchError::Closed) {}
 }
 
 #[test]
