@@ -46,6 +46,12 @@ impl Client {
         self.json(Method::POST, path, Full::new(Bytes::from(bytes)).map_err(never).boxed())
     }
 
+    /// Posts and expects no more than a yes.
+    pub fn order(&self, path: &str, body: &impl Serialize) -> Result<(), Failure> {
+        let body = Full::new(Bytes::from(serde_json::to_vec(body)?)).map_err(never).boxed();
+        self.runtime.block_on(async { self.send(Method::POST, path, body).await.map(drop) })
+    }
+
     pub fn delete(&self, path: &str) -> Result<(), Failure> {
         self.runtime.block_on(async { self.send(Method::DELETE, path, empty()).await.map(drop) })
     }

@@ -83,7 +83,7 @@ pub fn run(command: HostCommand, server: &str) -> Result<(), Failure> {
         HostCommand::List { output } => list(output, &client.get("/v1/hosts")?),
         HostCommand::Show { id, output } => show(output, &client.get(&path(&id, ""))?),
         HostCommand::Approve { id, image, disk } => {
-            let body = Approve { image, by: operator(), release_disk: disk.release_disk };
+            let body = Approve { image, by: super::operator(), release_disk: disk.release_disk };
             ordered(&client.post(&path(&id, "/approve"), &body)?);
             Ok(())
         }
@@ -91,7 +91,7 @@ pub fn run(command: HostCommand, server: &str) -> Result<(), Failure> {
             let mut refused = 0;
             for id in &ids {
                 let (image, reason) = (image.clone(), reason.clone());
-                let body = Reimage { image, by: operator(), reason, release_disk: disk.release_disk };
+                let body = Reimage { image, by: super::operator(), reason, release_disk: disk.release_disk };
                 match client.post(&path(id, "/reimage"), &body) {
                     Ok(host) => ordered(&host),
                     Err(error) => {
@@ -104,12 +104,12 @@ pub fn run(command: HostCommand, server: &str) -> Result<(), Failure> {
         }
         HostCommand::Hold { id, reason, until } => {
             let until = until.as_deref().map(end_of_hold).transpose()?;
-            let host: Host = client.post(&path(&id, "/hold"), &Hold { by: operator(), reason, until })?;
+            let host: Host = client.post(&path(&id, "/hold"), &Hold { by: super::operator(), reason, until })?;
             println!("{} is held", called(&host));
             Ok(())
         }
         HostCommand::Release { id } => {
-            let host: Host = client.post(&path(&id, "/release"), &Release { by: operator() })?;
+            let host: Host = client.post(&path(&id, "/release"), &Release { by: super::operator() })?;
             println!("{} is {} again", called(&host), host.state);
             Ok(())
         }
@@ -124,17 +124,17 @@ pub fn run(command: HostCommand, server: &str) -> Result<(), Failure> {
 
 fn ordered(host: &Host) {
     let image = host.desired.as_deref().unwrap_or("?");
-    println!("{}: order {} is open for {image}; it is rebuilt when it next netboots", called(host), host.generation);
+    match (&host.order, &host.waits) {
+        (None, Some(waits)) => println!("{}: asked for, and waits: {waits}", called(host)),
+        _ => {
+            let order = host.generation;
+            println!("{}: order {order} is open for {image}; it is rebuilt when it next netboots", called(host));
+        }
+    }
 }
 
 fn called(host: &Host) -> &str {
     host.name.as_deref().unwrap_or(&host.id)
-}
-
-/// Who orders, for the history: the person behind sudo where there is one.
-fn operator() -> String {
-    let named = |key: &str| std::env::var(key).ok().filter(|name| !name.is_empty());
-    named("SUDO_USER").or_else(|| named("USER")).unwrap_or_else(|| "unknown".to_string())
 }
 
 fn end_of_hold(text: &str) -> Result<u64, Failure> {
@@ -178,6 +178,15 @@ fn show(output: Output, host: &Host) -> Result<(), Failure> {
         let by = format!("by {}, {}", order.by, output::time(order.opened_at));
         line("order", format!("{}: {} ({by}), {} attempts", order.generation, order.reason, order.attempts));
     }
+    for cause in &host.asks {
+        let image = cause.image.as_deref().unwrap_or("the desired image");
+        line(
+            "asked",
+            format!("{} for {image}: {} (by {}, {})", cause.kind, cause.reason, cause.by, output::time(cause.at)),
+        );
+    }
+    line("waits", host.waits.clone().unwrap_or_default());
+    line("labels", host.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(","));
     if let Some(seen) = &host.progress {
         let (done, total) = (output::bytes(seen.progress.done_bytes), output::bytes(seen.progress.total_bytes));
         line("progress", format!("{done} of {total}, {}/s", output::bytes(seen.rate_bytes)));

@@ -2,6 +2,7 @@
 //!
 //! Exit status: 0 done, 1 failed, 2 wrong usage (clap's own). Errors go to standard error, one cause a line.
 
+mod brakes;
 mod client;
 mod host;
 mod image;
@@ -38,6 +39,21 @@ enum Command {
     /// Golden images: immutable versions.
     #[command(subcommand)]
     Image(image::ImageCommand),
+    /// Open no order and begin none, at once, until `resume`. Works when the store does not.
+    Stop(brakes::StopArgs),
+    /// End `stop`.
+    Resume {
+        #[arg(long)]
+        reason: String,
+    },
+    /// What holds orders back now.
+    Brakes {
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: output::Output,
+    },
+    /// The fleet breaker.
+    #[command(subcommand)]
+    Breaker(brakes::BreakerCommand),
     /// The server's own records (with the server stopped).
     #[command(subcommand)]
     Store(store::StoreCommand),
@@ -57,6 +73,12 @@ pub fn log_to_stderr() {
         .try_init();
 }
 
+/// Who orders, for the history: the person behind sudo where there is one.
+fn operator() -> String {
+    let named = |key: &str| std::env::var(key).ok().filter(|name| !name.is_empty());
+    named("SUDO_USER").or_else(|| named("USER")).unwrap_or_else(|| "unknown".to_string())
+}
+
 /// What went wrong, outermost first.
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -67,6 +89,10 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Serve { config } => crate::serve::run(&config).map_err(Failure::from),
         Command::Host(command) => host::run(command, &cli.server),
         Command::Image(command) => image::run(command, &cli.server),
+        Command::Stop(args) => brakes::stop(args, &cli.server),
+        Command::Resume { reason } => brakes::resume(reason, &cli.server),
+        Command::Brakes { output } => brakes::show(output, &cli.server),
+        Command::Breaker(command) => brakes::breaker(command, &cli.server),
         Command::Store(command) => store::run(command),
     };
     match done {

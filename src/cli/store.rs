@@ -5,6 +5,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::db::sled::SledDb;
 use crate::db::{Db, Txn};
+use crate::decide::boot::{BootPolicy, Halt};
 use crate::decide::host::{Event, Outcome, transition};
 use crate::registry::{history, stored};
 use clap::Subcommand;
@@ -30,6 +31,7 @@ pub fn run(command: StoreCommand) -> Result<(), Failure> {
         reason: "the store was restored while this order was open; look at the machine, then release it".to_string(),
         until: None,
     };
+    let policy = BootPolicy { attempts_max: config.deploy.attempts_max, halt: Halt::Everything };
     let mut txn = Txn::default();
     for item in db.scan("host/")? {
         let (host, inventory) = stored::decode(&item.value)?;
@@ -37,7 +39,7 @@ pub fn run(command: StoreCommand) -> Result<(), Failure> {
             continue;
         }
         let now = clock::now();
-        if let Outcome::Moved(mut held, entries) = transition(&host, &hold, config.boot_policy(), now) {
+        if let Outcome::Moved(mut held, entries) = transition(&host, &hold, policy, now) {
             println!("{}: held, order {} closed", host.id, host.generation);
             for entry in &entries {
                 let line = history::line(entry, held.history_length, held.generation, now);

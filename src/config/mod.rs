@@ -2,7 +2,6 @@
 
 pub mod file;
 
-use crate::decide::boot::BootPolicy;
 use crate::decide::mac::Mac;
 use crate::dhcp::{Network, check_networks};
 use crate::wire::agent::DiskRule;
@@ -59,12 +58,6 @@ impl Config {
             |error: toml::de::Error| ConfigError::Syntax { path: path.to_path_buf(), message: error.to_string() };
         let file: file::File = toml::from_str(text).map_err(syntax)?;
         checked(file).map_err(|(key, message)| ConfigError::Value { path: path.to_path_buf(), key, message })
-    }
-
-    /// What the boot decision takes from the configuration.
-    #[must_use]
-    pub fn boot_policy(&self) -> BootPolicy {
-        BootPolicy { attempts_max: self.deploy.attempts_max }
     }
 }
 

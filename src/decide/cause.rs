@@ -62,4 +62,14 @@ pub struct Cause {
     pub at: u64,
     /// The image it wants; `None`: what the host should run anyway.
     pub image: Option<ImageChoice>,
+    /// Foreign content on the target disk may be overwritten. Only a person says so.
+    pub releases_disk: bool,
+}
+
+impl Cause {
+    /// A cause that names no image and releases no disk.
+    #[must_use]
+    pub fn new(kind: CauseKind, reason: &str, by: &str, at: u64) -> Cause {
+        Cause { kind, reason: reason.to_string(), by: by.to_string(), at, image: None, releases_disk: false }
+    }
 }

@@ -4,6 +4,7 @@
 //! "Do nothing" is always a value with a reason.
 
 pub mod boot;
+pub mod brakes;
 pub mod cause;
 pub mod disk;
 pub mod group;

@@ -76,6 +76,12 @@ pub async fn report(
 ) -> Result<Json<ReportAnswer>, Problem> {
     same_protocol(said.protocol)?;
     let id = known(&shared, &said.host)?;
+    // What is over is noted under a stop, too.
+    let is_over = matches!(said.event, wire::Event::Verified { .. } | wire::Event::Failed { .. });
+    let stopped = shared.registry.stop_switch().pressed().filter(|stop| stop.running_too && !is_over);
+    if let Some(stop) = stopped {
+        return Ok(Json(ReportAnswer { go_on: false, reason: Some(format!("stopped {}", stop.sentence())) }));
+    }
     let session_digest = digest(&said.session);
     let word = match said.event {
         wire::Event::Progress { progress } => {

@@ -9,6 +9,7 @@ pub mod boot;
 pub mod images;
 pub mod listen;
 pub mod operator;
+pub mod operator_brakes;
 pub mod operator_images;
 pub mod operator_watch;
 pub mod problem;
@@ -76,6 +77,10 @@ pub fn operator_routes(shared: Arc<Shared>) -> Router {
         .route("/v1/hosts/{id}/reimage", post(operator::host_reimage))
         .route("/v1/hosts/{id}/hold", post(operator::host_hold))
         .route("/v1/hosts/{id}/release", post(operator::host_release))
+        .route("/v1/brakes", get(operator_brakes::show))
+        .route("/v1/stop", post(operator_brakes::stop))
+        .route("/v1/resume", post(operator_brakes::resume))
+        .route("/v1/breaker/reset", post(operator_brakes::reset))
         .route("/v1/watch", get(operator_watch::watch))
         .route("/v1/images", get(operator_images::list))
         .route("/v1/images/{name}", image)

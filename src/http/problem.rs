@@ -29,7 +29,8 @@ impl From<RegistryError> for Problem {
     fn from(error: RegistryError) -> Problem {
         let status = match &error {
             RegistryError::UnknownHost(_) => StatusCode::NOT_FOUND,
-            RegistryError::Refused(_) => StatusCode::CONFLICT,
+            RegistryError::Refused(_) | RegistryError::NotTripped => StatusCode::CONFLICT,
+            RegistryError::Denied(_) => StatusCode::UNPROCESSABLE_ENTITY,
             RegistryError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             RegistryError::Store(_) | RegistryError::Busy => StatusCode::SERVICE_UNAVAILABLE,
         };

@@ -1,6 +1,6 @@
 //! The leases of all networks: decided by `decide::lease`, kept under `lease/<ip>`.
 
-use super::writer::Group;
+use super::writer::Batch;
 use crate::config::Config;
 use crate::db::{Db, DbError};
 use crate::decide::lease::{self, Lease, LeaseAnswer, LeaseRequest, LeaseState, LeaseTable};
@@ -43,13 +43,13 @@ impl Leases {
         self.tables.iter().flat_map(LeaseTable::iter).filter(live).map(|lease| (lease.ip, lease.mac))
     }
 
-    /// Decides one packet, applies the change to the table and puts what must last into the group. The answer
-    /// leaves only after the group is on stable storage.
+    /// Decides one packet, applies the change to the table and puts what must last into the batch. The answer
+    /// leaves only after the batch is on stable storage.
     pub(super) fn answer(
         &mut self,
         network: usize,
         request: &LeaseRequest,
-        group: &mut Group,
+        batch: &mut Batch,
         now: u64,
     ) -> LeaseAnswer {
         let table = &mut self.tables[network];
@@ -58,11 +58,11 @@ impl Leases {
             if change.is_durable() {
                 let holder =
                     (change.put.state == LeaseState::Bound && change.put.expires_at > now).then_some(change.put.mac);
-                group.put(key(change.put.ip), Some(encode(&change.put)));
-                group.leases.push((change.put.ip, holder));
+                batch.put(key(change.put.ip), Some(encode(&change.put)));
+                batch.leases.push((change.put.ip, holder));
                 if let Some(freed) = change.frees {
-                    group.put(key(freed), None);
-                    group.leases.push((freed, None));
+                    batch.put(key(freed), None);
+                    batch.leases.push((freed, None));
                 }
             }
             table.apply(change);

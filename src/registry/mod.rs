@@ -4,20 +4,25 @@
 //! `decide`, commits the group with one flush, publishes the new records, and only then answers (rule 7).
 //! Readers see a [`View`] that holds nothing which is not on stable storage.
 
+mod admission;
 pub mod history;
 mod leases;
 mod nics;
+pub mod stop;
 pub mod stored;
 mod view;
 mod writer;
 
+pub use admission::Tripped;
+use stop::StopSwitch;
 pub use view::{HostView, ProgressSeen, View};
 
 use crate::clock;
 use crate::config::Config;
 use crate::db::watch::Watch;
 use crate::db::{Db, DbError};
-use crate::decide::boot::{BootDecision, BootPolicy, IgnoreReason, LocalReason, boot};
+use crate::decide::boot::{BootDecision, BootPolicy, Halt, IgnoreReason, LocalReason, boot};
+use crate::decide::brakes::Deny;
 use crate::decide::host::{Event, Refusal, State};
 use crate::decide::lease::{LeaseAnswer, LeaseRequest};
 use crate::decide::mac::Mac;
@@ -39,6 +44,10 @@ pub enum RegistryError {
     UnknownHost(String),
     #[error("{0}")]
     Refused(Refusal),
+    #[error("{0}")]
+    Denied(Deny),
+    #[error("the fleet breaker has not tripped")]
+    NotTripped,
     #[error("the store failed, nothing was changed: {0}")]
     Store(String),
     #[error("too many requests are waiting; try again in a moment")]
@@ -69,7 +78,7 @@ pub(crate) enum Command {
         name: String,
         event: Event,
         inventory: Option<Box<wire::agent::Inventory>>,
-        reply: Reply<HostView>,
+        reply: Reply<Arc<HostView>>,
     },
     Script {
         mac: Mac,
@@ -96,6 +105,11 @@ pub(crate) enum Command {
         name: String,
         reply: Reply<Vec<history::Line>>,
     },
+    ResetBreaker {
+        by: String,
+        reason: String,
+        reply: Reply<()>,
+    },
     Watch {
         host: Option<String>,
         reply: Reply<Watch>,
@@ -111,7 +125,8 @@ pub struct Registry {
     commands: mpsc::Sender<Command>,
     view: Arc<RwLock<View>>,
     progress: Arc<Mutex<view::ProgressBoard>>,
-    policy: BootPolicy,
+    attempts_max: u32,
+    stop: StopSwitch,
 }
 
 impl Registry {
@@ -123,13 +138,19 @@ impl Registry {
         let (commands, inbox) = mpsc::channel(QUEUE_MAX);
         let view = Arc::new(RwLock::new(View::default()));
         let writer = writer::Writer::load(db, config, view.clone())?;
-        let policy = config.boot_policy();
         let thread = std::thread::Builder::new()
             .name("registry".to_string())
             .spawn(move || writer.run(inbox))
             .map_err(|source| DbError::Io { what: "starting the writer thread", source })?;
         let progress = Arc::new(Mutex::new(view::ProgressBoard::default()));
-        Ok((Registry { commands, view, progress, policy }, thread))
+        let (attempts_max, stop) = (config.deploy.attempts_max, StopSwitch::new(&config.state_dir));
+        Ok((Registry { commands, view, progress, attempts_max, stop }, thread))
+    }
+
+    /// `regild stop`, which needs neither the store nor the writer.
+    #[must_use]
+    pub fn stop_switch(&self) -> &StopSwitch {
+        &self.stop
     }
 
     /// Reads the published records. The closure must be quick: the writer publishes under the same lock.
@@ -148,7 +169,7 @@ impl Registry {
     ///
     /// # Errors
     /// [`RegistryError`]; on any error nothing changed.
-    pub async fn host_event(&self, name: &str, event: Event) -> Result<HostView, RegistryError> {
+    pub async fn host_event(&self, name: &str, event: Event) -> Result<Arc<HostView>, RegistryError> {
         self.ask(|reply| Command::Host { name: name.to_string(), event, inventory: None, reply }).await
     }
 
@@ -161,7 +182,7 @@ impl Registry {
         name: &str,
         event: Event,
         inventory: wire::agent::Inventory,
-    ) -> Result<HostView, RegistryError> {
+    ) -> Result<Arc<HostView>, RegistryError> {
         let inventory = Some(Box::new(inventory));
         self.ask(|reply| Command::Host { name: name.to_string(), event, inventory, reply }).await
     }
@@ -172,6 +193,14 @@ impl Registry {
     /// [`RegistryError::UnknownHost`], or the store cannot be read.
     pub async fn history(&self, name: &str) -> Result<Vec<history::Line>, RegistryError> {
         self.ask(|reply| Command::History { name: name.to_string(), reply }).await
+    }
+
+    /// Closes the fleet breaker.
+    ///
+    /// # Errors
+    /// [`RegistryError::NotTripped`].
+    pub async fn reset_breaker(&self, by: String, reason: String) -> Result<(), RegistryError> {
+        self.ask(|reply| Command::ResetBreaker { by, reason, reply }).await
     }
 
     /// New lines of history of one host, or of all, from now on.
@@ -205,9 +234,10 @@ impl Registry {
     /// # Errors
     /// [`RegistryError`]: the caller then still has [`Self::peek`].
     pub async fn netboot(&self, mac: Mac, client: NetbootClient) -> Result<BootDecision, RegistryError> {
+        let policy = boot_policy(self.attempts_max, &self.stop);
         let (decision, news) = self.read(|view| {
             let host = view.by_mac(mac);
-            let decision = boot(client, host.as_ref().map(|host| &host.host), self.policy);
+            let decision = boot(client, host.as_ref().map(|host| &host.host), policy);
             let news = match (&decision, &host) {
                 (BootDecision::Ignore { .. }, _) => false,
                 (_, None) => true,
@@ -266,6 +296,16 @@ impl Registry {
         })?;
         answer.await.unwrap_or_else(|_| Err(RegistryError::Store("the registry has stopped".to_string())))
     }
+}
+
+/// What the boot decision takes from configuration and stop switch, now.
+fn boot_policy(attempts_max: u32, stop: &StopSwitch) -> BootPolicy {
+    let halt = match stop.pressed() {
+        None => Halt::Nothing,
+        Some(stop) if stop.running_too => Halt::Everything,
+        Some(_) => Halt::NotBegun,
+    };
+    BootPolicy { attempts_max, halt }
 }
 
 #[cfg(test)]

@@ -1,8 +1,11 @@
 //! What the registry promises: nothing is said before it is on stable storage, and nothing that was said is lost.
 
+mod brakes;
+
 use super::*;
 use crate::db::sled::SledDb;
 use crate::db::{Committed, Item, Txn};
+use crate::decide::cause::{Cause, CauseKind};
 use crate::decide::host::{AgentWord, DiskId, Identity, ImageChoice, Step};
 use crate::decide::lease::MessageKind;
 use std::net::Ipv4Addr;
@@ -47,7 +50,8 @@ async fn reopen(dir: &Path, registry: Registry) -> Registry {
 
 fn approve() -> Event {
     let image = ImageChoice { name: "tiny:1".into(), manifest: "m".into() };
-    Event::Approve { image, by: "ann".into(), foreign_released: false }
+    let cause = Cause { image: Some(image), ..Cause::new(CauseKind::Operator, "first image", "ann", clock::now()) };
+    Event::Approve { cause }
 }
 
 fn digest(token: &str) -> String {
@@ -130,7 +134,7 @@ async fn an_acknowledged_lease_is_there_after_a_restart_and_names_the_holder() {
 const OTHER_NIC: Mac = Mac([0x52, 0x54, 0, 0, 0, 2]);
 
 /// A check-in of `MAC`'s host whose inventory names a second NIC, too.
-async fn check_in_with_two_nics(registry: &Registry) -> HostView {
+async fn check_in_with_two_nics(registry: &Registry) -> Arc<HostView> {
     registry.host_event("node-1", approve()).await.unwrap();
     let Script::Agent { token, .. } = registry.script(MAC, IPXE).await.unwrap() else { panic!() };
     let identity = Identity { macs: vec![MAC, OTHER_NIC], ..Identity::default() };
@@ -147,7 +151,7 @@ async fn a_machine_that_was_seen_by_two_nics_becomes_one_host_when_it_checks_in(
         let _ = registry.script(mac, IPXE).await.unwrap();
     }
     assert_eq!(registry.read(|view| view.hosts().count()), 2);
-    let host = check_in_with_two_nics(&registry).await.host;
+    let host = check_in_with_two_nics(&registry).await.host.clone();
     assert_eq!(host.macs, [MAC, OTHER_NIC]);
     let lines = registry.history("node-1").await.unwrap();
     assert!(lines.iter().any(|line| line.cause.contains("h-525400000002 is a NIC of this machine")), "{lines:?}");
@@ -184,7 +188,8 @@ async fn a_watch_tells_each_line_of_history_of_its_host_as_it_becomes_durable() 
     let mut watch = registry.watch(Some("node-1")).await.unwrap();
     registry.host_event("h-525400000002", approve()).await.unwrap();
     registry.host_event("node-1", approve()).await.unwrap();
-    for wanted in ["enrolled", "queued"] {
+    // Approved; asked for; ordered.
+    for wanted in ["enrolled", "enrolled", "queued"] {
         let change = watch.next().await.unwrap();
         let line: history::Line = serde_json::from_slice(&change.value.unwrap()).unwrap();
         assert_eq!((change.key, line.to.as_str()), (history::key("h-525400000001", line.number), wanted));

@@ -1,5 +1,6 @@
 //! What readers see: published records, and the progress of running deploys.
 
+use super::admission::Tripped;
 use crate::decide::host::Host;
 use crate::decide::mac::Mac;
 use crate::wire;
@@ -12,6 +13,8 @@ use std::time::Instant;
 pub struct HostView {
     pub host: Host,
     pub inventory: Option<wire::agent::Inventory>,
+    /// What the causes that ask for it wait for. Found anew at each tick, not stored.
+    pub waits: Option<String>,
 }
 
 /// All published records.
@@ -19,6 +22,8 @@ pub struct HostView {
 pub struct View {
     hosts: BTreeMap<String, Arc<HostView>>,
     by_mac: HashMap<Mac, String>,
+    by_name: HashMap<String, String>,
+    breaker: Option<Tripped>,
     /// Which MAC has which address now; bound leases only.
     lease_macs: HashMap<std::net::Ipv4Addr, Mac>,
 }
@@ -43,7 +48,17 @@ impl View {
         if let Ok(mac) = name.parse() {
             return self.by_mac(mac);
         }
-        self.hosts.values().find(|host| host.host.name.as_deref() == Some(name)).cloned()
+        self.by_name.get(name).and_then(|id| self.hosts.get(id)).cloned()
+    }
+
+    /// The fleet breaker, when it has tripped.
+    #[must_use]
+    pub fn breaker(&self) -> Option<&Tripped> {
+        self.breaker.as_ref()
+    }
+
+    pub(super) fn publish_breaker(&mut self, breaker: Option<Tripped>) {
+        self.breaker = breaker;
     }
 
     /// The MAC that holds a lease on `address`.
@@ -52,17 +67,24 @@ impl View {
         self.lease_macs.get(&address).copied()
     }
 
-    pub(super) fn publish(&mut self, host: HostView) {
+    pub(super) fn publish(&mut self, host: Arc<HostView>) {
         for mac in &host.host.macs {
             // As in the writer: the first record that has a MAC keeps it, so that both ask the same host.
             self.by_mac.entry(*mac).or_insert_with(|| host.host.id.clone());
         }
-        self.hosts.insert(host.host.id.clone(), Arc::new(host));
+        let id = host.host.id.clone();
+        let former = self.hosts.get(&id).and_then(|former| former.host.name.clone());
+        if former != host.host.name {
+            former.map(|name| self.by_name.remove(&name));
+            self.by_name.extend(host.host.name.clone().map(|name| (name, id.clone())));
+        }
+        self.hosts.insert(id, host);
     }
 
     pub(super) fn withdraw(&mut self, id: &str) {
         self.hosts.remove(id);
         self.by_mac.retain(|_, known| known != id);
+        self.by_name.retain(|_, known| known != id);
     }
 
     pub(super) fn publish_lease(&mut self, address: std::net::Ipv4Addr, holder: Option<Mac>) {

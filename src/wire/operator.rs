@@ -4,6 +4,7 @@
 
 use super::agent::{Disk, Progress};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A host as listed and shown.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -23,6 +24,17 @@ pub struct Host {
     /// Unix seconds of the last change of state.
     pub since: u64,
     pub order: Option<Order>,
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Causes that ask for a rebuild and wait; empty while an order is open.
+    #[serde(default)]
+    pub asks: Vec<Cause>,
+    /// What they wait for.
+    #[serde(default)]
+    pub waits: Option<String>,
+    /// Unix seconds: when the reported image was written; 0 before the first.
+    #[serde(default)]
+    pub built_at: u64,
     pub progress: Option<ProgressView>,
     pub system_uuid: Option<String>,
     pub serial: Option<String>,
@@ -38,6 +50,63 @@ pub struct Order {
     pub by: String,
     pub opened_at: u64,
     pub attempts: u32,
+    pub power_cycles: u32,
+    pub causes: Vec<Cause>,
+}
+
+/// What asks, or asked, for a rebuild.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Cause {
+    /// `operator`, `rollout`, `schedule`, `max_age`, `drift`, `channel`, `image_deprecated`, `image_blocked`.
+    pub kind: String,
+    pub reason: String,
+    pub by: String,
+    pub at: u64,
+    pub image: Option<String>,
+}
+
+/// `GET /v1/brakes`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Brakes {
+    pub stopped: Option<Stopped>,
+    pub tripped: Option<Tripped>,
+    /// Hosts that ask for a rebuild and wait.
+    pub waiting: usize,
+    /// Open orders.
+    pub open: usize,
+}
+
+/// `regild stop` was pressed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Stopped {
+    pub by: String,
+    pub reason: String,
+    pub at: u64,
+    pub running_too: bool,
+}
+
+/// The fleet breaker has tripped.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Tripped {
+    pub reason: String,
+    pub at: u64,
+}
+
+/// `POST /v1/stop`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StopAsked {
+    pub by: String,
+    pub reason: String,
+    pub running_too: bool,
+}
+
+/// `POST /v1/resume`, `POST /v1/breaker/reset`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ByAndWhy {
+    pub by: String,
+    pub reason: String,
 }
 
 /// Where a running deploy stands.

@@ -1,5 +1,6 @@
 //! One host's life: its record, its states, and the one function that moves it.
 
+mod ask;
 mod order;
 mod record;
 mod state;
