@@ -13,3 +13,6 @@ pub mod lease;
 pub mod mac;
 pub mod netboot;
 pub mod rollout;
+pub mod select;
+pub mod span;
+pub mod stable_hash;
