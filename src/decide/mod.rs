@@ -14,3 +14,7 @@ pub mod lease;
 pub mod mac;
 pub mod netboot;
 pub mod rollout;
+pub mod schedule;
+pub mod select;
+pub mod span;
+pub mod stable_hash;
