@@ -178,6 +178,23 @@ async fn an_agent_that_names_the_nic_of_another_approved_host_does_not_take_that
 }
 
 #[tokio::test]
+async fn a_machine_that_was_removed_and_is_seen_again_keeps_its_history() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = open(dir.path());
+    let _ = registry.script(MAC, IPXE).await.unwrap();
+    registry.host_event("node-1", approve()).await.unwrap();
+    assert!(matches!(registry.remove("node-1").await, Err(RegistryError::Refused(_))), "its order is open");
+    let hold = Event::Hold { by: "ann".into(), reason: "r".into(), until: None };
+    registry.host_event("node-1", hold).await.unwrap();
+    let before = registry.history("node-1").await.unwrap();
+    registry.remove("node-1").await.unwrap();
+    let _ = registry.script(MAC, IPXE).await.unwrap();
+    let after = registry.history("node-1").await.unwrap();
+    assert_eq!(after[..before.len()], before);
+    assert_eq!((after.len(), after.last().unwrap().to.as_str()), (before.len() + 1, "discovered"));
+}
+
+#[tokio::test]
 async fn a_watch_tells_each_line_of_history_of_its_host_as_it_becomes_durable() {
     let dir = tempfile::tempdir().unwrap();
     let registry = open(dir.path());

@@ -311,6 +311,7 @@ impl Writer {
         let mut host = Host::discovered(mac, DEFAULT_GROUP, now);
         host.name = self.names.get(&mac).cloned();
         let id = host.id.clone();
+        host.history_length = self.history_length(&id, batch)?;
         let seen = Entry {
             from: State::Discovered,
             to: State::Discovered,
@@ -382,7 +383,17 @@ impl Writer {
         items.iter().map(parse).collect::<Result<_, _>>().map_err(|error| RegistryError::Store(error.to_string()))
     }
 
-    fn tick(&mut self, batch: &mut Batch, now: u64) {
+    /// Where the history of a host begins that is seen anew: a machine that was removed keeps its lines.
+    fn history_length(&self, id: &str, batch: &Batch) -> Result<u64, RegistryError> {
+        let prefix = history::prefix(id);
+        let stored = self.db.scan(&prefix).map_err(|error| RegistryError::Store(error.to_string()))?;
+        let stored = stored.iter().map(|item| item.key.as_str());
+        let staged = batch.txn.writes.iter().map(|(key, _)| key.as_str());
+        let numbers = stored.chain(staged).filter_map(|key| key.strip_prefix(prefix.as_str())?.parse::<u64>().ok());
+        Ok(numbers.max().map_or(0, |last| last + 1))
+    }
+
+    fn tick(&mut self, batch: &mut Group, now: u64) {
         if self.failed.is_some() {
             return;
         }
