@@ -393,7 +393,7 @@ impl Writer {
         Ok(numbers.max().map_or(0, |last| last + 1))
     }
 
-    fn tick(&mut self, batch: &mut Group, now: u64) {
+    fn tick(&mut self, batch: &mut Batch, now: u64) {
         if self.failed.is_some() {
             return;
         }
