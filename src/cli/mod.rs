@@ -7,6 +7,7 @@ mod client;
 mod host;
 mod image;
 mod output;
+mod proposal;
 mod store;
 
 use crate::causes;
@@ -39,6 +40,9 @@ enum Command {
     /// Golden images: immutable versions.
     #[command(subcommand)]
     Image(image::ImageCommand),
+    /// Requests that wait for a second person.
+    #[command(subcommand)]
+    Proposal(proposal::ProposalCommand),
     /// Open no order and begin none, at once, until `resume`. Works when the store does not.
     Stop(brakes::StopArgs),
     /// End `stop`.
@@ -89,6 +93,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Serve { config } => crate::serve::run(&config).map_err(Failure::from),
         Command::Host(command) => host::run(command, &cli.server),
         Command::Image(command) => image::run(command, &cli.server),
+        Command::Proposal(command) => proposal::run(command, &cli.server),
         Command::Stop(args) => brakes::stop(args, &cli.server),
         Command::Resume { reason } => brakes::resume(reason, &cli.server),
         Command::Brakes { output } => brakes::show(output, &cli.server),

@@ -10,7 +10,9 @@ pub mod images;
 pub mod listen;
 pub mod operator;
 pub mod operator_brakes;
+pub mod operator_channels;
 pub mod operator_images;
+pub mod operator_many;
 pub mod operator_watch;
 pub mod problem;
 mod upload;
@@ -22,7 +24,7 @@ use crate::registry::Registry;
 use assets::Assets;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use listen::Peer;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -74,7 +76,12 @@ pub fn operator_routes(shared: Arc<Shared>) -> Router {
         .route("/v1/hosts/{id}", get(operator::host_show).delete(operator::host_remove))
         .route("/v1/hosts/{id}/history", get(operator::host_history))
         .route("/v1/hosts/{id}/approve", post(operator::host_approve))
-        .route("/v1/hosts/{id}/reimage", post(operator::host_reimage))
+        .route("/v1/reimage", post(operator_many::reimage))
+        .route("/v1/proposals", get(operator_many::proposals))
+        .route("/v1/proposals/{number}/confirm", post(operator_many::confirm))
+        .route("/v1/channels", get(operator_channels::list))
+        .route("/v1/channels/{name}", put(operator_channels::set))
+        .route("/v1/images/{name}/mark", post(operator_channels::mark))
         .route("/v1/hosts/{id}/hold", post(operator::host_hold))
         .route("/v1/hosts/{id}/release", post(operator::host_release))
         .route("/v1/brakes", get(operator_brakes::show))

@@ -29,7 +29,11 @@ impl From<RegistryError> for Problem {
     fn from(error: RegistryError) -> Problem {
         let status = match &error {
             RegistryError::UnknownHost(_) => StatusCode::NOT_FOUND,
-            RegistryError::Refused(_) | RegistryError::NotTripped => StatusCode::CONFLICT,
+            RegistryError::Refused(_) | RegistryError::NotTripped | RegistryError::ImageBlocked { .. } => {
+                StatusCode::CONFLICT
+            }
+            RegistryError::NoProposal(_) => StatusCode::NOT_FOUND,
+            RegistryError::SamePerson(_) => StatusCode::FORBIDDEN,
             RegistryError::Denied(_) => StatusCode::UNPROCESSABLE_ENTITY,
             RegistryError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             RegistryError::Store(_) | RegistryError::Busy => StatusCode::SERVICE_UNAVAILABLE,

@@ -6,14 +6,18 @@
 
 mod admission;
 pub mod history;
+pub mod images;
 mod leases;
 mod nics;
+pub mod requests;
 pub mod stop;
 pub mod stored;
 mod view;
 mod writer;
 
-pub use admission::Tripped;
+pub use admission::{Fleet, Tripped};
+use images::{Channel, Mark};
+use requests::{Asked, Proposal};
 use stop::StopSwitch;
 pub use view::{HostView, ProgressSeen, View};
 
@@ -23,6 +27,7 @@ use crate::db::watch::Watch;
 use crate::db::{Db, DbError};
 use crate::decide::boot::{BootDecision, BootPolicy, Halt, IgnoreReason, LocalReason, boot};
 use crate::decide::brakes::Deny;
+use crate::decide::cause::Cause;
 use crate::decide::host::{Event, Refusal, State};
 use crate::decide::lease::{LeaseAnswer, LeaseRequest};
 use crate::decide::mac::Mac;
@@ -46,6 +51,12 @@ pub enum RegistryError {
     Refused(Refusal),
     #[error("{0}")]
     Denied(Deny),
+    #[error("{image} is blocked: {reason}; choose another version")]
+    ImageBlocked { image: String, reason: String },
+    #[error("no proposal {0} waits for a second person (they end after a day); `regild proposal list` shows them")]
+    NoProposal(u64),
+    #[error("{0} asked for this; a second person must confirm it")]
+    SamePerson(String),
     #[error("the fleet breaker has not tripped")]
     NotTripped,
     #[error("the store failed, nothing was changed: {0}")]
@@ -104,6 +115,32 @@ pub(crate) enum Command {
     History {
         name: String,
         reply: Reply<Vec<history::Line>>,
+    },
+    AskMany {
+        ids: Vec<String>,
+        cause: Cause,
+        reply: Reply<Asked>,
+    },
+    Propose {
+        proposal: Proposal,
+        reply: Reply<u64>,
+    },
+    TakeProposal {
+        number: u64,
+        by: String,
+        reply: Reply<Proposal>,
+    },
+    Proposals {
+        reply: Reply<Vec<Proposal>>,
+    },
+    SetChannel {
+        channel: Channel,
+        reply: Reply<Channel>,
+    },
+    MarkImage {
+        image: String,
+        mark: Option<Mark>,
+        reply: Reply<()>,
     },
     ResetBreaker {
         by: String,
@@ -193,6 +230,54 @@ impl Registry {
     /// [`RegistryError::UnknownHost`], or the store cannot be read.
     pub async fn history(&self, name: &str) -> Result<Vec<history::Line>, RegistryError> {
         self.ask(|reply| Command::History { name: name.to_string(), reply }).await
+    }
+
+    /// One cause for many hosts, in one commit; what became of each.
+    ///
+    /// # Errors
+    /// Only when nothing was done: the store failed, or the queue is full.
+    pub async fn ask_many(&self, ids: Vec<String>, cause: Cause) -> Result<Asked, RegistryError> {
+        self.ask(|reply| Command::AskMany { ids, cause, reply }).await
+    }
+
+    /// Keeps a request for a second person; the answer is its number.
+    ///
+    /// # Errors
+    /// [`RegistryError::Busy`] when a hundred wait already.
+    pub async fn propose(&self, proposal: Proposal) -> Result<u64, RegistryError> {
+        self.ask(|reply| Command::Propose { proposal, reply }).await
+    }
+
+    /// Takes a proposal, to be carried out by the caller.
+    ///
+    /// # Errors
+    /// [`RegistryError::NoProposal`], [`RegistryError::SamePerson`].
+    pub async fn take_proposal(&self, number: u64, by: String) -> Result<Proposal, RegistryError> {
+        self.ask(|reply| Command::TakeProposal { number, by, reply }).await
+    }
+
+    /// Requests that wait for a second person.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn proposals(&self) -> Result<Vec<Proposal>, RegistryError> {
+        self.ask(|reply| Command::Proposals { reply }).await
+    }
+
+    /// Points a channel to a version.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn set_channel(&self, channel: Channel) -> Result<Channel, RegistryError> {
+        self.ask(|reply| Command::SetChannel { channel, reply }).await
+    }
+
+    /// Deprecates or blocks a version, or with `None` makes it good again.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn mark_image(&self, image: String, mark: Option<Mark>) -> Result<(), RegistryError> {
+        self.ask(|reply| Command::MarkImage { image, mark, reply }).await
     }
 
     /// Closes the fleet breaker.

@@ -34,6 +34,8 @@ pub struct StoredHost {
     asks: Vec<StoredCause>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     ordered_at: Vec<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_key: Option<String>,
     own_disk: Option<wire::agent::DiskId>,
     history_length: u64,
     inventory: Option<wire::agent::Inventory>,
@@ -68,6 +70,8 @@ struct StoredCause {
     at: u64,
     image: Option<StoredImage>,
     releases_disk: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -123,6 +127,7 @@ pub fn encode(host: &Host, inventory: Option<&wire::agent::Inventory>) -> Result
         order: host.order.as_ref().map(store_order),
         asks: host.asks.iter().map(store_cause).collect(),
         ordered_at: host.ordered_at.clone(),
+        last_key: host.last_key.clone(),
         own_disk: host.own_disk.clone().map(Into::into),
         history_length: host.history_length,
         inventory: inventory.cloned(),
@@ -144,6 +149,7 @@ pub fn decode(raw: &[u8]) -> Result<(Host, Option<wire::agent::Inventory>), Stor
         built_at: stored.built_at,
         asks: stored.asks.into_iter().map(load_cause).collect::<Result<_, _>>()?,
         ordered_at: stored.ordered_at,
+        last_key: stored.last_key,
         macs: stored.macs.iter().map(|mac| mac.parse()).collect::<Result<_, _>>()?,
         state: load_state(stored.state)?,
         desired: stored.desired.map(load_image),
@@ -207,6 +213,7 @@ fn store_cause(cause: &Cause) -> StoredCause {
         at: cause.at,
         image: cause.image.as_ref().map(store_image),
         releases_disk: cause.releases_disk,
+        key: cause.key.clone(),
     }
 }
 
@@ -229,6 +236,7 @@ fn load_cause(stored: StoredCause) -> Result<Cause, StoredError> {
         at: stored.at,
         image: stored.image.map(load_image),
         releases_disk: stored.releases_disk,
+        key: stored.key,
     })
 }
 
@@ -317,7 +325,12 @@ mod tests {
             CauseKind::ImageDeprecated,
             CauseKind::ImageBlocked,
         ];
-        let cause = |kind| Cause { image: image("a:2"), releases_disk: true, ..Cause::new(kind, "r", "b", 6) };
+        let cause = |kind| Cause {
+            image: image("a:2"),
+            releases_disk: true,
+            key: Some("k".into()),
+            ..Cause::new(kind, "r", "b", 6)
+        };
         let mut labels = Labels::default();
         labels.set("rack", "12").unwrap();
         let order = Order {
@@ -344,6 +357,7 @@ mod tests {
             built_at: 8,
             asks: vec![cause(CauseKind::Drift)],
             ordered_at: vec![5, 6],
+            last_key: Some("k".into()),
             ..Host::discovered(mac, "default", 1)
         };
         let mut states = vec![

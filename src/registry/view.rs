@@ -1,6 +1,9 @@
 //! What readers see: published records, and the progress of running deploys.
 
-use super::admission::Tripped;
+use super::admission::{Fleet, Tripped};
+use super::images::ImageFacts;
+use crate::decide::brakes;
+use crate::decide::group::Group;
 use crate::decide::host::Host;
 use crate::decide::mac::Mac;
 use crate::wire;
@@ -24,6 +27,8 @@ pub struct View {
     by_mac: HashMap<Mac, String>,
     by_name: HashMap<String, String>,
     breaker: Option<Tripped>,
+    images: Arc<ImageFacts>,
+    fleet: Arc<Fleet>,
     /// Which MAC has which address now; bound leases only.
     lease_macs: HashMap<std::net::Ipv4Addr, Mac>,
 }
@@ -55,6 +60,39 @@ impl View {
     #[must_use]
     pub fn breaker(&self) -> Option<&Tripped> {
         self.breaker.as_ref()
+    }
+
+    /// Groups and policy, as last applied.
+    #[must_use]
+    pub fn groups(&self) -> &BTreeMap<String, Group> {
+        &self.fleet.groups
+    }
+
+    #[must_use]
+    pub fn policy(&self) -> &brakes::Policy {
+        &self.fleet.policy
+    }
+
+    /// The deny list.
+    ///
+    /// # Errors
+    /// Why the host is never rebuilt.
+    pub fn allowed(&self, host: &Host) -> Result<(), brakes::Deny> {
+        brakes::allowed(host, &self.fleet.group(&host.group), &self.fleet.policy)
+    }
+
+    pub(super) fn publish_fleet(&mut self, fleet: &Arc<Fleet>) {
+        self.fleet = fleet.clone();
+    }
+
+    /// Channels and marks of images.
+    #[must_use]
+    pub fn images(&self) -> &Arc<ImageFacts> {
+        &self.images
+    }
+
+    pub(super) fn publish_images(&mut self, images: &Arc<ImageFacts>) {
+        self.images = images.clone();
     }
 
     pub(super) fn publish_breaker(&mut self, breaker: Option<Tripped>) {

@@ -2,6 +2,7 @@
 
 use super::admission::Brakes;
 use super::history;
+use super::images::ImageFacts;
 use super::leases::Leases;
 use super::nics;
 use super::stop::StopSwitch;
@@ -36,6 +37,8 @@ pub(super) struct Writer {
     pub(super) hosts: BTreeMap<String, Arc<HostView>>,
     pub(super) by_mac: HashMap<Mac, String>,
     discovered: usize,
+    pub(super) last_proposal: u64,
+    pub(super) images: Arc<ImageFacts>,
     pub(super) leases: Leases,
     view: Arc<RwLock<View>>,
     /// Set when a commit failed: the working records are ahead of the disk, so nothing is decided any more.
@@ -83,6 +86,8 @@ impl Writer {
             hosts: BTreeMap::new(),
             by_mac: HashMap::new(),
             discovered: 0,
+            last_proposal: 0,
+            images: Arc::default(),
             leases: Leases::load(&*db, config)?,
             db,
             view,
@@ -107,6 +112,7 @@ impl Writer {
             }
         }
         writer.load_breaker()?;
+        writer.load_images()?;
         for (address, mac) in writer.leases.bound(clock::now()) {
             batch.leases.push((address, Some(mac)));
         }
@@ -155,6 +161,29 @@ impl Writer {
                 // Reads what is durable: a line of this very group is not yet.
                 let _ = reply.send(self.history(&name));
             }
+            Command::AskMany { ids, cause, reply } => {
+                let answer = self.guard().map(|()| self.ask_many(ids, &cause, batch, now));
+                batch.answer(reply, answer);
+            }
+            Command::Propose { proposal, reply } => {
+                let answer = self.guard().and_then(|()| self.propose(proposal, batch, now));
+                batch.answer(reply, answer);
+            }
+            Command::TakeProposal { number, by, reply } => {
+                let answer = self.guard().and_then(|()| self.take_proposal(number, &by, batch, now));
+                batch.answer(reply, answer);
+            }
+            Command::Proposals { reply } => {
+                let _ = reply.send(self.proposals());
+            }
+            Command::SetChannel { channel, reply } => {
+                let answer = self.guard().map(|()| self.set_channel(channel, batch, now));
+                batch.answer(reply, answer);
+            }
+            Command::MarkImage { image, mark, reply } => {
+                let answer = self.guard().map(|()| self.mark_image(&image, mark, batch));
+                batch.answer(reply, answer);
+            }
             Command::ResetBreaker { by, reason, reply } => {
                 let answer = self.guard().and_then(|()| self.reset_breaker(&by, &reason, batch, now));
                 batch.answer(reply, answer);
@@ -177,7 +206,7 @@ impl Writer {
     }
 
     /// One event, and what the brakes make of it: a cause that need not wait is an order when this returns.
-    fn host_event(
+    pub(super) fn host_event(
         &mut self,
         name: &str,
         event: &Event,
@@ -186,10 +215,14 @@ impl Writer {
         now: u64,
     ) -> Result<Arc<HostView>, RegistryError> {
         let id = self.id_of(name)?;
-        if let Event::Approve { .. } | Event::Ask { .. } = event {
+        if let Event::Approve { cause } | Event::Ask { cause } = event {
             let view = &self.hosts[&id];
-            let group = self.brakes.group(&view.host.group);
-            brakes::allowed(&view.host, &group, &self.brakes.policy).map_err(RegistryError::Denied)?;
+            let group = self.brakes.fleet.group(&view.host.group);
+            brakes::allowed(&view.host, &group, &self.brakes.fleet.policy).map_err(RegistryError::Denied)?;
+            let image = cause.image.as_ref().or(view.host.desired.as_ref());
+            if let Some(mark) = image.and_then(|image| self.images.blocked(&image.name)) {
+                return Err(RegistryError::ImageBlocked { image: mark.image.clone(), reason: mark.reason.clone() });
+            }
         }
         self.apply(&id, event, inventory, batch, now)?;
         self.look_at_breaker(batch, now);
@@ -435,6 +468,8 @@ impl Writer {
                     view.publish(host.clone());
                 }
             }
+            view.publish_fleet(&self.brakes.fleet);
+            view.publish_images(&self.images);
             view.publish_breaker(self.brakes.breaker.tripped.clone());
             for (address, holder) in &batch.leases {
                 view.publish_lease(*address, *holder);

@@ -65,6 +65,89 @@ pub struct Cause {
     pub image: Option<String>,
 }
 
+/// `POST /v1/reimage`: hosts by id, MAC or name, or by selector.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReimageMany {
+    #[serde(default)]
+    pub select: Option<String>,
+    #[serde(default)]
+    pub ids: Vec<String>,
+    /// `None`: what each desires already.
+    #[serde(default)]
+    pub image: Option<String>,
+    pub by: String,
+    pub reason: String,
+    #[serde(default)]
+    pub release_disk: bool,
+    /// How many hosts are meant; needed above the fleet's threshold.
+    #[serde(default)]
+    pub expect_count: Option<usize>,
+    /// Two requests with one key are one request.
+    #[serde(default)]
+    pub key: Option<String>,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Asked {
+    /// It waits for a second person under this number, and nothing was asked yet.
+    pub proposal: Option<u64>,
+    pub hosts: Vec<AskedHost>,
+}
+
+/// One host of a request: an order is open, or it waits, or it was refused.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct AskedHost {
+    pub id: String,
+    pub name: Option<String>,
+    pub order: Option<u64>,
+    pub image: Option<String>,
+    pub waits: Option<String>,
+    pub refused: Option<String>,
+}
+
+/// A request that waits for a second person.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Proposal {
+    pub number: u64,
+    pub by: String,
+    pub at: u64,
+    pub summary: String,
+    pub hosts: u64,
+}
+
+/// A channel.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Channel {
+    /// `NAME@CHANNEL`.
+    pub name: String,
+    /// `NAME:VERSION`.
+    pub image: String,
+    pub by: String,
+    pub reason: String,
+    pub at: u64,
+}
+
+/// `PUT /v1/channels/NAME@CHANNEL`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetChannel {
+    pub version: String,
+    pub by: String,
+    pub reason: String,
+}
+
+/// `POST /v1/images/NAME:VERSION/mark`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MarkImage {
+    /// `active`, `deprecated` or `blocked`.
+    pub mark: String,
+    pub by: String,
+    pub reason: String,
+}
+
 /// `GET /v1/brakes`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Brakes {
@@ -125,17 +208,6 @@ pub struct Approve {
     pub image: String,
     pub by: String,
     /// Foreign content on the target disk may be overwritten.
-    pub release_disk: bool,
-}
-
-/// `POST /v1/hosts/ID/reimage`.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Reimage {
-    /// `None`: what is desired already.
-    pub image: Option<String>,
-    pub by: String,
-    pub reason: String,
     pub release_disk: bool,
 }
 

@@ -32,6 +32,9 @@ impl Change {
         if cause.image.is_none() && self.host.desired.is_none() {
             return Err(Refusal::NothingDesired);
         }
+        if cause.key.is_some() && cause.key == self.host.last_key {
+            return Ok(());
+        }
         if let Some(order) = &mut self.host.order {
             if cause.kind == CauseKind::Operator {
                 return Err(Refusal::OrderOpen { generation: order.generation });
@@ -80,6 +83,8 @@ impl Change {
         let reasons: Vec<String> =
             causes.iter().map(|cause| format!("{}: {}", cause.kind.word(), cause.reason)).collect();
         let by = causes.first().map_or(String::new(), |cause| cause.by.clone());
+        let key = causes.iter().find_map(|cause| cause.key.clone());
+        self.host.last_key = key.or_else(|| self.host.last_key.take());
         self.host.order = Some(Order {
             generation: self.host.generation,
             opened_at: self.now,

@@ -214,6 +214,21 @@ fn all_that_asks_for_a_host_becomes_one_order_and_what_asks_later_joins_it() {
     assert_eq!(refused(&ordered, &other), Refusal::OrderOpen { generation: 2 });
 }
 
+/// faults.md H7: an answer that was lost is asked for again, even after the order is done; another request is refused.
+#[test]
+fn the_same_request_twice_is_one_order_and_another_one_is_refused() {
+    let keyed = |key: &str| {
+        let cause = Cause { key: Some(key.into()), ..cause(CauseKind::Operator, "tiny:2") };
+        Event::Ask { cause }
+    };
+    let ordered = after(&after(&deployed(), &[script()]), &[keyed("k1"), keyed("k1"), Event::Admit]);
+    assert_eq!(transition(&ordered, &keyed("k1"), POLICY, 200), Outcome::Unchanged);
+    assert_eq!(refused(&ordered, &keyed("k2")), Refusal::OrderOpen { generation: 2 });
+    let done = after(&ordered, &[script(), check_in(2), agent(2, AgentWord::Verified(disk()))]);
+    assert_eq!(transition(&done, &keyed("k1"), POLICY, 200), Outcome::Unchanged);
+    assert_eq!(after(&done, &[keyed("k2"), Event::Admit]).generation, 3);
+}
+
 #[test]
 fn a_persons_image_wins_over_a_rollouts_and_a_withdrawn_cause_opens_nothing() {
     let ready = after(&deployed(), &[script()]);
