@@ -5,6 +5,7 @@
 
 pub mod boot;
 pub mod cause;
+pub mod deadline;
 pub mod disk;
 pub mod group;
 pub mod host;
