@@ -6,6 +6,7 @@
 pub mod boot;
 pub mod brakes;
 pub mod cause;
+pub mod deadline;
 pub mod disk;
 pub mod group;
 pub mod host;

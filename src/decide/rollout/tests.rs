@@ -1,0 +1,3 @@
+//! The laws of a rollout: of the plan, of its steps, and of both against random fleets.
+
+mod making;
