@@ -52,7 +52,7 @@ pub async fn check_in(
 fn job(shared: &Shared, host: &Host) -> Result<Job, Problem> {
     let gone = || Problem::new(StatusCode::CONFLICT, Refusal::NoOpenOrder.to_string());
     let order = host.order.as_ref().ok_or_else(gone)?;
-    let image = host.desired.as_ref().ok_or_else(gone)?;
+    let image = &order.image;
     Ok(Job {
         protocol: PROTOCOL,
         host: host.id.clone(),
@@ -60,7 +60,7 @@ fn job(shared: &Shared, host: &Host) -> Result<Job, Problem> {
         attempt: order.attempts,
         image: image.name.clone(),
         manifest: image.manifest.clone(),
-        disk_rule: shared.config.disk_rules.get(&host.group).cloned().unwrap_or_default(),
+        disk_rule: shared.registry.read(|view| view.group(&host.group)).disk.into(),
         own_disk: host.own_disk.clone().map(Into::into),
         foreign_released: order.foreign_released,
     })

@@ -32,7 +32,7 @@ impl From<RegistryError> for Problem {
             RegistryError::Refused(_) | RegistryError::NotTripped | RegistryError::ImageBlocked { .. } => {
                 StatusCode::CONFLICT
             }
-            RegistryError::NoProposal(_) => StatusCode::NOT_FOUND,
+            RegistryError::NoProposal(_) | RegistryError::UnknownImage(_) => StatusCode::NOT_FOUND,
             RegistryError::SamePerson(_) => StatusCode::FORBIDDEN,
             RegistryError::Denied(_) => StatusCode::UNPROCESSABLE_ENTITY,
             RegistryError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,

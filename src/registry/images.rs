@@ -75,11 +75,11 @@ impl Writer {
     pub(super) fn load_images(&mut self) -> Result<(), DbError> {
         let mut facts = ImageFacts::default();
         for item in self.db.scan(CHANNELS)? {
-            let channel: Channel = parse(&item)?;
+            let channel: Channel = super::fleet::parse(&item)?;
             facts.channels.insert(channel.name.clone(), channel);
         }
         for item in self.db.scan(MARKS)? {
-            let mark: Mark = parse(&item)?;
+            let mark: Mark = super::fleet::parse(&item)?;
             facts.marks.insert(mark.image.clone(), mark);
         }
         self.images = Arc::new(facts);
@@ -119,11 +119,4 @@ impl Writer {
             None => facts.marks.remove(image),
         };
     }
-}
-
-fn parse<T: serde::de::DeserializeOwned>(item: &crate::db::Item) -> Result<T, DbError> {
-    serde_json::from_slice(&item.value).map_err(|error| DbError::Untrusted {
-        dir: std::path::PathBuf::from("store"),
-        reason: format!("record {} is not understood: {error}", item.key),
-    })
 }

@@ -5,6 +5,7 @@
 //! Readers see a [`View`] that holds nothing which is not on stable storage.
 
 mod admission;
+pub mod fleet;
 pub mod history;
 pub mod images;
 mod leases;
@@ -23,6 +24,7 @@ pub use view::{HostView, ProgressSeen, View};
 
 use crate::clock;
 use crate::config::Config;
+use crate::config::fleet::diff::Write;
 use crate::db::watch::Watch;
 use crate::db::{Db, DbError};
 use crate::decide::boot::{BootDecision, BootPolicy, Halt, IgnoreReason, LocalReason, boot};
@@ -53,6 +55,8 @@ pub enum RegistryError {
     Denied(Deny),
     #[error("{image} is blocked: {reason}; choose another version")]
     ImageBlocked { image: String, reason: String },
+    #[error("there is no image {0}; `regild image list` shows them")]
+    UnknownImage(String),
     #[error("no proposal {0} waits for a second person (they end after a day); `regild proposal list` shows them")]
     NoProposal(u64),
     #[error("{0} asked for this; a second person must confirm it")]
@@ -115,6 +119,12 @@ pub(crate) enum Command {
     History {
         name: String,
         reply: Reply<Vec<history::Line>>,
+    },
+    Apply {
+        writes: Vec<Write>,
+        images: fleet::Images,
+        by: String,
+        reply: Reply<()>,
     },
     AskMany {
         ids: Vec<String>,
@@ -230,6 +240,14 @@ impl Registry {
     /// [`RegistryError::UnknownHost`], or the store cannot be read.
     pub async fn history(&self, name: &str) -> Result<Vec<history::Line>, RegistryError> {
         self.ask(|reply| Command::History { name: name.to_string(), reply }).await
+    }
+
+    /// Makes the changes of a diff, all or none, in one commit.
+    ///
+    /// # Errors
+    /// What forbids one of them by now.
+    pub async fn apply(&self, writes: Vec<Write>, images: fleet::Images, by: String) -> Result<(), RegistryError> {
+        self.ask(|reply| Command::Apply { writes, images, by, reply }).await
     }
 
     /// One cause for many hosts, in one commit; what became of each.

@@ -50,11 +50,13 @@ struct StoredImage {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct StoredOrder {
     generation: u64,
+    image: StoredImage,
     causes: Vec<StoredCause>,
     opened_at: u64,
     attempts: u32,
     foreign_released: bool,
     power_cycles: u32,
+    powered_at: Option<u64>,
     token_digest: Option<String>,
     session_digest: Option<String>,
 }
@@ -181,7 +183,9 @@ fn store_order(order: &Order) -> StoredOrder {
     StoredOrder {
         generation: order.generation,
         causes: order.causes.iter().map(store_cause).collect(),
+        image: store_image(&order.image),
         power_cycles: order.power_cycles,
+        powered_at: order.powered_at,
         opened_at: order.opened_at,
         attempts: order.attempts,
         foreign_released: order.foreign_released,
@@ -195,7 +199,9 @@ fn load_order(stored: StoredOrder) -> Result<Order, StoredError> {
     Ok(Order {
         generation: stored.generation,
         causes: stored.causes.into_iter().map(load_cause).collect::<Result<_, _>>()?,
+        image: load_image(stored.image),
         power_cycles: stored.power_cycles,
+        powered_at: stored.powered_at,
         opened_at: stored.opened_at,
         attempts: stored.attempts,
         foreign_released: stored.foreign_released,
@@ -289,6 +295,13 @@ impl From<wire::agent::DiskId> for DiskId {
     }
 }
 
+impl From<crate::decide::disk::Rule> for wire::agent::DiskRule {
+    fn from(rule: crate::decide::disk::Rule) -> Self {
+        let crate::decide::disk::Rule { serial, wwn, model, transport, min_bytes, max_bytes } = rule;
+        wire::agent::DiskRule { serial, wwn, model, transport, min_bytes, max_bytes }
+    }
+}
+
 impl From<wire::agent::Step> for Step {
     fn from(step: wire::agent::Step) -> Self {
         use wire::agent::Step as Said;
@@ -340,6 +353,8 @@ mod tests {
             attempts: 2,
             foreign_released: true,
             power_cycles: 1,
+            powered_at: Some(4),
+            image: ImageChoice { name: "a:2".into(), manifest: "ab".into() },
             claim: Some(Claim { token_digest: "t".into(), session_digest: Some("s".into()) }),
         };
         let full = Host {

@@ -2,6 +2,7 @@
 
 use super::admission::{Fleet, Tripped};
 use super::images::ImageFacts;
+use crate::config::fleet::settings::PowerSettings;
 use crate::decide::brakes;
 use crate::decide::group::Group;
 use crate::decide::host::Host;
@@ -18,6 +19,8 @@ pub struct HostView {
     pub inventory: Option<wire::agent::Inventory>,
     /// What the causes that ask for it wait for. Found anew at each tick, not stored.
     pub waits: Option<String>,
+    /// How its power is reached, when a document says so.
+    pub power: Option<Arc<PowerSettings>>,
 }
 
 /// All published records.
@@ -66,6 +69,12 @@ impl View {
     #[must_use]
     pub fn groups(&self) -> &BTreeMap<String, Group> {
         &self.fleet.groups
+    }
+
+    /// A group by name, or what holds where nobody wrote it down.
+    #[must_use]
+    pub fn group(&self, name: &str) -> Group {
+        self.fleet.group(name)
     }
 
     #[must_use]

@@ -1,6 +1,7 @@
 //! The writer thread: take what has queued up, decide, commit once, publish, answer.
 
 use super::admission::Brakes;
+use super::fleet::Reservations;
 use super::history;
 use super::images::ImageFacts;
 use super::leases::Leases;
@@ -18,7 +19,7 @@ use crate::decide::host::{Entry, Event, Host, Outcome, State, transition};
 use crate::decide::mac::Mac;
 use crate::decide::netboot::NetbootClient;
 use crate::wire::agent::Inventory;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, RwLock};
 use tokio::sync::mpsc;
 
@@ -38,6 +39,9 @@ pub(super) struct Writer {
     pub(super) by_mac: HashMap<Mac, String>,
     discovered: usize,
     pub(super) last_proposal: u64,
+    /// The server's own NICs, which are on the deny list whatever a document says.
+    pub(super) own_macs: BTreeSet<Mac>,
+    pub(super) reservations: Reservations,
     pub(super) images: Arc<ImageFacts>,
     pub(super) leases: Leases,
     view: Arc<RwLock<View>>,
@@ -49,7 +53,7 @@ pub(super) struct Writer {
 #[derive(Default)]
 pub(super) struct Batch {
     txn: Txn,
-    hosts: Vec<String>,
+    pub(super) hosts: Vec<String>,
     removed: Vec<String>,
     pub(super) leases: Vec<(std::net::Ipv4Addr, Option<Mac>)>,
     answers: Vec<Answer>,
@@ -87,6 +91,8 @@ impl Writer {
             by_mac: HashMap::new(),
             discovered: 0,
             last_proposal: 0,
+            own_macs: BTreeSet::new(),
+            reservations: Reservations::new(),
             images: Arc::default(),
             leases: Leases::load(&*db, config)?,
             db,
@@ -100,11 +106,13 @@ impl Writer {
                 reason: format!("record {} is not understood: {error}", item.key),
             };
             let (mut host, inventory) = stored::decode(&item.value).map_err(unreadable)?;
-            let name = host.macs.iter().find_map(|mac| writer.names.get(mac)).cloned();
+            // A name of the configuration stands before one of a document.
+            let name = host.macs.iter().find_map(|mac| writer.names.get(mac)).or(host.name.as_ref()).cloned();
             let renamed = name != host.name;
             host.name = name;
             let id = host.id.clone();
-            writer.keep(Arc::new(HostView { host, inventory, waits: None }));
+            let power = writer.load_power(&id)?;
+            writer.keep(Arc::new(HostView { host, inventory, waits: None, power }));
             batch.hosts.push(id.clone());
             if renamed {
                 // A record that was read fits into the store again.
@@ -112,6 +120,7 @@ impl Writer {
             }
         }
         writer.load_breaker()?;
+        writer.load_fleet(&config.own_macs)?;
         writer.load_images()?;
         for (address, mac) in writer.leases.bound(clock::now()) {
             batch.leases.push((address, Some(mac)));
@@ -160,6 +169,10 @@ impl Writer {
             Command::History { name, reply } => {
                 // Reads what is durable: a line of this very group is not yet.
                 let _ = reply.send(self.history(&name));
+            }
+            Command::Apply { writes, images, by, reply } => {
+                let answer = self.guard().and_then(|()| self.apply_fleet(writes, &images, &by, batch, now));
+                batch.answer(reply, answer);
             }
             Command::AskMany { ids, cause, reply } => {
                 let answer = self.guard().map(|()| self.ask_many(ids, &cause, batch, now));
@@ -248,7 +261,8 @@ impl Writer {
                 entries.extend(nics::merged(&absorbed, &host.state));
                 let inventory = inventory.map(|inventory| *inventory).or_else(|| view.inventory.clone());
                 let waits = view.waits.clone().filter(|_| !host.asks.is_empty());
-                self.replace(HostView { host: *host, inventory, waits }, &entries, batch, now)?;
+                let power = view.power.clone();
+                self.replace(HostView { host: *host, inventory, waits, power }, &entries, batch, now)?;
                 self.absorb(id, &absorbed, batch);
                 Ok(())
             }
@@ -266,7 +280,7 @@ impl Writer {
     }
 
     /// Puts a new record into the working set and the batch, or leaves all as it was.
-    fn replace(
+    pub(super) fn replace(
         &mut self,
         mut view: HostView,
         lines: &[Entry],
@@ -351,7 +365,7 @@ impl Writer {
             cause: format!("{mac} asked to netboot for the first time"),
             actor: "machine".to_string(),
         };
-        self.replace(HostView { host, inventory: None, waits: None }, &[seen], batch, now)?;
+        self.replace(HostView { host, inventory: None, waits: None, power: None }, &[seen], batch, now)?;
         Ok(Some(id))
     }
 
@@ -417,7 +431,7 @@ impl Writer {
     }
 
     /// Where the history of a host begins that is seen anew: a machine that was removed keeps its lines.
-    fn history_length(&self, id: &str, batch: &Batch) -> Result<u64, RegistryError> {
+    pub(super) fn history_length(&self, id: &str, batch: &Batch) -> Result<u64, RegistryError> {
         let prefix = history::prefix(id);
         let stored = self.db.scan(&prefix).map_err(|error| RegistryError::Store(error.to_string()))?;
         let stored = stored.iter().map(|item| item.key.as_str());

@@ -241,6 +241,21 @@ fn a_persons_image_wins_over_a_rollouts_and_a_withdrawn_cause_opens_nothing() {
     assert_eq!(gone.desired, Some(image("tiny:1")));
 }
 
+/// faults.md O7: a document that is applied in the middle changes what is desired, and not what is being written.
+#[test]
+fn a_document_opens_no_order_and_does_not_change_one_that_is_open() {
+    let wish = |name: &str| Event::Declared {
+        declared: Declared { group: Some("web".into()), image: Some(image(name)), ..Declared::default() },
+        by: "ann".into(),
+    };
+    let declared = after(&new_host(), &[wish("tiny:7")]);
+    assert_eq!((&declared.state, &declared.order, declared.generation), (&State::Enrolled, &None, 0));
+    assert_eq!(boot(IPXE, Some(&declared), POLICY), BootDecision::BootLocal { reason: LocalReason::NoOpenOrder });
+    let running = after(&new_host(), &[approve(), Event::Admit, script(), check_in(1), wish("tiny:7")]);
+    let done = after(&running, &[agent(1, AgentWord::Verified(disk()))]);
+    assert_eq!((done.reported, done.desired), (Some(image("tiny:1")), Some(image("tiny:7"))));
+}
+
 #[test]
 fn nothing_but_a_person_asks_for_a_failed_host_and_nobody_for_a_held_one() {
     let failed =
@@ -300,6 +315,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => prop::sample::select(vec![CauseKind::Schedule, CauseKind::Drift, CauseKind::Rollout { number: 1 }]).prop_map(ask),
         2 => Just(Event::Admit),
         1 => Just(Event::Withdraw { kind: CauseKind::Drift, by: "b".into() }),
+        1 => Just(Event::Powered { how: "reset".into() }),
+        1 => Just(Event::Declared { declared: Declared { image: Some(image("tiny:3")), ..Declared::default() }, by: "b".into() }),
         1 => Just(Event::PowerCycled { why: "late".into() }),
         1 => Just(Event::Expired { step: Step::WriteBody, reason: "late".into() }),
         1 => Just(Event::Hold { by: "b".into(), reason: "r".into(), until: Some(150) }),

@@ -1,6 +1,6 @@
 //! How a host moves: (record, event, now) -> moved, unchanged, or refused with a reason.
 
-use super::{Claim, DiskId, Host, State, Step};
+use super::{Claim, Declared, DiskId, Host, State, Step};
 use crate::decide::boot::{self, BootDecision, BootPolicy};
 use crate::decide::cause::{Cause, CauseKind};
 use crate::decide::mac::Mac;
@@ -27,6 +27,19 @@ pub enum Event {
     /// The machine was late, and its power was cycled.
     PowerCycled {
         why: String,
+    },
+    /// The machine's power is about to be switched, so that it netboots.
+    Powered {
+        how: String,
+    },
+    /// What came of that.
+    PowerReported {
+        said: String,
+    },
+    /// An operator's document names the host.
+    Declared {
+        declared: Declared,
+        by: String,
     },
     /// The machine is late, and nothing is left to try.
     Expired {
@@ -172,6 +185,12 @@ pub fn transition(host: &Host, event: &Event, policy: BootPolicy, now: u64) -> O
             change.withdraw(*kind, by);
             Ok(())
         }
+        Event::Powered { how } => change.powered(how),
+        Event::PowerReported { said } => {
+            change.power_reported(said);
+            Ok(())
+        }
+        Event::Declared { declared, by } => change.declared(declared, by),
         Event::PowerCycled { why } => change.power_cycled(why),
         Event::Expired { step, reason } => change.expired(*step, reason),
         Event::Hold { by, reason, until } => change.hold(by, reason, *until),
@@ -332,10 +351,9 @@ impl Change {
 
     fn verified(&mut self, disk: &DiskId) {
         self.host.own_disk = Some(disk.clone());
-        self.host.reported.clone_from(&self.host.desired);
+        self.host.reported = self.host.order.take().map(|order| order.image);
         self.host.reported_generation = self.host.generation;
         self.host.built_at = self.now;
-        self.host.order = None;
         let image = self.host.reported.as_ref().map_or("", |image| image.name.as_str());
         let cause = format!("{image} is on the disk and was read back; order {} closed", self.host.generation);
         self.go(State::Rebooting, cause, "agent");
