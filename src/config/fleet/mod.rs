@@ -10,7 +10,9 @@
 //! Nothing in here writes state, and nothing in here can open an order: a document changes what is desired, and a
 //! change ([`diff::Write`]) has no place for an order. A rollout, a schedule or a person does the rest.
 
+pub mod ansible;
 pub mod check;
+pub mod csv;
 pub mod diff;
 pub mod export;
 pub mod file;
