@@ -1,6 +1,7 @@
 //! The configuration, checked: what [`file::File`] says, turned into types that cannot be wrong.
 
 pub mod file;
+pub mod fleet;
 
 use crate::decide::mac::Mac;
 use crate::dhcp::{Network, check_networks};
