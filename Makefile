@@ -1,6 +1,6 @@
 # regild: the front door. `make demo` shows it, `make test` proves it.
 .DELETE_ON_ERROR:
-.PHONY: demo test test-fast test-roads setup assets images build audit clean help
+.PHONY: demo test test-fast test-roads test-full setup assets images build audit clean help
 
 ASSETS := target/boot-assets/SHA256SUMS
 AGENT_SOURCES := $(shell find src/agent src/wire src/decide src/bin src/gpt.rs src/clock.rs src/lib.rs Cargo.toml Cargo.lock 2>/dev/null)
@@ -9,6 +9,7 @@ ASSET_SOURCES := $(shell find boot-assets -type f)
 help:
 	@echo "make demo       a blank machine becomes v1, then v2, before your eyes (QEMU, about 5 minutes)"
 	@echo "make test       all tests that CI runs"
+	@echo "make test-full  what takes minutes more: before an issue is called resolved"
 	@echo "make setup      installs the Debian packages that all of this needs (as root)"
 	@echo "make assets     builds the deploy environment and the bootloaders into target/boot-assets"
 	@echo "make build      the release binary, target/release/regild"
@@ -46,9 +47,14 @@ test-fast:
 	cargo clippy --quiet --no-default-features --features agent --bin regild-agent -- -D warnings
 	cargo test --lib --bins --test tidy
 	cargo test --test net --test write_path --test write_cuts
+	cargo test --test store_cuts
 
 test-roads: assets images
 	tests/with-ticker.sh cargo test --test lab_selftest --test boot_path -- --test-threads 2
+
+# What takes minutes. A line for each road, so that each can be run by itself.
+test-full: setup
+	tests/with-ticker.sh cargo test --test store_cuts -- --ignored --nocapture --test-threads 1
 
 audit:
 	cargo deny check bans licenses sources

@@ -25,6 +25,8 @@ use tokio::sync::mpsc;
 
 /// Commands that share one flush at most.
 const GROUP_MAX: usize = 512;
+/// Bytes that share one flush, about: a group takes no further command beyond it (db::sled::place says why).
+const GROUP_BYTES_MAX: usize = 1 << 20;
 /// Machines that were seen but never approved. Beyond it a new one still boots its disk, unrecorded.
 const DISCOVERED_MAX: usize = 10_000;
 
@@ -53,6 +55,7 @@ pub(super) struct Writer {
 #[derive(Default)]
 pub(super) struct Batch {
     txn: Txn,
+    bytes: usize,
     pub(super) hosts: Vec<String>,
     removed: Vec<String>,
     pub(super) leases: Vec<(std::net::Ipv4Addr, Option<Mac>)>,
@@ -65,7 +68,13 @@ pub(super) struct RegistryErrorText(String);
 
 impl Batch {
     pub(super) fn put(&mut self, key: String, value: Option<Vec<u8>>) {
+        self.bytes += value.as_ref().map_or(0, Vec::len);
         self.txn.writes.push((key, value));
+    }
+
+    fn put_host(&mut self, id: &str, record: Vec<u8>) {
+        self.put(format!("host/{id}"), Some(record));
+        self.hosts.push(id.to_string());
     }
 
     fn answer<T: Send + 'static>(&mut self, reply: super::Reply<T>, answer: Result<T, RegistryError>) {
@@ -114,9 +123,8 @@ impl Writer {
             let power = writer.load_power(&id)?;
             writer.keep(Arc::new(HostView { host, inventory, waits: None, power }));
             batch.hosts.push(id.clone());
-            if renamed {
-                // A record that was read fits into the store again.
-                let _ = writer.stage(&id, &mut batch);
+            if renamed && let Ok(record) = encoded(&writer.hosts[&id]) {
+                batch.put_host(&id, record);
             }
         }
         writer.load_breaker()?;
@@ -135,6 +143,9 @@ impl Writer {
             let now = clock::now();
             self.take(first, &mut batch, now);
             for _ in 1..GROUP_MAX {
+                if batch.bytes > GROUP_BYTES_MAX {
+                    break;
+                }
                 match inbox.try_recv() {
                     Ok(command) => self.take(command, &mut batch, now),
                     Err(_) => break,
@@ -291,32 +302,20 @@ impl Writer {
         let first = view.host.history_length;
         view.host.history_length += lines.len() as u64;
         let generation = view.host.generation;
-        let before = self.hosts.get(&id).cloned();
-        self.keep(Arc::new(view));
-        if let Err(error) = self.stage(&id, batch) {
-            if let Some(before) = before {
-                self.keep(before);
-            }
-            return Err(error);
-        }
+        let record = encoded(&view)?;
+        let mut puts = Vec::with_capacity(lines.len());
         for (line, number) in lines.iter().zip(first..) {
             let line = history::line(line, number, generation, now);
-            tracing::info!(host = %id, generation, from = %line.from, to = %line.to, actor = %line.actor, cause = %line.cause, "host moved");
             // Plain strings and numbers: serialising them cannot fail.
-            batch.put(history::key(&id, number), serde_json::to_vec(&line).ok());
+            let raw = fitting(serde_json::to_vec(&line).unwrap_or_default())?;
+            puts.push((line, raw));
         }
-        Ok(())
-    }
-
-    fn stage(&self, id: &str, batch: &mut Batch) -> Result<(), RegistryError> {
-        let view = &self.hosts[id];
-        let raw = stored::encode(&view.host, view.inventory.as_ref())
-            .map_err(|error| RegistryError::TooLarge(error.to_string()))?;
-        if raw.len() > VALUE_BYTES_MAX {
-            return Err(RegistryError::TooLarge(format!("{} bytes of at most {VALUE_BYTES_MAX}", raw.len())));
+        self.keep(Arc::new(view));
+        batch.put_host(&id, record);
+        for (line, raw) in puts {
+            tracing::info!(host = %id, generation, from = %line.from, to = %line.to, actor = %line.actor, cause = %line.cause, "host moved");
+            batch.put(history::key(&id, line.number), Some(raw));
         }
-        batch.put(format!("host/{id}"), Some(raw));
-        batch.hosts.push(id.to_string());
         Ok(())
     }
 
@@ -496,4 +495,19 @@ impl Writer {
             answer(failed.as_ref());
         }
     }
+}
+
+/// A record as it goes into the store, if it fits.
+fn encoded(view: &HostView) -> Result<Vec<u8>, RegistryError> {
+    let raw = stored::encode(&view.host, view.inventory.as_ref());
+    fitting(raw.map_err(|error| RegistryError::TooLarge(error.to_string()))?)
+}
+
+/// What does not fit must be refused before it is in a group: the store would refuse the whole group, which ends
+/// all writing.
+fn fitting(raw: Vec<u8>) -> Result<Vec<u8>, RegistryError> {
+    if raw.len() > VALUE_BYTES_MAX {
+        return Err(RegistryError::TooLarge(format!("{} bytes of at most {VALUE_BYTES_MAX}", raw.len())));
+    }
+    Ok(raw)
 }
