@@ -4,6 +4,7 @@
 
 mod brakes;
 mod client;
+mod fleet;
 mod host;
 mod image;
 mod output;
@@ -40,6 +41,32 @@ enum Command {
     /// Golden images: immutable versions.
     #[command(subcommand)]
     Image(image::ImageCommand),
+    /// Make groups, hosts, reservations and limits what the documents say. Opens no order.
+    Apply {
+        #[command(flatten)]
+        documents: fleet::Documents,
+        /// The documents make a brake hold less, and that is meant.
+        #[arg(long)]
+        loosen: bool,
+    },
+    /// What `apply` would change.
+    Diff {
+        #[command(flatten)]
+        documents: fleet::Documents,
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: output::Output,
+    },
+    /// The fleet as a document, as `apply` takes it.
+    Export {
+        #[arg(long, value_enum, default_value = "toml")]
+        form: fleet::Form,
+    },
+    /// The fleet as a dynamic inventory.
+    Inventory {
+        /// For Ansible, the one form that there is.
+        #[arg(long, required = true)]
+        ansible: bool,
+    },
     /// Requests that wait for a second person.
     #[command(subcommand)]
     Proposal(proposal::ProposalCommand),
@@ -93,6 +120,10 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Serve { config } => crate::serve::run(&config).map_err(Failure::from),
         Command::Host(command) => host::run(command, &cli.server),
         Command::Image(command) => image::run(command, &cli.server),
+        Command::Apply { documents, loosen } => fleet::apply(&documents, loosen, &cli.server),
+        Command::Diff { documents, output } => fleet::diff(&documents, output, &cli.server),
+        Command::Export { form } => fleet::export(form, &cli.server),
+        Command::Inventory { ansible: _ } => fleet::inventory(&cli.server),
         Command::Proposal(command) => proposal::run(command, &cli.server),
         Command::Stop(args) => brakes::stop(args, &cli.server),
         Command::Resume { reason } => brakes::resume(reason, &cli.server),

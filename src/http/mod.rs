@@ -11,6 +11,7 @@ pub mod listen;
 pub mod operator;
 pub mod operator_brakes;
 pub mod operator_channels;
+pub mod operator_fleet;
 pub mod operator_images;
 pub mod operator_many;
 pub mod operator_watch;
@@ -31,6 +32,9 @@ use std::sync::Arc;
 
 /// The longest body that a machine may send. An inventory of 64 disks has 20 KiB.
 const MACHINE_BODY_BYTES_MAX: usize = 256 * 1024;
+
+/// A document of 100,000 hosts with labels has 30 MB.
+const FLEET_BODY_BYTES_MAX: usize = 64 << 20;
 
 /// What every handler is given.
 #[derive(Debug)]
@@ -76,6 +80,10 @@ pub fn operator_routes(shared: Arc<Shared>) -> Router {
         .route("/v1/hosts/{id}", get(operator::host_show).delete(operator::host_remove))
         .route("/v1/hosts/{id}/history", get(operator::host_history))
         .route("/v1/hosts/{id}/approve", post(operator::host_approve))
+        .route("/v1/fleet", get(operator_fleet::show))
+        .route("/v1/fleet/diff", post(operator_fleet::diff).layer(DefaultBodyLimit::max(FLEET_BODY_BYTES_MAX)))
+        .route("/v1/fleet/apply", post(operator_fleet::apply).layer(DefaultBodyLimit::max(FLEET_BODY_BYTES_MAX)))
+        .route("/v1/inventory/ansible", get(operator_fleet::inventory))
         .route("/v1/reimage", post(operator_many::reimage))
         .route("/v1/proposals", get(operator_many::proposals))
         .route("/v1/proposals/{number}/confirm", post(operator_many::confirm))

@@ -32,8 +32,10 @@ pub struct View {
     breaker: Option<Tripped>,
     images: Arc<ImageFacts>,
     fleet: Arc<Fleet>,
+    reservations: BTreeMap<Mac, std::net::Ipv4Addr>,
     /// Which MAC has which address now; bound leases only.
     lease_macs: HashMap<std::net::Ipv4Addr, Mac>,
+    lease_addresses: HashMap<Mac, std::net::Ipv4Addr>,
 }
 
 impl View {
@@ -90,8 +92,23 @@ impl View {
         brakes::allowed(host, &self.fleet.group(&host.group), &self.fleet.policy)
     }
 
-    pub(super) fn publish_fleet(&mut self, fleet: &Arc<Fleet>) {
+    /// Reservations of the documents.
+    #[must_use]
+    pub fn reservations(&self) -> &BTreeMap<Mac, std::net::Ipv4Addr> {
+        &self.reservations
+    }
+
+    /// The address of a machine: reserved for it, or leased to it now.
+    #[must_use]
+    pub fn address_of(&self, mac: Mac) -> Option<std::net::Ipv4Addr> {
+        self.reservations.get(&mac).or_else(|| self.lease_addresses.get(&mac)).copied()
+    }
+
+    pub(super) fn publish_fleet(&mut self, fleet: &Arc<Fleet>, reservations: &BTreeMap<Mac, std::net::Ipv4Addr>) {
         self.fleet = fleet.clone();
+        if self.reservations != *reservations {
+            self.reservations.clone_from(reservations);
+        }
     }
 
     /// Channels and marks of images.
@@ -135,10 +152,14 @@ impl View {
     }
 
     pub(super) fn publish_lease(&mut self, address: std::net::Ipv4Addr, holder: Option<Mac>) {
-        match holder {
+        let former = match holder {
             Some(mac) => self.lease_macs.insert(address, mac),
             None => self.lease_macs.remove(&address),
         };
+        if let Some(former) = former.filter(|former| self.lease_addresses.get(former) == Some(&address)) {
+            self.lease_addresses.remove(&former);
+        }
+        self.lease_addresses.extend(holder.map(|mac| (mac, address)));
     }
 }
 

@@ -481,7 +481,7 @@ impl Writer {
                     view.publish(host.clone());
                 }
             }
-            view.publish_fleet(&self.brakes.fleet);
+            view.publish_fleet(&self.brakes.fleet, &self.reservations);
             view.publish_images(&self.images);
             view.publish_breaker(self.brakes.breaker.tripped.clone());
             for (address, holder) in &batch.leases {

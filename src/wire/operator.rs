@@ -107,6 +107,14 @@ pub struct AskedHost {
     pub refused: Option<String>,
 }
 
+/// The answer to `POST /v1/fleet/apply`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ApplyDone {
+    pub changes: usize,
+    /// What was changed, for people.
+    pub text: String,
+}
+
 /// A request that waits for a second person.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Proposal {
