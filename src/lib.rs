@@ -10,6 +10,7 @@
 //! 5. [`image`] is the golden image store: import, manifests, packs, export.
 //! 6. [`agent`] runs on the machine: choose the disk, write, read back, report.
 //! 7. [`registry`] is the one writer of leases, host records and orders; [`db`] is where it keeps them.
+//! 8. [`scheduler`] turns a group's cron lines, windows and days into the plain numbers that `decide` judges.
 //!
 //! Invariants (ARCHITECTURE.md tells why; `tests/tidy.rs` keeps the layers):
 //!
@@ -44,6 +45,8 @@ pub mod image;
 mod receive_buffer;
 #[cfg(feature = "server")]
 pub mod registry;
+#[cfg(feature = "server")]
+pub mod scheduler;
 #[cfg(feature = "server")]
 pub mod serve;
 #[cfg(feature = "server")]

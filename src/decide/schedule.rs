@@ -33,9 +33,7 @@ pub struct Calendar {
 pub enum Window {
     /// The group has no windows.
     Always,
-    Open {
-        until: u64,
-    },
+    Open,
     /// `next` is `None` when no window ever opens again.
     Closed {
         next: Option<u64>,
@@ -106,7 +104,7 @@ pub fn may_act(kind: CauseKind, facts: &ActFacts<'_>, now: u64) -> MayAct {
     }
     let never = u64::MAX;
     let closed = match facts.calendar.window {
-        Window::Always | Window::Open { .. } => None,
+        Window::Always | Window::Open => None,
         Window::Closed { next } => Some(next.unwrap_or(never)),
     };
     let pause_over = facts.written_at.map(|written| written.saturating_add(facts.schedule.pause_seconds));

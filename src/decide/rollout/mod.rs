@@ -4,8 +4,13 @@
 //! [`plan::Plan`], [`step`] turns a plan, its progress and facts into the next progress and a few actions. The plan
 //! leaves no choice to the steps. When a rollout is done, planning again on the same facts gives a plan without waves.
 
+pub mod gate;
 pub mod make;
 pub mod plan;
+pub mod progress;
+pub mod step;
+pub mod text;
+pub mod waiting;
 
 #[cfg(test)]
 mod tests;
