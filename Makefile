@@ -48,6 +48,8 @@ test-fast:
 	cargo test --lib --bins --test tidy --test rollout_text
 	cargo test --test net --test write_path --test write_cuts
 	cargo test --test store_cuts
+	@# These wait for the server, for timers and for disks more than they compute.
+	cargo test --test http -- --test-threads 6
 
 test-roads: assets images
 	tests/with-ticker.sh cargo test --test lab_selftest --test boot_path -- --test-threads 2

@@ -9,6 +9,7 @@ pub mod cause;
 pub mod deadline;
 pub mod disk;
 pub mod group;
+pub mod guesses;
 pub mod host;
 pub mod labels;
 pub mod lease;

@@ -6,6 +6,7 @@ pub mod agent;
 pub mod assets;
 pub mod body;
 pub mod boot;
+mod guard;
 pub mod images;
 pub mod listen;
 pub mod operator;
@@ -25,6 +26,7 @@ use crate::registry::Registry;
 use assets::Assets;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
+use axum::middleware;
 use axum::routing::{get, post, put};
 use listen::Peer;
 use std::net::IpAddr;
@@ -35,6 +37,8 @@ const MACHINE_BODY_BYTES_MAX: usize = 256 * 1024;
 
 /// A document of 100,000 hosts with labels has 30 MB.
 const FLEET_BODY_BYTES_MAX: usize = 64 << 20;
+/// The longest JSON body that an operator may send.
+const OPERATOR_BODY_BYTES_MAX: usize = 256 * 1024;
 
 /// What every handler is given.
 #[derive(Debug)]
@@ -57,15 +61,18 @@ impl Shared {
 
 /// Routes for machines: firmware, iPXE, the agent, the installed system. None of them lists anything.
 pub fn machine_routes(shared: Arc<Shared>) -> Router {
+    let guarded = Router::new()
+        .route("/agent/v1/checkin", post(agent::check_in))
+        .route("/agent/v1/report", post(agent::report))
+        .layer(middleware::from_fn_with_state(guard::Door::new(), guard::bounded_guesses));
     Router::new()
+        .merge(guarded)
         .route("/healthz", get(async || "ok\n"))
         .route("/boot/{mac}/{firmware}", get(boot::script))
         .route("/assets/{name}", get(assets::serve))
         .route("/images/refs/{name}", get(images::resolve))
         .route("/images/manifests/{digest}", get(images::manifest))
         .route("/images/packs/{id}", get(images::pack))
-        .route("/agent/v1/checkin", post(agent::check_in))
-        .route("/agent/v1/report", post(agent::report))
         .route("/agent/v1/installed", post(agent::installed))
         .layer(DefaultBodyLimit::max(MACHINE_BODY_BYTES_MAX))
         .with_state(shared)
@@ -100,5 +107,6 @@ pub fn operator_routes(shared: Arc<Shared>) -> Router {
         .route("/v1/images", get(operator_images::list))
         .route("/v1/images/{name}", image)
         .route("/v1/images/{name}/export", post(operator_images::export))
+        .layer(DefaultBodyLimit::max(OPERATOR_BODY_BYTES_MAX))
         .with_state(shared)
 }

@@ -134,10 +134,10 @@ async fn an_acknowledged_lease_is_there_after_a_restart_and_names_the_holder() {
 const OTHER_NIC: Mac = Mac([0x52, 0x54, 0, 0, 0, 2]);
 
 /// A check-in of `MAC`'s host whose inventory names a second NIC, too.
-async fn check_in_with_two_nics(registry: &Registry) -> Arc<HostView> {
+async fn check_in_with_two_nics(registry: &Registry, system_uuid: Option<String>) -> Arc<HostView> {
     registry.host_event("node-1", approve()).await.unwrap();
     let Script::Agent { token, .. } = registry.script(MAC, IPXE).await.unwrap() else { panic!() };
-    let identity = Identity { macs: vec![MAC, OTHER_NIC], ..Identity::default() };
+    let identity = Identity { macs: vec![MAC, OTHER_NIC], system_uuid, serial: None };
     let (token_digest, session_digest) = (digest(&token), "session".to_string());
     let check_in = Event::CheckedIn { generation: 1, token_digest, session_digest, identity };
     registry.host_event("node-1", check_in).await.unwrap()
@@ -151,7 +151,7 @@ async fn a_machine_that_was_seen_by_two_nics_becomes_one_host_when_it_checks_in(
         let _ = registry.script(mac, IPXE).await.unwrap();
     }
     assert_eq!(registry.read(|view| view.hosts().count()), 2);
-    let host = check_in_with_two_nics(&registry).await.host.clone();
+    let host = check_in_with_two_nics(&registry, Some("uuid-1".into())).await.host.clone();
     assert_eq!(host.macs, [MAC, OTHER_NIC]);
     let lines = registry.history("node-1").await.unwrap();
     assert!(lines.iter().any(|line| line.cause.contains("h-525400000002 is a NIC of this machine")), "{lines:?}");
@@ -159,6 +159,19 @@ async fn a_machine_that_was_seen_by_two_nics_becomes_one_host_when_it_checks_in(
     assert_eq!(registry.read(|view| view.hosts().count()), 1);
     // By whichever NIC it netboots, it is this host, and its order is open.
     assert!(matches!(registry.script(OTHER_NIC, IPXE).await.unwrap(), Script::Agent { generation: 1, .. }));
+}
+
+/// With nothing that tells two machines apart, another machine's NIC would be written under this host's order.
+#[tokio::test]
+async fn a_machine_without_a_system_uuid_takes_no_other_nic_for_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = open(dir.path());
+    for mac in [MAC, OTHER_NIC] {
+        let _ = registry.script(mac, IPXE).await.unwrap();
+    }
+    assert_eq!(check_in_with_two_nics(&registry, None).await.host.macs, [MAC]);
+    assert!(matches!(registry.script(OTHER_NIC, IPXE).await.unwrap(), Script::Local { .. }));
+    assert_eq!(registry.read(|view| view.hosts().count()), 2);
 }
 
 #[tokio::test]
@@ -171,7 +184,7 @@ async fn an_agent_that_names_the_nic_of_another_approved_host_does_not_take_that
     let victim = "h-525400000002";
     registry.host_event(victim, approve()).await.unwrap();
     registry.host_event(victim, Event::Hold { by: "ann".into(), reason: "r".into(), until: None }).await.unwrap();
-    assert_eq!(check_in_with_two_nics(&registry).await.host.macs, [MAC]);
+    assert_eq!(check_in_with_two_nics(&registry, Some("uuid-1".into())).await.host.macs, [MAC]);
     let registry = reopen(dir.path(), registry).await;
     assert_eq!(registry.read(|view| view.by_mac(OTHER_NIC)).unwrap().host.id, victim);
     assert_eq!(registry.script(OTHER_NIC, IPXE).await.unwrap(), Script::Local { reason: LocalReason::Held });
