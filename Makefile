@@ -1,10 +1,13 @@
 # regild: the front door. `make demo` shows it, `make test` proves it.
 .DELETE_ON_ERROR:
-.PHONY: demo test test-fast test-roads setup assets images build audit clean help
+.PHONY: demo test test-fast test-power test-roads setup assets images build audit clean help
 
 ASSETS := target/boot-assets/SHA256SUMS
 AGENT_SOURCES := $(shell find src/agent src/wire src/decide src/bin src/gpt.rs src/clock.rs src/lib.rs Cargo.toml Cargo.lock 2>/dev/null)
 ASSET_SOURCES := $(shell find boot-assets -type f)
+
+# A Redfish emulator for tests/power, from PyPI.
+SUSHY_TOOLS := target/sushy-tools/.installed
 
 help:
 	@echo "make demo       a blank machine becomes v1, then v2, before your eyes (QEMU, about 5 minutes)"
@@ -38,7 +41,7 @@ demo: setup assets images
 	TMPDIR="$$dir" target/debug/examples/demo target/debug/regild
 
 # Fast first: a broken unit test shows within the first minutes, not after the boots.
-test: setup test-fast test-roads
+test: setup test-fast test-power test-roads
 
 test-fast:
 	cargo fmt --check
@@ -47,8 +50,19 @@ test-fast:
 	cargo test --lib --bins --test tidy
 	cargo test --test net --test write_path --test write_cuts
 
+# Apart from test-fast: it needs PyPI once.
+test-power: $(SUSHY_TOOLS)
+	cargo test --test power
+
+$(SUSHY_TOOLS): tests/power/requirements.txt
+	rm -rf $(@D)
+	python3 -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
 test-roads: assets images
 	tests/with-ticker.sh cargo test --test lab_selftest --test boot_path -- --test-threads 2
+	tests/with-ticker.sh cargo test --test power -- --ignored
 
 audit:
 	cargo deny check bans licenses sources

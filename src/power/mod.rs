@@ -181,7 +181,7 @@ pub enum Outcome {
 /// An action that failed, and what was done before it did.
 #[derive(Debug)]
 pub struct Failed {
-    pub report: Report,
+    pub report: Box<Report>,
     pub error: PowerError,
 }
 
@@ -236,7 +236,7 @@ impl Power {
             Err(error) => {
                 let cause = crate::causes::in_one_line(&error);
                 tracing::warn!(host = host.id, %driver, %action, state = %report.state, "power: {cause}");
-                Err(Failed { report, error })
+                Err(Failed { report: Box::new(report), error })
             }
         }
     }

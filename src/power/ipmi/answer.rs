@@ -37,12 +37,17 @@ pub(super) fn boot_override(printed: &str, mode: BootMode) -> Override {
     }
 }
 
+/// What `-v` tells of ipmitool's own probes, before the command: "Insufficient privilege level" in one of these lines
+/// is the answer to a question that nobody asked.
+const PROBES: [&str; 5] =
+    ["Loading IANA PEN", "Get HPM.x Cap", "Running Get VSO", "Invalid completion code received", "Discovered IPMB"];
+
 /// Why `ipmitool -v` failed, by what it said on standard error.
 pub(super) fn failure(place: &str, user: &str, cipher: u8, what: &str, stderr: &str) -> PowerError {
     let (place, user) = (place.to_string(), user.to_string());
-    let says = |words: &[&str]| words.iter().any(|word| stderr.contains(word));
-    // Noise that -v brings.
-    let lines = || stderr.lines().filter(|line| !line.contains("IANA PEN") && !line.trim().is_empty());
+    let told = |line: &&str| !line.trim().is_empty() && !PROBES.iter().any(|probe| line.starts_with(probe));
+    let lines = || stderr.lines().filter(told);
+    let says = |words: &[&str]| lines().any(|line| words.iter().any(|word| line.contains(word)));
     let first = printable(lines().next().unwrap_or("it said nothing"));
     if says(&["RAKP 2 HMAC is invalid", "unauthorized name", "RAKP 4 message has invalid", "unauthorized GUID"]) {
         return PowerError::WrongPassword { place, user };
@@ -58,6 +63,9 @@ pub(super) fn failure(place: &str, user: &str, cipher: u8, what: &str, stderr: &
     }
     if says(&["insufficient resources", "Node busy", "Out of space", "in update"]) {
         return PowerError::Busy { place, said: first, retry_after: None };
+    }
+    if says(&["does not support IPMI v2"]) {
+        return PowerError::Refused { place, what: "open a session".to_string(), said: first };
     }
     if says(&["Unable to establish", "Address lookup", "Could not open socket"]) {
         return PowerError::NotReached { place, why: format!("no IPMI session ({first})") };
@@ -111,6 +119,11 @@ mod tests {
         }
     }
 
+    /// As OPERATOR, who may not ask what ipmitool asks first.
+    const PROBED: &str = "Loading IANA PEN Registry...\nGet HPM.x Capabilities request failed, compcode = d4\n\
+        Running Get VSO Capabilities my_addr 0x20, transit 0, target 0x20\n\
+        Invalid completion code received: Insufficient privilege level\nDiscovered IPMB address 0x0\n";
+
     /// The texts are ipmitool 1.8.19's, each seen from it or in its source.
     #[test]
     fn a_failure_is_known_by_its_words() {
@@ -132,7 +145,11 @@ mod tests {
             ("Set Session Privilege Level to ADMINISTRATOR failed: Insufficient privilege level\n".into(), "privilege"),
             (format!("Error in open session response message : invalid authentication algorithm\n{end}"), "cipher"),
             (format!("Error in open session response message : insufficient resources for session\n{end}"), "busy"),
+            ("Set Chassis Power Control to Cycle failed: Insufficient privilege level\n".into(), "privilege"),
+            (format!("{PROBED}Set Chassis Power Control to Cycle failed: Unspecified error\n"), "refused"),
+            (format!("{PROBED}{end}"), "reach"),
             ("Set Chassis Power Control to Cycle failed: Node busy\n".into(), "busy"),
+            (format!("This BMC does not support IPMI v2 / RMCP+\n{end}"), "refused"),
             (format!("Loading IANA PEN Registry...\n{end}"), "reach"),
             (format!("Address lookup for x failed\nCould not open socket!\n{end}"), "reach"),
             ("Error: no response from RAKP 3\nUnable to get Chassis Power Status\n".into(), "answer"),

@@ -241,7 +241,8 @@ impl Client {
             .and_then(Value::as_str)
             .unwrap_or("no reason given");
         // A controller that repeats the request must not bring the password into a log.
-        let message = message.replace(self.password.expose(), "[secret]");
+        let sent = self.authorization.to_str().unwrap_or_default().trim_start_matches("Basic ");
+        let message = message.replace(self.password.expose(), "[secret]").replace(sent, "[secret]");
         format!("{}: {}", status.as_u16(), printable(&message))
     }
 
