@@ -6,8 +6,8 @@ ASSETS := target/boot-assets/SHA256SUMS
 AGENT_SOURCES := $(shell find src/agent src/wire src/decide src/bin src/gpt.rs src/clock.rs src/lib.rs Cargo.toml Cargo.lock 2>/dev/null)
 ASSET_SOURCES := $(shell find boot-assets -type f)
 
-# A Redfish emulator for tests/power, from PyPI.
-SUSHY_TOOLS := target/sushy-tools/.installed
+# Management controllers for tests/power, from PyPI.
+CONTROLLERS := target/controllers/.installed
 
 help:
 	@echo "make demo       a blank machine becomes v1, then v2, before your eyes (QEMU, about 5 minutes)"
@@ -51,10 +51,10 @@ test-fast:
 	cargo test --test net --test write_path --test write_cuts
 
 # Apart from test-fast: it needs PyPI once.
-test-power: $(SUSHY_TOOLS)
+test-power: $(CONTROLLERS)
 	cargo test --test power
 
-$(SUSHY_TOOLS): tests/power/requirements.txt
+$(CONTROLLERS): tests/power/requirements.txt
 	rm -rf $(@D)
 	python3 -m venv $(@D)
 	$(@D)/bin/pip install --quiet --disable-pip-version-check --requirement $<

@@ -120,6 +120,8 @@ impl Work<'_> {
         let began = clock::instant();
         let mut looks = 0;
         loop {
+            // First of all: right after a reset a controller still shows what was.
+            tokio::time::sleep(self.limits.poll).await;
             looks += 1;
             let seen = look().await;
             match seen {
@@ -139,7 +141,6 @@ impl Work<'_> {
                     Err(error) => Err(error),
                 };
             }
-            tokio::time::sleep(self.limits.poll).await;
         }
     }
 }

@@ -29,17 +29,24 @@ impl<'a> Controller<'a> {
         Controller { settings, password, limit: limits.request, place }
     }
 
-    /// Runs `ipmitool ... WORDS` and gives what it printed.
-    async fn ask(&self, words: &[&str]) -> Result<String, PowerError> {
+    /// ipmitool's command line, which everybody on this server can read.
+    fn arguments(&self, words: &[&str]) -> Vec<String> {
         let Ipmi { address, port, user, cipher, .. } = self.settings;
-        let (port, cipher_text) = (port.to_string(), cipher.to_string());
         // -v: without it a wrong password and a silent controller look the same. (-vvv would print session keys.)
+        // -E: the password is in the environment. -P overwrites it on the command line, after the moment that counts.
         // -L OPERATOR: enough for power and boot override, so that the account need not be an administrator's.
         // -C: otherwise it asks the controller which suites it has, and takes what anybody answers.
-        let mut arguments = vec!["-v", "-I", "lanplus", "-H", address, "-p", &port, "-U", user];
-        arguments.extend(["-E", "-L", "OPERATOR", "-C", &cipher_text]);
-        arguments.extend(PACKET);
-        arguments.extend(words);
+        let line = ["-v", "-I", "lanplus", "-H", address, "-p", &port.to_string(), "-U", user, "-E", "-L", "OPERATOR"]
+            .map(str::to_string);
+        let suite = ["-C".to_string(), cipher.to_string()];
+        let rest = PACKET.iter().chain(words).map(|word| word.to_string());
+        line.into_iter().chain(suite).chain(rest).collect()
+    }
+
+    /// Runs `ipmitool ... WORDS` and gives what it printed.
+    async fn ask(&self, words: &[&str]) -> Result<String, PowerError> {
+        let arguments = self.arguments(words);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let environment = [("IPMI_PASSWORD", self.password.expose())];
         let run = child::run(OsStr::new("ipmitool"), &arguments, &environment, self.limit).await;
         let finished = run.map_err(|error| match error {
@@ -56,7 +63,7 @@ impl<'a> Controller<'a> {
         if finished.status.success() {
             return Ok(finished.stdout);
         }
-        Err(answer::failure(&self.place, user, *cipher, &words.join(" "), &finished.stderr))
+        Err(answer::failure(&self.place, &self.settings.user, self.settings.cipher, &words.join(" "), &finished.stderr))
     }
 
     fn odd(&self, what: &str) -> PowerError {
@@ -106,11 +113,12 @@ async fn switch(bmc: &Controller<'_>, how: &str, wanted: PowerState, work: &mut 
 
 /// Valid for one boot, and cleared by the controller when the reset does not follow within 60 s.
 async fn set_override(bmc: &Controller<'_>, work: &mut Work<'_>) -> Result<(), PowerError> {
-    let mut words = vec!["chassis", "bootdev", "pxe"];
-    if bmc.settings.boot_mode == BootMode::Uefi {
-        words.push("options=efiboot");
-    }
-    let set = work.step("set one network boot", Repeat::Safe, || bmc.ask(&words));
+    // Without efiboot a UEFI machine is told to netboot as a BIOS one would.
+    let words: &[&str] = match bmc.settings.boot_mode {
+        BootMode::Uefi => &["chassis", "bootdev", "pxe", "options=efiboot"],
+        BootMode::Bios => &["chassis", "bootdev", "pxe"],
+    };
+    let set = work.step("set one network boot", Repeat::Safe, || bmc.ask(words));
     set.await.map_err(|error| match error {
         PowerError::Refused { place, said, .. } => PowerError::OverrideRefused { place, said },
         other => other,
@@ -124,4 +132,30 @@ async fn set_override(bmc: &Controller<'_>, work: &mut Work<'_>) -> Result<(), P
     };
     work.report.boot_override = Some(shown);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::power::seal::Key;
+
+    /// ipmitool overwrites the password of -P on its command line, so a look at /proc finds it only sometimes.
+    #[test]
+    fn the_password_is_no_argument() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = Key::open_or_create(&dir.path().join("power.key")).unwrap();
+        let password = Secret::new("Corr3ct.h0rse".to_string());
+        let settings = Ipmi {
+            address: "10.0.0.5".into(),
+            port: 623,
+            user: "regild".into(),
+            password: key.seal(&password, "h-1", "p"),
+            cipher: 17,
+            boot_mode: BootMode::Uefi,
+        };
+        let controller = Controller::new(&settings, password, &Limits::default());
+        let line = controller.arguments(&["chassis", "power", "status"]).join(" ");
+        let expected = "-v -I lanplus -H 10.0.0.5 -p 623 -U regild -E -L OPERATOR -C 17 -N 2 -R 3 chassis power status";
+        assert_eq!(line, expected);
+    }
 }

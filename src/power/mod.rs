@@ -39,6 +39,7 @@ use serde::{Deserialize, Serialize};
 
 pub use attempt::Limits;
 pub use error::PowerError;
+pub use seal::SealError;
 pub use settings::{Settings, SettingsError, Written};
 
 use crate::decide::mac::Mac;
@@ -209,6 +210,17 @@ pub struct Power {
 }
 
 impl Power {
+    /// For the start of the server: a key file that is there must be usable. None is there before the first password.
+    ///
+    /// # Errors
+    /// [`SealError`] names the file and what is wrong with it.
+    pub fn check_key_file(&self) -> Result<(), SealError> {
+        match seal::Key::open(&self.key_file) {
+            Ok(_) | Err(SealError::Missing { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Does `action` on one host.
     ///
     /// # Errors
@@ -308,6 +320,15 @@ mod tests {
             let Outcome::Done(report) = act(settings, Action::Status).await.unwrap() else { panic!() };
             assert_eq!(report.state, PowerState::Unknown);
         }
+    }
+
+    #[test]
+    fn a_server_starts_without_a_key_but_not_with_a_bad_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let power = Power { key_file: dir.path().join("power.key"), ..power() };
+        power.check_key_file().unwrap();
+        std::fs::write(&power.key_file, "short").unwrap();
+        assert!(power.check_key_file().unwrap_err().to_string().contains("power.key"));
     }
 
     /// The scheduler acts on many hosts at once, each in a task of its own.

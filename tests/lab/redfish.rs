@@ -70,7 +70,7 @@ pub struct Quirks {
     pub read_only: bool,
     /// The operating system does not care for the power button.
     pub stays_on: bool,
-    /// Repeats the request's headers in its errors, as debug builds do.
+    /// Repeats the credentials in its errors, as debug builds do.
     pub echoes: bool,
 }
 
@@ -250,8 +250,8 @@ impl Bmc {
     }
 
     fn error(&self, status: u16, request: &Request, message: &str) -> Answer {
-        let echo =
-            if self.quirks.echoes { format!("; you said {:?} {PASSWORD}", request.headers) } else { String::new() };
+        let sent = request.header("authorization").unwrap_or_default();
+        let echo = if self.quirks.echoes { format!("; you said {PASSWORD}: {sent}") } else { String::new() };
         let text = format!("{message}\r\n\x1b[31m{echo}");
         (status, Vec::new(), json!({"error": {"@Message.ExtendedInfo": [{"Message": text}]}}))
     }

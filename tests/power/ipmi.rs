@@ -76,16 +76,17 @@ fn settings(desk: &Desk, port: u16, password: &str, more: &str) -> Settings {
     ))
 }
 
-fn wait_until_bound(port: u16, process: &mut Process) {
+pub fn wait_until_bound(port: u16, process: &mut Process) {
     let wanted = format!(":{port:04X} ");
+    let bound = |table: &str| std::fs::read_to_string(table).unwrap_or_default().contains(&wanted);
     for _ in 0..1000 {
-        assert!(process.is_running(), "ipmi_sim ended: {}", process.log());
-        if std::fs::read_to_string("/proc/net/udp").unwrap().contains(&wanted) {
+        assert!(process.is_running(), "the controller ended: {}", process.log());
+        if bound("/proc/net/udp") || bound("/proc/net/udp6") {
             return;
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    panic!("ipmi_sim does not listen");
+    panic!("the controller does not listen: {}", process.log());
 }
 
 #[test]

@@ -14,8 +14,8 @@ use crate::lab::Process;
 const PASSWORD: &str = "Corr3ct.h0rse";
 
 /// What `make test-power` puts there.
-fn program(name: &str) -> PathBuf {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/sushy-tools/bin").join(name);
+pub fn program(name: &str) -> PathBuf {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/controllers/bin").join(name);
     assert!(path.exists(), "{} is not there; do: make test-power", path.display());
     path
 }

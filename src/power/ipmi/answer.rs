@@ -56,7 +56,7 @@ pub(super) fn failure(place: &str, user: &str, cipher: u8, what: &str, stderr: &
         return PowerError::NotAllowed { place, user, said: first };
     }
     if says(&["invalid authentication algorithm", "invalid integrity algorithm", "invalid confidentiality algorithm"])
-        || says(&["no cipher suite match", "no matching cipher suite"])
+        || says(&["no cipher suite match", "no matching cipher suite", "is not what we requested"])
     {
         let other = IPMI_CIPHERS.into_iter().find(|other| *other != cipher).unwrap_or(cipher);
         return PowerError::Cipher { place, cipher, other };
@@ -144,6 +144,7 @@ mod tests {
             (format!("RAKP 2 message indicates an error : invalid role\n{end}"), "privilege"),
             ("Set Session Privilege Level to ADMINISTRATOR failed: Insufficient privilege level\n".into(), "privilege"),
             (format!("Error in open session response message : invalid authentication algorithm\n{end}"), "cipher"),
+            (format!("Authentication algorithm 0x01 is not what we requested 0x03\n{end}"), "cipher"),
             (format!("Error in open session response message : insufficient resources for session\n{end}"), "busy"),
             ("Set Chassis Power Control to Cycle failed: Insufficient privilege level\n".into(), "privilege"),
             (format!("{PROBED}Set Chassis Power Control to Cycle failed: Unspecified error\n"), "refused"),

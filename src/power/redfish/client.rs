@@ -213,7 +213,7 @@ impl Client {
             }
             300..=399 => {
                 let to = header(&head.headers, LOCATION).unwrap_or_else(|| "nowhere".to_string());
-                Err(PowerError::Redirected { place, to: printable(&to) })
+                Err(PowerError::Redirected { place, to: self.shown(&to) })
             }
             401 => Err(PowerError::WrongPassword { place, user: self.user.clone() }),
             403 => Err(PowerError::NotAllowed { place, user: self.user.clone(), said: said() }),
@@ -240,10 +240,13 @@ impl Client {
             .or_else(|| body.pointer("/error/message"))
             .and_then(Value::as_str)
             .unwrap_or("no reason given");
-        // A controller that repeats the request must not bring the password into a log.
+        format!("{}: {}", status.as_u16(), self.shown(message))
+    }
+
+    /// A controller that repeats the request must not bring the password into a log.
+    fn shown(&self, text: &str) -> String {
         let sent = self.authorization.to_str().unwrap_or_default().trim_start_matches("Basic ");
-        let message = message.replace(self.password.expose(), "[secret]").replace(sent, "[secret]");
-        format!("{}: {}", status.as_u16(), printable(&message))
+        printable(&text.replace(self.password.expose(), "[secret]").replace(sent, "[secret]"))
     }
 
     async fn within<T>(&self, limit: Duration, doing: impl Future<Output = T>, what: &str) -> Result<T, PowerError> {

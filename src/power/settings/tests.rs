@@ -2,6 +2,7 @@
 //! export, and does not travel to another address (faults.md X6).
 
 use super::*;
+use crate::power::Host;
 
 const PIN: &str = "sha256:a0a1a2a3a4a5a6a7a8a9aaabacadaeafb0b1b2b3b4b5b6b7b8b9babbbcbdbebf";
 const WORD: &str = "correct horse";
