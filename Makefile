@@ -1,10 +1,14 @@
 # regild: the front door. `make demo` shows it, `make test` proves it.
 .DELETE_ON_ERROR:
 .PHONY: demo test test-fast test-roads test-full setup assets images build audit clean help
+.PHONY: demo test test-fast test-power test-roads setup assets images build audit clean help
 
 ASSETS := target/boot-assets/SHA256SUMS
 AGENT_SOURCES := $(shell find src/agent src/wire src/decide src/bin src/gpt.rs src/clock.rs src/lib.rs Cargo.toml Cargo.lock 2>/dev/null)
 ASSET_SOURCES := $(shell find boot-assets -type f)
+
+# Management controllers for tests/power, from PyPI.
+CONTROLLERS := target/controllers/.installed
 
 help:
 	@echo "make demo       a blank machine becomes v1, then v2, before your eyes (QEMU, about 5 minutes)"
@@ -39,7 +43,7 @@ demo: setup assets images
 	TMPDIR="$$dir" target/debug/examples/demo target/debug/regild
 
 # Fast first: a broken unit test shows within the first minutes, not after the boots.
-test: setup test-fast test-roads
+test: setup test-fast test-power test-roads
 
 test-fast:
 	cargo fmt --check
@@ -51,8 +55,19 @@ test-fast:
 	@# These wait for the server, for timers and for disks more than they compute.
 	cargo test --test http -- --test-threads 6
 
+# Apart from test-fast: it needs PyPI once.
+test-power: $(CONTROLLERS)
+	cargo test --test power
+
+$(CONTROLLERS): tests/power/requirements.txt
+	rm -rf $(@D)
+	python3 -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
 test-roads: assets images
 	tests/with-ticker.sh cargo test --test lab_selftest --test boot_path -- --test-threads 2
+	tests/with-ticker.sh cargo test --test power -- --ignored
 
 # What takes minutes. A line for each road, so that each can be run by itself.
 test-full: setup

@@ -92,6 +92,9 @@ impl Writer {
         if view.host.asks.is_empty() {
             return;
         }
+        if let Some(waits) = self.rollout_stands_still(&view.host) {
+            return self.set_waits(id, Some(waits), batch);
+        }
         let group = self.brakes.fleet.group(&view.host.group);
         let unknown: brakes::ScheduleVerdict = Err("the schedule has not been looked at yet".to_string());
         let schedule = self.brakes.schedule.get(id).unwrap_or(&unknown);

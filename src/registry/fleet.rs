@@ -178,7 +178,7 @@ pub(super) fn parse<T: DeserializeOwned>(item: &Item) -> Result<T, DbError> {
 }
 
 /// A limit that is not understood must not become "no limit": the server does not start.
-fn untrusted(item: &Item, why: &str) -> DbError {
+pub(super) fn untrusted(item: &Item, why: &str) -> DbError {
     DbError::Untrusted { dir: PathBuf::from("store"), reason: format!("record {} is not understood: {why}", item.key) }
 }
 

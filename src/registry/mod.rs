@@ -11,6 +11,8 @@ pub mod images;
 mod leases;
 mod nics;
 pub mod requests;
+mod rollout_form;
+pub mod rollouts;
 pub mod stop;
 pub mod stored;
 mod view;
@@ -19,6 +21,7 @@ mod writer;
 pub use admission::{Fleet, Tripped};
 use images::{Channel, Mark};
 use requests::{Asked, Proposal};
+use rollouts::RolloutCommand;
 use stop::StopSwitch;
 pub use view::{HostView, ProgressSeen, View};
 
@@ -34,6 +37,7 @@ use crate::decide::host::{Event, Refusal, State};
 use crate::decide::lease::{LeaseAnswer, LeaseRequest};
 use crate::decide::mac::Mac;
 use crate::decide::netboot::NetbootClient;
+use crate::decide::rollout::plan::Plan;
 use crate::wire;
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
@@ -57,6 +61,12 @@ pub enum RegistryError {
     ImageBlocked { image: String, reason: String },
     #[error("there is no image {0}; `regild image list` shows them")]
     UnknownImage(String),
+    #[error("{host} is in rollout {rollout}, which is not over; wait for it or abort it")]
+    InRollout { host: String, rollout: u64 },
+    #[error("there is no rollout {0}; `regild rollout list` shows them")]
+    NoRollout(u64),
+    #[error("{0}")]
+    RolloutCommand(String),
     #[error("no proposal {0} waits for a second person (they end after a day); `regild proposal list` shows them")]
     NoProposal(u64),
     #[error("{0} asked for this; a second person must confirm it")]
@@ -124,6 +134,15 @@ pub(crate) enum Command {
         writes: Vec<Write>,
         images: fleet::Images,
         by: String,
+        reply: Reply<()>,
+    },
+    StartRollout {
+        plan: Box<Plan>,
+        reply: Reply<u64>,
+    },
+    Rollout {
+        number: u64,
+        command: RolloutCommand,
         reply: Reply<()>,
     },
     AskMany {
@@ -248,6 +267,22 @@ impl Registry {
     /// What forbids one of them by now.
     pub async fn apply(&self, writes: Vec<Write>, images: fleet::Images, by: String) -> Result<(), RegistryError> {
         self.ask(|reply| Command::Apply { writes, images, by, reply }).await
+    }
+
+    /// Gives a plan its number and begins it.
+    ///
+    /// # Errors
+    /// [`RegistryError::InRollout`].
+    pub async fn start_rollout(&self, plan: Plan) -> Result<u64, RegistryError> {
+        self.ask(|reply| Command::StartRollout { plan: Box::new(plan), reply }).await
+    }
+
+    /// Pauses, resumes or aborts a rollout, or takes in what a health check said.
+    ///
+    /// # Errors
+    /// [`RegistryError::NoRollout`], [`RegistryError::RolloutCommand`].
+    pub async fn command_rollout(&self, number: u64, command: RolloutCommand) -> Result<(), RegistryError> {
+        self.ask(|reply| Command::Rollout { number, command, reply }).await
     }
 
     /// One cause for many hosts, in one commit; what became of each.

@@ -41,8 +41,9 @@ pub struct StoredHost {
     inventory: Option<wire::agent::Inventory>,
 }
 
+/// An image as stored, wherever a record names one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct StoredImage {
+pub(super) struct StoredImage {
     name: String,
     manifest: String,
 }
@@ -171,11 +172,11 @@ pub fn decode(raw: &[u8]) -> Result<(Host, Option<wire::agent::Inventory>), Stor
     Ok((host, stored.inventory))
 }
 
-fn store_image(image: &ImageChoice) -> StoredImage {
+pub(super) fn store_image(image: &ImageChoice) -> StoredImage {
     StoredImage { name: image.name.clone(), manifest: image.manifest.clone() }
 }
 
-fn load_image(stored: StoredImage) -> ImageChoice {
+pub(super) fn load_image(stored: StoredImage) -> ImageChoice {
     ImageChoice { name: stored.name, manifest: stored.manifest }
 }
 

@@ -2,6 +2,7 @@
 
 use super::admission::{Fleet, Tripped};
 use super::images::ImageFacts;
+use super::rollouts::Rollouts;
 use crate::config::fleet::settings::PowerSettings;
 use crate::decide::brakes;
 use crate::decide::group::Group;
@@ -32,6 +33,7 @@ pub struct View {
     breaker: Option<Tripped>,
     images: Arc<ImageFacts>,
     fleet: Arc<Fleet>,
+    rollouts: Arc<Rollouts>,
     reservations: BTreeMap<Mac, std::net::Ipv4Addr>,
     /// Which MAC has which address now; bound leases only.
     lease_macs: HashMap<std::net::Ipv4Addr, Mac>,
@@ -65,6 +67,16 @@ impl View {
     #[must_use]
     pub fn breaker(&self) -> Option<&Tripped> {
         self.breaker.as_ref()
+    }
+
+    /// All rollouts.
+    #[must_use]
+    pub fn rollouts(&self) -> &Arc<Rollouts> {
+        &self.rollouts
+    }
+
+    pub(super) fn publish_rollouts(&mut self, rollouts: &Arc<Rollouts>) {
+        self.rollouts = rollouts.clone();
     }
 
     /// Groups and policy, as last applied.

@@ -6,6 +6,7 @@ use super::history;
 use super::images::ImageFacts;
 use super::leases::Leases;
 use super::nics;
+use super::rollouts::Rollouts;
 use super::stop::StopSwitch;
 use super::stored;
 use super::view::{HostView, View};
@@ -45,6 +46,7 @@ pub(super) struct Writer {
     pub(super) own_macs: BTreeSet<Mac>,
     pub(super) reservations: Reservations,
     pub(super) images: Arc<ImageFacts>,
+    pub(super) rollouts: Arc<Rollouts>,
     pub(super) leases: Leases,
     view: Arc<RwLock<View>>,
     /// Set when a commit failed: the working records are ahead of the disk, so nothing is decided any more.
@@ -103,6 +105,7 @@ impl Writer {
             own_macs: BTreeSet::new(),
             reservations: Reservations::new(),
             images: Arc::default(),
+            rollouts: Arc::default(),
             leases: Leases::load(&*db, config)?,
             db,
             view,
@@ -130,6 +133,7 @@ impl Writer {
         writer.load_breaker()?;
         writer.load_fleet(&config.own_macs)?;
         writer.load_images()?;
+        writer.load_rollouts()?;
         for (address, mac) in writer.leases.bound(clock::now()) {
             batch.leases.push((address, Some(mac)));
         }
@@ -183,6 +187,14 @@ impl Writer {
             }
             Command::Apply { writes, images, by, reply } => {
                 let answer = self.guard().and_then(|()| self.apply_fleet(writes, &images, &by, batch, now));
+                batch.answer(reply, answer);
+            }
+            Command::StartRollout { plan, reply } => {
+                let answer = self.guard().and_then(|()| self.start_rollout(*plan, batch, now));
+                batch.answer(reply, answer);
+            }
+            Command::Rollout { number, command, reply } => {
+                let answer = self.guard().and_then(|()| self.command_rollout(number, command, batch, now));
                 batch.answer(reply, answer);
             }
             Command::AskMany { ids, cause, reply } => {
@@ -482,6 +494,7 @@ impl Writer {
                 }
             }
             view.publish_fleet(&self.brakes.fleet, &self.reservations);
+            view.publish_rollouts(&self.rollouts);
             view.publish_images(&self.images);
             view.publish_breaker(self.brakes.breaker.tripped.clone());
             for (address, holder) in &batch.leases {

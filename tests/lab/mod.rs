@@ -22,6 +22,7 @@
 mod disk;
 mod machine;
 mod process;
+pub mod redfish;
 mod server;
 
 pub use disk::{Bus, DiskSpec, Throttle};
