@@ -3,8 +3,10 @@
 use super::Failure;
 use super::client::{Client, segment};
 use super::output::{self, Output};
+use crate::power::Written;
 use crate::wire::operator::{Approve, Asked, HistoryLine, Hold, Host, Problem, ReimageMany, Release, WatchLine};
 use clap::{Args, Subcommand};
+use std::path::{Path, PathBuf};
 
 /// ID is a MAC, a host name or the host id.
 #[derive(Debug, Subcommand)]
@@ -62,6 +64,12 @@ pub enum HostCommand {
     },
     /// End a hold, or put a failed machine back to where an order can be opened.
     Release { id: String },
+    /// How its power is reached: a TOML file with the keys of [host.power]; the password is sealed at once.
+    Power {
+        id: String,
+        #[arg(short, long = "file")]
+        file: PathBuf,
+    },
     /// Forget a machine. Its history stays.
     Remove { id: String },
     /// What happens to a machine, or to all, as it happens (json: one object a line).
@@ -111,6 +119,15 @@ pub fn run(command: HostCommand, server: &str) -> Result<(), Failure> {
         HostCommand::Release { id } => {
             let host: Host = client.post(&path(&id, "/release"), &Release { by: super::operator() })?;
             println!("{} is {} again", called(&host), host.state);
+            Ok(())
+        }
+        HostCommand::Power { id, file } => {
+            let text = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+            let mut written: Written = toml::from_str(&text)?;
+            let directory = file.parent().unwrap_or(Path::new("."));
+            written.gather_password(|name| std::env::var(name).ok(), directory)?;
+            let shown: Written = client.put_json(&path(&id, "/power"), &written.for_socket())?;
+            print!("{}", toml::to_string(&shown)?);
             Ok(())
         }
         HostCommand::Remove { id } => client.delete(&path(&id, "")),

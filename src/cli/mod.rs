@@ -9,6 +9,7 @@ mod host;
 mod image;
 mod output;
 mod proposal;
+mod rollout;
 mod store;
 
 use crate::causes;
@@ -41,6 +42,12 @@ enum Command {
     /// Golden images: immutable versions.
     #[command(subcommand)]
     Image(image::ImageCommand),
+    /// The change of many hosts by waves, with a canary and a failure budget.
+    #[command(subcommand)]
+    Rollout(rollout::RolloutCommand),
+    /// The clock of the server, after a jump.
+    #[command(subcommand)]
+    Clock(brakes::ClockCommand),
     /// Make groups, hosts, reservations and limits what the documents say. Opens no order.
     Apply {
         #[command(flatten)]
@@ -120,6 +127,8 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Serve { config } => crate::serve::run(&config).map_err(Failure::from),
         Command::Host(command) => host::run(command, &cli.server),
         Command::Image(command) => image::run(command, &cli.server),
+        Command::Rollout(command) => rollout::run(command, &cli.server),
+        Command::Clock(command) => brakes::clock(command, &cli.server),
         Command::Apply { documents, loosen } => fleet::apply(&documents, loosen, &cli.server),
         Command::Diff { documents, output } => fleet::diff(&documents, output, &cli.server),
         Command::Export { form } => fleet::export(form, &cli.server),

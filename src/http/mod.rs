@@ -15,7 +15,10 @@ pub mod operator_channels;
 pub mod operator_fleet;
 pub mod operator_images;
 pub mod operator_many;
+pub mod operator_power;
+pub mod operator_rollouts;
 pub mod operator_watch;
+pub mod probe;
 pub mod problem;
 mod upload;
 
@@ -47,6 +50,7 @@ pub struct Shared {
     pub images: ImageStore,
     pub assets: Assets,
     pub config: Config,
+    pub scheduler: crate::scheduler::run::Handle,
 }
 
 impl Shared {
@@ -103,6 +107,11 @@ pub fn operator_routes(shared: Arc<Shared>) -> Router {
         .route("/v1/stop", post(operator_brakes::stop))
         .route("/v1/resume", post(operator_brakes::resume))
         .route("/v1/breaker/reset", post(operator_brakes::reset))
+        .route("/v1/clock/accept", post(operator_brakes::accept_clock))
+        .route("/v1/hosts/{id}/power", put(operator_power::set))
+        .route("/v1/rollouts", get(operator_rollouts::list).post(operator_rollouts::start))
+        .route("/v1/rollouts/{number}", get(operator_rollouts::show))
+        .route("/v1/rollouts/{number}/{verb}", post(operator_rollouts::command))
         .route("/v1/watch", get(operator_watch::watch))
         .route("/v1/images", get(operator_images::list))
         .route("/v1/images/{name}", image)

@@ -3,11 +3,14 @@
 use super::Shared;
 use super::body::JsonBody;
 use super::operator::{image_choice, one_line};
+use super::operator_power;
 use super::problem::Problem;
 use crate::config::fleet::diff::{self, Now, NowHost, PRUNE_MAX, Prune};
 use crate::config::fleet::file::Document;
+use crate::config::fleet::settings::PowerSettings;
 use crate::config::fleet::{Fleet, ansible, export, read};
 use crate::decide::host::State as HostState;
+use crate::power::{Settings, Written};
 use crate::registry::HostView;
 use crate::registry::fleet::Images;
 use crate::wire::fleet as wire;
@@ -62,10 +65,14 @@ pub async fn apply(State(shared): Server, JsonBody(asked): JsonBody<Apply>) -> R
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error));
     }
     let images = images(&shared, &fleet)?;
+    let power = settings(&shared, &fleet)?;
     let text = diff.text();
     let writes = diff.accept().map_err(|refused| Problem::new(StatusCode::CONFLICT, refused.to_string()))?;
     let changes = writes.len();
     shared.registry.apply(writes, images, by).await?;
+    for (host, settings) in power {
+        shared.registry.set_power(&host, settings).await?;
+    }
     Ok(Json(ApplyDone { changes, text }))
 }
 
@@ -97,10 +104,40 @@ fn inventory_host(view: &HostView, address: Option<std::net::Ipv4Addr>) -> ansib
 fn compare(shared: &Shared, asked: &Apply) -> Result<(Fleet, diff::Diff), Problem> {
     let bad = |error: &dyn std::error::Error| Problem::new(StatusCode::BAD_REQUEST, error.to_string());
     let fleet = read::of_document(Path::new("document"), asked.document.clone());
-    let fleet = fleet.map_err(|error| bad(&error))?;
+    let mut fleet = fleet.map_err(|error| bad(&error))?;
+    // As they will be shown again: a default that is spelled out is no change.
+    for (key, settings) in settings(shared, &fleet)? {
+        let entry = fleet.hosts.iter_mut().find(|(known, _)| known.to_string() == key);
+        if let Some((_, entry)) = entry {
+            entry.power = table(&settings);
+        }
+    }
     let prune = if asked.prune { Prune::UpTo(asked.prune_max.unwrap_or(PRUNE_MAX)) } else { Prune::No };
     let diff = diff::diff(&now(shared), &fleet, prune);
     Ok((fleet, diff))
+}
+
+/// The power settings of the documents, checked, by the host as the document names it.
+fn settings(shared: &Shared, fleet: &Fleet) -> Result<Vec<(String, Settings)>, Problem> {
+    let mut all = Vec::new();
+    for (key, entry) in &fleet.hosts {
+        let Some(power) = &entry.power else { continue };
+        let name = key.to_string();
+        let wrong = |error: String| Problem::new(StatusCode::BAD_REQUEST, format!("host {name}: power: {error}"));
+        let written: Written =
+            serde_json::from_value(power.table().clone().into()).map_err(|error| wrong(error.to_string()))?;
+        let Some(view) = shared.registry.find(&name) else {
+            // Its record comes with this very apply; what needs no password can be applied once it is there.
+            return Err(wrong("the host is not known yet; apply it first without power, then with it".to_string()));
+        };
+        all.push((name.clone(), operator_power::checked(shared, &view, written).map_err(|why| wrong(why.error))?));
+    }
+    Ok(all)
+}
+
+fn table(settings: &Settings) -> Option<PowerSettings> {
+    let written = serde_json::to_value(settings.written()).ok()?;
+    PowerSettings::new(written.as_object()?.clone()).ok()
 }
 
 /// Every image that the documents name, as the content that it is now.
@@ -131,7 +168,7 @@ fn now_host(view: &HostView) -> NowHost {
         group: host.group.clone(),
         labels: host.labels.clone(),
         image: host.desired.as_ref().and_then(|image| image.name.parse().ok()),
-        power: view.power.as_deref().cloned(),
+        power: view.power.as_deref().and_then(table),
         order: host.order.as_ref().map(|order| order.generation),
         declared: host.state != HostState::Discovered,
     }

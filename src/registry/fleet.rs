@@ -5,12 +5,12 @@ use super::admission::Fleet;
 use super::writer::{Batch, Writer};
 use super::{HostView, RegistryError};
 use crate::config::fleet::diff::Write;
-use crate::config::fleet::settings::PowerSettings;
 use crate::config::fleet::{HostEntry, check, file};
 use crate::db::{DbError, Item};
 use crate::decide::brakes::Policy;
 use crate::decide::host::{Declared, Event, Host, ImageChoice};
 use crate::decide::mac::Mac;
+use crate::power::Settings;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -49,8 +49,8 @@ impl Writer {
         Ok(())
     }
 
-    /// The power settings of one host, as a document gave them.
-    pub(super) fn load_power(&self, id: &str) -> Result<Option<Arc<PowerSettings>>, DbError> {
+    /// The power settings of one host.
+    pub(super) fn load_power(&self, id: &str) -> Result<Option<Arc<Settings>>, DbError> {
         self.db.get(&format!("{POWER}{id}"))?.map(|item| parse(&item).map(Arc::new)).transpose()
     }
 
@@ -157,12 +157,16 @@ impl Writer {
         let image = entry.image.and_then(|image| images.get(&image.to_string()).cloned());
         let declared = Declared { name: entry.name, group: entry.group, labels: entry.labels, image };
         self.apply(id, &Event::Declared { declared, by: by.to_string() }, None, batch, now)?;
-        if let Some(power) = entry.power {
-            batch.put(format!("{POWER}{id}"), json(&power));
-            if let Some(view) = self.hosts.get_mut(id) {
-                Arc::make_mut(view).power = Some(Arc::new(power));
-                batch.hosts.push(id.to_string());
-            }
+        Ok(())
+    }
+
+    /// How a host's power is reached; passwords in it are sealed.
+    pub(super) fn set_power(&mut self, name: &str, settings: Settings, batch: &mut Batch) -> Result<(), RegistryError> {
+        let id = self.id_of(name)?;
+        batch.put(format!("{POWER}{id}"), json(&settings));
+        if let Some(view) = self.hosts.get_mut(&id) {
+            Arc::make_mut(view).power = Some(Arc::new(settings));
+            batch.hosts.push(id);
         }
         Ok(())
     }

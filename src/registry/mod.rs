@@ -13,6 +13,7 @@ mod nics;
 pub mod requests;
 mod rollout_form;
 pub mod rollouts;
+mod steps;
 pub mod stop;
 pub mod stored;
 mod view;
@@ -21,7 +22,8 @@ mod writer;
 pub use admission::{Fleet, Tripped};
 use images::{Channel, Mark};
 use requests::{Asked, Proposal};
-use rollouts::RolloutCommand;
+use rollouts::{CheckAsked, RolloutCommand};
+pub use steps::{Steps, StoredClock};
 use stop::StopSwitch;
 pub use view::{HostView, ProgressSeen, View};
 
@@ -38,15 +40,13 @@ use crate::decide::lease::{LeaseAnswer, LeaseRequest};
 use crate::decide::mac::Mac;
 use crate::decide::netboot::NetbootClient;
 use crate::decide::rollout::plan::Plan;
+use crate::power::Settings;
 use crate::wire;
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 /// Commands that may wait for the writer; over it the asker is told to come again (rule 9).
 const QUEUE_MAX: usize = 4096;
-/// How often holds are looked at for their end.
-const TICK: Duration = Duration::from_secs(5);
 
 /// Why the registry did not do as asked.
 #[derive(Debug, thiserror::Error)]
@@ -180,7 +180,19 @@ pub(crate) enum Command {
         host: Option<String>,
         reply: Reply<Watch>,
     },
-    Tick,
+    Tick {
+        steps: Box<Steps>,
+        reply: Reply<Vec<CheckAsked>>,
+    },
+    AcceptClock {
+        clock: StoredClock,
+        reply: Reply<()>,
+    },
+    SetPower {
+        name: String,
+        settings: Box<Settings>,
+        reply: Reply<()>,
+    },
 }
 
 type Reply<T> = oneshot::Sender<Result<T, RegistryError>>;
@@ -193,6 +205,7 @@ pub struct Registry {
     progress: Arc<Mutex<view::ProgressBoard>>,
     attempts_max: u32,
     stop: StopSwitch,
+    stored_clock: Option<StoredClock>,
 }
 
 impl Registry {
@@ -204,13 +217,14 @@ impl Registry {
         let (commands, inbox) = mpsc::channel(QUEUE_MAX);
         let view = Arc::new(RwLock::new(View::default()));
         let writer = writer::Writer::load(db, config, view.clone())?;
+        let stored_clock = writer.clock;
         let thread = std::thread::Builder::new()
             .name("registry".to_string())
             .spawn(move || writer.run(inbox))
             .map_err(|source| DbError::Io { what: "starting the writer thread", source })?;
         let progress = Arc::new(Mutex::new(view::ProgressBoard::default()));
         let (attempts_max, stop) = (config.deploy.attempts_max, StopSwitch::new(&config.state_dir));
-        Ok((Registry { commands, view, progress, attempts_max, stop }, thread))
+        Ok((Registry { commands, view, progress, attempts_max, stop, stored_clock }, thread))
     }
 
     /// `regild stop`, which needs neither the store nor the writer.
@@ -405,7 +419,7 @@ impl Registry {
     /// thousand agents would otherwise cost a thousand commits a second. Steps go through `host_event`.
     pub fn note_progress(&self, host: &str, progress: wire::agent::Progress) {
         let mut board = self.progress.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        board.note(host, progress, clock::instant());
+        board.note(host, progress, clock::instant(), clock::now());
     }
 
     /// The last progress of a host that is being deployed.
@@ -415,15 +429,34 @@ impl Registry {
         board.get(host)
     }
 
-    /// Drives what depends on time until the registry stops.
-    pub async fn tick_for_ever(&self) {
-        let mut timer = tokio::time::interval(TICK);
-        loop {
-            timer.tick().await;
-            if self.commands.send(Command::Tick).await.is_err() {
-                return;
-            }
-        }
+    /// Takes what one tick of the scheduler found; the answer is the health checks that rollouts ask for.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn tick(&self, steps: Steps) -> Result<Vec<CheckAsked>, RegistryError> {
+        self.ask(|reply| Command::Tick { steps: Box::new(steps), reply }).await
+    }
+
+    /// Stores that a person accepted the clock.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn accept_clock(&self, clock: StoredClock) -> Result<(), RegistryError> {
+        self.ask(|reply| Command::AcceptClock { clock, reply }).await
+    }
+
+    /// How a host's power is reached.
+    ///
+    /// # Errors
+    /// [`RegistryError::UnknownHost`].
+    pub async fn set_power(&self, name: &str, settings: Settings) -> Result<(), RegistryError> {
+        self.ask(|reply| Command::SetPower { name: name.to_string(), settings: Box::new(settings), reply }).await
+    }
+
+    /// The clock as the last run of the server left it.
+    #[must_use]
+    pub fn stored_clock(&self) -> Option<StoredClock> {
+        self.stored_clock
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, RegistryError> {

@@ -106,7 +106,10 @@ impl Writer {
             RolloutCommand::Resume => Stepped { progress: before.resume().map_err(refused)?, actions: Vec::new() },
             RolloutCommand::Abort { by, reason } => before.abort(&rollout.plan, &by, &reason, now).map_err(refused)?,
             RolloutCommand::Checked { host, requested_at, answer } => {
-                let answer = answer.as_ref().map(|()| ()).map_err(String::as_str);
+                let answer = match &answer {
+                    Ok(()) => Ok(()),
+                    Err(complaint) => Err(complaint.as_str()),
+                };
                 Stepped { progress: before.checked(&host, requested_at, answer, now), actions: Vec::new() }
             }
         };

@@ -3,11 +3,11 @@
 use super::admission::{Fleet, Tripped};
 use super::images::ImageFacts;
 use super::rollouts::Rollouts;
-use crate::config::fleet::settings::PowerSettings;
 use crate::decide::brakes;
 use crate::decide::group::Group;
 use crate::decide::host::Host;
 use crate::decide::mac::Mac;
+use crate::power::Settings;
 use crate::wire;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -21,7 +21,15 @@ pub struct HostView {
     /// What the causes that ask for it wait for. Found anew at each tick, not stored.
     pub waits: Option<String>,
     /// How its power is reached, when a document says so.
-    pub power: Option<Arc<PowerSettings>>,
+    pub power: Option<Arc<Settings>>,
+}
+
+impl HostView {
+    /// Whether anybody but a person can switch the machine.
+    #[must_use]
+    pub fn can_be_switched(&self) -> bool {
+        self.power.as_ref().is_some_and(|power| !matches!(**power, Settings::Manual | Settings::Agent))
+    }
 }
 
 /// All published records.
@@ -181,6 +189,8 @@ pub struct ProgressSeen {
     pub progress: wire::agent::Progress,
     /// Mean rate of the current step, bytes a second.
     pub rate_bytes: u64,
+    /// When the agent last got further, Unix seconds.
+    pub moved_at: u64,
 }
 
 /// The latest progress of each host; entries are replaced, so it is bounded by the number of hosts.
@@ -195,23 +205,34 @@ struct Line {
     /// When the step's first report came, and how far it was then.
     began: (Instant, u64),
     seen: Instant,
+    moved_at: u64,
 }
 
 impl ProgressBoard {
-    pub(super) fn note(&mut self, host: &str, progress: wire::agent::Progress, now: Instant) {
+    pub(super) fn note(&mut self, host: &str, progress: wire::agent::Progress, now: Instant, wall: u64) {
+        let moved_at = match self.lines.get(host) {
+            Some(line) if line.progress.step == progress.step && line.progress.done_bytes >= progress.done_bytes => {
+                line.moved_at
+            }
+            _ => wall,
+        };
         let began = match self.lines.get(host) {
             Some(line) if line.progress.step == progress.step && line.progress.done_bytes <= progress.done_bytes => {
                 line.began
             }
             _ => (now, progress.done_bytes),
         };
-        self.lines.insert(host.to_string(), Line { progress, began, seen: now });
+        self.lines.insert(host.to_string(), Line { progress, began, seen: now, moved_at });
     }
 
     pub(super) fn get(&self, host: &str) -> Option<ProgressSeen> {
         let line = self.lines.get(host)?;
         let moved = line.progress.done_bytes.saturating_sub(line.began.1);
         let millis = u64::try_from(line.seen.duration_since(line.began.0).as_millis()).unwrap_or(u64::MAX);
-        Some(ProgressSeen { progress: line.progress, rate_bytes: moved.saturating_mul(1000) / millis.max(1) })
+        Some(ProgressSeen {
+            progress: line.progress,
+            rate_bytes: moved.saturating_mul(1000) / millis.max(1),
+            moved_at: line.moved_at,
+        })
     }
 }

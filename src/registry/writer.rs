@@ -7,6 +7,7 @@ use super::images::ImageFacts;
 use super::leases::Leases;
 use super::nics;
 use super::rollouts::Rollouts;
+use super::steps::StoredClock;
 use super::stop::StopSwitch;
 use super::stored;
 use super::view::{HostView, View};
@@ -42,6 +43,7 @@ pub(super) struct Writer {
     pub(super) by_mac: HashMap<Mac, String>,
     discovered: usize,
     pub(super) last_proposal: u64,
+    pub(super) clock: Option<StoredClock>,
     /// The server's own NICs, which are on the deny list whatever a document says.
     pub(super) own_macs: BTreeSet<Mac>,
     pub(super) reservations: Reservations,
@@ -50,7 +52,7 @@ pub(super) struct Writer {
     pub(super) leases: Leases,
     view: Arc<RwLock<View>>,
     /// Set when a commit failed: the working records are ahead of the disk, so nothing is decided any more.
-    failed: Option<String>,
+    pub(super) failed: Option<String>,
 }
 
 /// What one group of commands will write, publish and answer once it is durable.
@@ -102,6 +104,7 @@ impl Writer {
             by_mac: HashMap::new(),
             discovered: 0,
             last_proposal: 0,
+            clock: None,
             own_macs: BTreeSet::new(),
             reservations: Reservations::new(),
             images: Arc::default(),
@@ -133,6 +136,7 @@ impl Writer {
         writer.load_breaker()?;
         writer.load_fleet(&config.own_macs)?;
         writer.load_images()?;
+        writer.load_clock()?;
         writer.load_rollouts()?;
         for (address, mac) in writer.leases.bound(clock::now()) {
             batch.leases.push((address, Some(mac)));
@@ -229,7 +233,18 @@ impl Writer {
                 let prefix = id.map(|id| id.map_or_else(|| "history/".to_string(), |id| history::prefix(&id)));
                 let _ = reply.send(prefix.map(|prefix| self.db.watch(&prefix)));
             }
-            Command::Tick => self.tick(batch, now),
+            Command::Tick { steps, reply } => {
+                let checks = self.take_steps(*steps, batch, now);
+                batch.answer(reply, Ok(checks));
+            }
+            Command::AcceptClock { clock, reply } => {
+                let answer = self.guard().map(|()| self.put_clock(clock, batch));
+                batch.answer(reply, answer);
+            }
+            Command::SetPower { name, settings, reply } => {
+                let answer = self.guard().and_then(|()| self.set_power(&name, *settings, batch));
+                batch.answer(reply, answer);
+            }
         }
     }
 
@@ -346,7 +361,7 @@ impl Writer {
         self.hosts.insert(view.host.id.clone(), view);
     }
 
-    fn id_of(&self, name: &str) -> Result<String, RegistryError> {
+    pub(super) fn id_of(&self, name: &str) -> Result<String, RegistryError> {
         if self.hosts.contains_key(name) {
             return Ok(name.to_string());
         }
@@ -449,22 +464,6 @@ impl Writer {
         let staged = batch.txn.writes.iter().map(|(key, _)| key.as_str());
         let numbers = stored.chain(staged).filter_map(|key| key.strip_prefix(prefix.as_str())?.parse::<u64>().ok());
         Ok(numbers.max().map_or(0, |last| last + 1))
-    }
-
-    fn tick(&mut self, batch: &mut Batch, now: u64) {
-        if self.failed.is_some() {
-            return;
-        }
-        let held =
-            |view: &&Arc<HostView>| matches!(view.host.state, State::Held { until: Some(until), .. } if until <= now);
-        let due: Vec<String> = self.hosts.values().filter(held).map(|view| view.host.id.clone()).collect();
-        for id in due {
-            if let Err(error) = self.host_event(&id, &Event::HoldEnded, None, batch, now) {
-                tracing::warn!(host = %id, %error, "cannot end the hold");
-            }
-        }
-        self.look_at_breaker(batch, now);
-        self.admit_waiting(batch, now);
     }
 
     /// Commits the batch, publishes it, answers everybody: in this order (rule 7).

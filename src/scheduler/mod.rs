@@ -4,4 +4,6 @@
 
 pub mod cron;
 pub mod duration;
+pub mod run;
+pub mod tick;
 pub mod windows;

@@ -125,6 +125,66 @@ pub struct Proposal {
     pub hosts: u64,
 }
 
+/// `POST /v1/rollouts`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StartRollout {
+    pub select: String,
+    /// `None` with `undo`.
+    pub image: Option<String>,
+    /// A rollout whose hosts go back to what they ran before.
+    pub undo: Option<u64>,
+    pub by: String,
+    pub reason: String,
+    pub canary: u32,
+    /// Counts (`5`) or percents (`20%`), the last one repeated.
+    pub waves: Vec<String>,
+    pub spread: String,
+    pub spread_percent: u32,
+    pub failures_max: u32,
+    /// `None`: as the group of the hosts says.
+    pub soak_seconds: Option<u64>,
+    pub check_url: Option<String>,
+    pub expect_count: Option<usize>,
+    /// Show the plan, start nothing.
+    pub dry_run: bool,
+}
+
+/// The answer: the plan in words, and its number when it was started.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RolloutStarted {
+    pub number: Option<u64>,
+    pub hosts: usize,
+    pub text: String,
+}
+
+/// A rollout as listed and shown.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Rollout {
+    pub number: u64,
+    pub stage: String,
+    /// Why it stands still.
+    pub detail: String,
+    pub selector: String,
+    /// `NAME:VERSION`, or `undoes N`.
+    pub goal: String,
+    pub by: String,
+    pub reason: String,
+    pub made_at: u64,
+    /// From 1.
+    pub wave: usize,
+    pub waves: usize,
+    pub hosts: usize,
+    pub asked: usize,
+    pub healthy: usize,
+    pub failed: usize,
+    /// What the next step waits for, one line each.
+    pub waits: Vec<String>,
+    /// The plan in words; only where one rollout is shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<String>,
+}
+
 /// A channel.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Channel {
@@ -160,6 +220,8 @@ pub struct MarkImage {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Brakes {
     pub stopped: Option<Stopped>,
+    /// Seconds by which the clock jumped; schedules are held until `regild clock accept`.
+    pub clock_held: Option<i64>,
     pub tripped: Option<Tripped>,
     /// Hosts that ask for a rebuild and wait.
     pub waiting: usize,
