@@ -26,6 +26,8 @@ pub struct Calendar {
     pub blackout_until: Option<u64>,
     /// Every start of the group's `rebuild` lines after the last tick and up to this one, oldest first.
     pub rebuilds: Vec<u64>,
+    /// Starts of windows that opened after the last tick and are closed again: nobody was there to use them.
+    pub windows_missed: Vec<u64>,
 }
 
 /// The maintenance windows of a group, all together.

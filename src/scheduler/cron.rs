@@ -21,8 +21,8 @@ use jiff::civil::{DateTime, date};
 use jiff::tz::{AmbiguousOffset, TimeZone};
 use thiserror::Error;
 
-/// A `rebuild` line starts no more often than this.
-pub const REBUILD_PERIOD_SECONDS: u64 = 3_600;
+/// A line of a schedule starts no more often than this.
+pub const PERIOD_SECONDS: u64 = 3_600;
 /// Longer texts are no cron line that anybody wrote.
 const TEXT_BYTES_MAX: usize = 200;
 /// Starts that are looked at for the least period. Two starts of one line are less than an hour apart only by their
@@ -41,9 +41,9 @@ pub enum CronError {
     #[error("no such day ever comes")]
     Never,
     #[error(
-        "it starts every {}, at least {} must lie between two rebuilds; name one minute, such as 0 3 * * SAT",
+        "it starts every {}, at least {} must lie between two starts; name one minute, such as 0 3 * * SAT",
         crate::decide::span::span(*period_seconds),
-        crate::decide::span::span(REBUILD_PERIOD_SECONDS)
+        crate::decide::span::span(PERIOD_SECONDS)
     )]
     TooOften { period_seconds: u64 },
 }

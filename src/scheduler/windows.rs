@@ -4,7 +4,7 @@
 //! midnight. The length is real time: a window of eight hours from 22:00 closes at 07:00 on the night the clock goes
 //! forward and at 05:00 on the night it goes back. A start in the gap or in the doubled hour: see [`super::cron`].
 
-use super::cron::{CronError, Line, REBUILD_PERIOD_SECONDS, instant};
+use super::cron::{CronError, Line, PERIOD_SECONDS, instant};
 use crate::decide::group::Schedule;
 use crate::decide::schedule;
 use jiff::ToSpan;
@@ -79,13 +79,14 @@ impl Calendar {
         }
         let rebuild = schedule.rebuild.iter().enumerate().map(|(number, text)| {
             Line::parse(text, &zone)
-                .and_then(|line| line.at_most_every(REBUILD_PERIOD_SECONDS))
+                .and_then(|line| line.at_most_every(PERIOD_SECONDS))
                 .map_err(|error| wrong(&format!("schedule.rebuild[{number}]"), text, error.into()))
         });
         let windows = schedule.windows.iter().enumerate().map(|(number, window)| {
             let key = |field: &str| format!("schedule.windows[{number}].{field}");
-            let line =
-                Line::parse(&window.cron, &zone).map_err(|error| wrong(&key("cron"), &window.cron, error.into()))?;
+            let line = Line::parse(&window.cron, &zone)
+                .and_then(|line| line.at_most_every(PERIOD_SECONDS))
+                .map_err(|error| wrong(&key("cron"), &window.cron, error.into()))?;
             if !(OPEN_SECONDS_MIN..=OPEN_SECONDS_MAX).contains(&window.open_seconds) {
                 let open = crate::decide::span::span(window.open_seconds);
                 return Err(wrong(&key("open"), &open, Why::Open));
@@ -100,7 +101,10 @@ impl Calendar {
     pub fn at(&mut self, last_tick: u64, now: u64) -> schedule::Calendar {
         let blackout = self.blackouts.iter().find(|(from, until)| (*from..*until).contains(&now));
         let blackout_until = blackout.map(|(_, until)| *until);
-        schedule::Calendar { window: self.window(now), blackout_until, rebuilds: self.rebuilds(last_tick, now) }
+        // In order of time: each line remembers one answer.
+        let rebuilds = self.rebuilds(last_tick, now);
+        let windows_missed = self.windows_missed(last_tick, now);
+        schedule::Calendar { window: self.window(now), blackout_until, rebuilds, windows_missed }
     }
 
     fn window(&mut self, now: u64) -> schedule::Window {
@@ -121,18 +125,34 @@ impl Calendar {
     }
 
     fn rebuilds(&mut self, last_tick: u64, now: u64) -> Vec<u64> {
-        let mut starts = Vec::new();
-        for line in &mut self.rebuild {
-            let mut after = last_tick.max(now.saturating_sub(LOOK_BACK_SECONDS));
-            while let Some(start) = line.next_after(after).filter(|start| *start <= now) {
-                starts.push(start);
-                after = start;
-            }
-        }
-        starts.sort_unstable();
-        starts.dedup();
-        starts
+        sorted(self.rebuild.iter_mut().flat_map(|line| starts(line, last_tick, now)).collect())
     }
+
+    /// Windows that opened and closed again between two ticks.
+    fn windows_missed(&mut self, last_tick: u64, now: u64) -> Vec<u64> {
+        let missed = self.windows.iter_mut().flat_map(|window| {
+            let open_seconds = window.open_seconds;
+            starts(&mut window.next, last_tick, now).into_iter().filter(move |start| start + open_seconds <= now)
+        });
+        sorted(missed.collect())
+    }
+}
+
+/// The starts of one line in `(last_tick, now]`, as far as one looks back.
+fn starts(line: &mut Line, last_tick: u64, now: u64) -> Vec<u64> {
+    let mut starts = Vec::new();
+    let mut after = last_tick.max(now.saturating_sub(LOOK_BACK_SECONDS));
+    while let Some(start) = line.next_after(after).filter(|start| *start <= now) {
+        starts.push(start);
+        after = start;
+    }
+    starts
+}
+
+fn sorted(mut starts: Vec<u64>) -> Vec<u64> {
+    starts.sort_unstable();
+    starts.dedup();
+    starts
 }
 
 fn wrong(key: &str, text: &str, why: Why) -> CalendarError {

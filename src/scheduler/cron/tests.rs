@@ -55,7 +55,7 @@ fn what_is_no_line_is_refused_with_what_is_right() {
 
 #[test]
 fn a_line_that_would_rebuild_more_than_once_an_hour_is_refused() {
-    let too_often = |text: &str| match parse(text).expect(text).at_most_every(REBUILD_PERIOD_SECONDS) {
+    let too_often = |text: &str| match parse(text).expect(text).at_most_every(PERIOD_SECONDS) {
         Err(CronError::TooOften { period_seconds }) => Some(period_seconds),
         _ => None,
     };
@@ -71,10 +71,10 @@ fn a_line_that_would_rebuild_more_than_once_an_hour_is_refused() {
     ] {
         assert_eq!(too_often(text), period_seconds, "{text}");
     }
-    let error = parse("* * * * *").unwrap().at_most_every(REBUILD_PERIOD_SECONDS).expect_err("every minute");
+    let error = parse("* * * * *").unwrap().at_most_every(PERIOD_SECONDS).expect_err("every minute");
     assert_eq!(
         error.to_string(),
-        "it starts every 1m, at least 1h must lie between two rebuilds; name one minute, such as 0 3 * * SAT"
+        "it starts every 1m, at least 1h must lie between two starts; name one minute, such as 0 3 * * SAT"
     );
 }
 
@@ -93,7 +93,7 @@ proptest! {
     #[test]
     fn any_text_gets_an_answer(text in "[0-9*/,LW#?+ A-Z@-]{0,40}|\\PC{0,60}") {
         if let Ok(line) = parse(&text) {
-            let _ = line.at_most_every(REBUILD_PERIOD_SECONDS).map(|mut line| line.next_after(1_767_225_600));
+            let _ = line.at_most_every(PERIOD_SECONDS).map(|mut line| line.next_after(1_767_225_600));
         }
     }
 

@@ -92,6 +92,19 @@ fn of_several_windows_one_is_enough_and_the_first_to_open_is_next() {
     assert_eq!(at(&two, "2026-06-05T22:30:00Z").window, Now::Closed { next: Some(unix("2026-06-06T02:00:00Z")) });
 }
 
+/// C2: nobody was there while they were open.
+#[test]
+fn windows_that_opened_and_closed_since_the_last_tick_are_missed_and_one_that_is_open_is_not() {
+    let nights = Schedule { windows: vec![window("0 22 * * *", 8 * HOUR)], ..berlin() };
+    let missed = |from: &str, to: &str| calendar(&nights).at(unix(from), unix(to)).windows_missed;
+    let start = unix("2026-06-01T20:00:00Z");
+    assert_eq!(missed("2026-06-01T12:00:00Z", "2026-06-04T23:00:00Z"), [0, 1, 2].map(|day| start + day * 24 * HOUR));
+    assert_eq!(missed("2026-06-01T12:00:00Z", "2026-06-02T03:59:59Z"), [0u64; 0]);
+    assert_eq!(missed("2026-06-01T12:00:00Z", "2026-06-02T04:00:00Z"), [start]);
+    // It was open at the last tick: used, not missed.
+    assert_eq!(missed("2026-06-01T20:00:00Z", "2026-06-02T12:00:00Z"), [0u64; 0]);
+}
+
 #[test]
 fn blackout_days_are_whole_days_of_the_groups_zone_and_neighbours_are_one() {
     let day = |first: &str, last: &str| (first.to_string(), last.to_string());
@@ -145,12 +158,17 @@ fn a_schedule_that_is_wrong_names_the_key_and_what_is_right() {
         ),
         (
             Schedule { rebuild: vec!["0 3 * * *".into(), "* * * * *".into()], ..berlin() },
-            "schedule.rebuild[1] = \"* * * * *\": it starts every 1m, at least 1h must lie between two rebuilds; name \
+            "schedule.rebuild[1] = \"* * * * *\": it starts every 1m, at least 1h must lie between two starts; name \
              one minute, such as 0 3 * * SAT",
         ),
         (
             Schedule { rebuild: vec!["0 0 31 2 *".into()], ..berlin() },
             "schedule.rebuild[0] = \"0 0 31 2 *\": no such day ever comes",
+        ),
+        (
+            Schedule { windows: vec![window("*/30 * * * *", HOUR)], ..berlin() },
+            "schedule.windows[0].cron = \"*/30 * * * *\": it starts every 30m, at least 1h must lie between two starts; \
+             name one minute, such as 0 3 * * SAT",
         ),
         (
             Schedule { windows: vec![window("0 22 * *", HOUR)], ..berlin() },

@@ -258,6 +258,36 @@ fn what_counts_is_the_plans_image_at_a_generation_after_the_ask() {
     assert_eq!(reason, "runs fedora:40 instead");
 }
 
+/// The canary failed under an earlier order, yet holds the image: it was asked, so a disk written before does not count.
+#[test]
+fn a_disk_that_was_written_before_the_ask_does_not_count() {
+    let mut fleet = Fleet::new(8, &eight());
+    let canary = fleet.ids_of_wave(0)[0].clone();
+    fleet.reimage(&canary, "debian:12.5");
+    fleet.write(&canary);
+    fleet.fail(&canary);
+    fleet.step();
+    fleet.release(&canary);
+    fleet.boot(&canary, true);
+    fleet.step();
+    assert_eq!(waits(&fleet), ["1 host for an order (limits, or a stop)"]);
+    fleet.withdraw(&canary);
+    fleet.step();
+    let Ask::Failed { reason, .. } = &fleet.progress.seats[&canary].ask else { panic!("nobody asks for it any more") };
+    assert_eq!(reason, "its order was taken back");
+}
+
+/// Another order did the work: the ask that still stands would rebuild the host once more.
+#[test]
+fn what_is_still_asked_of_a_healthy_host_is_withdrawn_when_its_wave_is_over() {
+    let (mut fleet, canary) = canary_ready(&eight());
+    fleet.machines.get_mut(&canary).unwrap().cause = Some(image("debian:12.5"));
+    fleet.now += 600;
+    let actions = fleet.step();
+    assert!(actions.contains(&Action::Withdraw { host: canary }), "{actions:?}");
+    assert_eq!(asks(&actions).len(), 2);
+}
+
 #[test]
 fn a_host_whose_facts_changed_since_the_plan_is_not_asked() {
     let mut fleet = Fleet::new(8, &Request { canary: 0, waves: vec![WaveSize::Hosts(5)], ..eight() });
@@ -378,6 +408,36 @@ fn a_check_that_never_passes_never_answers_or_goes_on_and_off_fails_the_host() {
         fleet.step();
     }
     assert_eq!(failure(&fleet, &canary), "the check goes on and off: flapping");
+}
+
+/// A host that stopped answering is not healthy because it once was.
+#[test]
+fn a_check_that_passed_and_then_never_answers_again_ends_the_soak() {
+    let (mut fleet, canary) = canary_ready(&with_check(eight()));
+    fleet.answer(&canary, Ok(()));
+    fleet.step();
+    assert_eq!(waits(&fleet), ["soaking, 10m left"]);
+    fleet.now += CHECK_EVERY_SECONDS;
+    fleet.step();
+    fleet.now += CHECK_ANSWER_SECONDS + 1;
+    fleet.step();
+    assert_eq!(waits(&fleet), ["1 host for the check to pass, 20m left"]);
+}
+
+#[test]
+fn a_host_that_was_rebuilt_while_it_soaked_is_healthy_again_when_the_check_passes_again() {
+    let (mut fleet, canary) = canary_ready(&with_check(eight()));
+    fleet.answer(&canary, Ok(()));
+    fleet.now += 10;
+    fleet.reimage(&canary, "debian:12.5");
+    fleet.step();
+    fleet.write(&canary);
+    fleet.boot(&canary, true);
+    fleet.step();
+    assert_eq!(waits(&fleet), ["1 host for the check to pass, 20m left"]);
+    fleet.answer(&canary, Ok(()));
+    fleet.step();
+    assert_eq!(waits(&fleet), ["soaking, 10m left"]);
 }
 
 /// What a check said of a system that was replaced since says nothing of the new one.
