@@ -4,10 +4,12 @@ use regild::decide::cause::{Cause, CauseKind};
 use regild::decide::host::{AgentWord, DiskId, Event, Identity, ImageChoice, Step};
 use regild::decide::lease::{LeaseAnswer, LeaseRequest, MessageKind};
 use regild::decide::netboot::NetbootClient;
+use regild::registry::fleet::Images;
 use regild::registry::{Registry, RegistryError, Script};
 use regild::wire::agent::{Disk, Inventory};
 use std::net::Ipv4Addr;
 
+use crate::brakes;
 use crate::client::{Answer, Attempt, Broken, Door};
 use crate::life::{IMAGE, Life, Op, why};
 
@@ -20,6 +22,12 @@ impl Direct {
     pub fn new(registry: Registry) -> Direct {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime of this thread");
         Direct { registry, runtime }
+    }
+
+    /// Sets the brakes of the load.
+    pub fn apply_brakes(&self) {
+        let applied = self.registry.apply(brakes::writes(), Images::new(), "ann".to_string());
+        self.runtime.block_on(applied).unwrap_or_else(|error| panic!("the brakes cannot be set: {error}"));
     }
 
     async fn ask(&self, life: &Life, op: Op, attempt: Option<&Attempt>) -> Result<Answer, RegistryError> {
@@ -44,7 +52,9 @@ impl Direct {
                 self.registry.check_in(&life.id(), event, inventory(life)).await?;
             }
             _ => {
-                self.registry.host_event(&life.id(), event(op, attempt)).await?;
+                let view = self.registry.host_event(&life.id(), event(op, attempt)).await?;
+                let opens = matches!(op, Op::Approve | Op::Reimage(_));
+                assert!(!opens || view.host.order.is_some(), "the brakes hold {op:?}: {:?}", view.waits);
             }
         }
         Ok(Answer::Done)
