@@ -1,4 +1,5 @@
-//! Real sockets: TFTP on loopback with foreign clients, DHCP in network namespaces with udhcpc.
+//! Real sockets: TFTP on loopback with foreign clients, DHCP in network namespaces with udhcpc, router solicitations
+//! of the kernel.
 //!
 //! One test binary, so that it is linked once. Needs root (namespaces, port 67), and the packages `iproute2`,
 //! `busybox` or `udhcpc`, `atftp`, `tftp-hpa`, `curl`; what is missing fails, it is never skipped in silence.
@@ -13,5 +14,7 @@ mod dhcp_client;
 mod dhcp_raw;
 #[path = "net/lab.rs"]
 mod lab;
+#[path = "net/ndp.rs"]
+mod ndp;
 #[path = "net/tftp.rs"]
 mod tftp;

@@ -216,7 +216,12 @@ fn verdicts(
         let host = &host.host;
         let kind = host.asks.first()?.kind;
         let group = view.group(&host.group);
-        let anytime = Calendar { window: schedule::Window::Always, blackout_until: None, rebuilds: Vec::new() };
+        let anytime = Calendar {
+            window: schedule::Window::Always,
+            blackout_until: None,
+            rebuilds: Vec::new(),
+            windows_missed: Vec::new(),
+        };
         let known = view.groups().contains_key(&host.group);
         let calendar = match calendars.get(&host.group) {
             Some(calendar) => calendar,

@@ -10,6 +10,7 @@ use regild::decide::lease::{LeaseAnswer, LeaseRequest, LeaseTable, decide};
 use regild::decide::mac::Mac;
 use regild::decide::netboot::{FirmwareArch, NetbootClient};
 use regild::dhcp::{Authority, BindError, DhcpCounters, DhcpServer, LeaseError, NetbootAnswer, Network};
+use regild::ndp::{RecentMacs, RouterAnswers};
 use tokio::sync::watch;
 
 pub use crate::cable::{CLIENT_LINK, SERVER_IP, ip};
@@ -33,6 +34,24 @@ impl Deref for Lab {
 impl Lab {
     pub fn new() -> Lab {
         Lab { cable: Cable::new() }
+    }
+
+    /// Answers router solicitations at the server's end, of those in `recent`, until the answer is dropped.
+    pub fn answer_solicitations(&self, recent: Arc<RecentMacs>) -> watch::Sender<bool> {
+        let (stop, stopped) = watch::channel(false);
+        let (ready, is_ready) = mpsc::channel();
+        let namespace = self.server.clone();
+        std::thread::spawn(move || {
+            enter(&namespace);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let answers = RouterAnswers::bind(SERVER_LINK).unwrap();
+                ready.send(()).unwrap();
+                answers.run(recent, stopped).await;
+            });
+        });
+        is_ready.recv().expect("the answers did not start");
+        stop
     }
 
     /// Opens port 67 at the server's end once more, and says what came of it.
