@@ -189,6 +189,13 @@ impl Writer {
                 // Reads what is durable: a line of this very group is not yet.
                 let _ = reply.send(self.history(&name));
             }
+            other => self.take_operator(other, batch, now),
+        }
+    }
+
+    /// What operators and the scheduler ask.
+    fn take_operator(&mut self, command: Command, batch: &mut Batch, now: u64) {
+        match command {
             Command::Apply { writes, images, by, reply } => {
                 let answer = self.guard().and_then(|()| self.apply_fleet(writes, &images, &by, batch, now));
                 batch.answer(reply, answer);
@@ -245,6 +252,8 @@ impl Writer {
                 let answer = self.guard().and_then(|()| self.set_power(&name, *settings, batch));
                 batch.answer(reply, answer);
             }
+            // All others were taken by `take`, the only caller.
+            _ => {}
         }
     }
 
