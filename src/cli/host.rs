@@ -165,8 +165,11 @@ pub(super) fn asked(done: &Asked) -> Result<(), Failure> {
                 eprintln!("regild: {called}: {why}");
             }
             (None, Some(waits), _) => println!("{called}: asked for, and waits: {waits}"),
-            (order, _, _) => {
-                let (order, image) = (order.unwrap_or_default(), host.image.as_deref().unwrap_or("?"));
+            (None, None, _) => {
+                println!("{called}: the request of this key was carried out before; no new order is open")
+            }
+            (Some(order), _, _) => {
+                let image = host.image.as_deref().unwrap_or("?");
                 println!("{called}: order {order} is open for {image}; it is rebuilt when it next netboots");
             }
         }

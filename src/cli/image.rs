@@ -76,7 +76,9 @@ pub enum ChannelCommand {
     Set {
         /// NAME@CHANNEL
         channel: String,
-        version: String,
+        // Not `version`: that is clap's own name for --version.
+        #[arg(value_name = "VERSION")]
+        to: String,
         #[arg(long)]
         reason: String,
     },
@@ -91,8 +93,8 @@ fn channel(client: &Client, command: ChannelCommand) -> Result<(), Failure> {
             };
             output::print(output, &all, &["CHANNEL", "IMAGE", "SINCE", "BY", "REASON"], all.iter().map(row).collect())
         }
-        ChannelCommand::Set { channel, version, reason } => {
-            let body = SetChannel { version, by: super::operator(), reason };
+        ChannelCommand::Set { channel, to, reason } => {
+            let body = SetChannel { version: to, by: super::operator(), reason };
             let set: Channel = client.put_json(&format!("/v1/channels/{}", segment(&channel)), &body)?;
             println!("{} points to {}; hosts of groups that follow it ask for it", set.name, set.image);
             Ok(())

@@ -135,10 +135,12 @@ pub async fn report(
     // What is over is noted under a stop, too.
     let is_over = matches!(said.event, wire::Event::Verified { .. } | wire::Event::Failed { .. });
     let stopped = shared.registry.stop_switch().pressed().filter(|stop| stop.running_too && !is_over);
-    if let Some(stop) = stopped.filter(|_| is_leased) {
+    let session_digest = digest(&said.session);
+    // Also an agent whose lease ran out while it writes; who has neither lease nor session hears nothing of it.
+    let is_ours = || is_leased || progress_allowed(&view, said.generation, &session_digest).is_ok();
+    if let Some(stop) = stopped.filter(|_| is_ours()) {
         return Ok(Json(ReportAnswer { go_on: false, reason: Some(format!("stopped {}", stop.sentence())) }));
     }
-    let session_digest = digest(&said.session);
     let mut gave_up = None;
     let word = match said.event {
         wire::Event::Progress { progress } => {

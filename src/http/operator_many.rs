@@ -29,6 +29,13 @@ pub async fn reimage(
     let by = one_line(&asked.by)?;
     one_line(&asked.reason)?;
     let hosts = meant(&shared, &asked)?;
+    // Before anything is proposed: otherwise it would be the second person who is told, and the proposal used up.
+    if let Some(name) = &asked.image {
+        image_choice(&shared, name)?;
+        if let Some(mark) = shared.registry.read(|view| view.images().blocked(name).cloned()) {
+            return Err(RegistryError::ImageBlocked { image: mark.image, reason: mark.reason }.into());
+        }
+    }
     let needs_second = shared.registry.read(|view| {
         let groups = view.groups();
         hosts.len() > view.policy().confirm_above as usize
