@@ -47,6 +47,8 @@ use tokio::sync::{mpsc, oneshot};
 
 /// Commands that may wait for the writer; over it the asker is told to come again (rule 9).
 const QUEUE_MAX: usize = 4096;
+/// Hosts of one request in one commit: about 1 MiB of records and history.
+const ASKED_AT_ONCE: usize = 500;
 
 /// Why the registry did not do as asked.
 #[derive(Debug, thiserror::Error)]
@@ -299,12 +301,18 @@ impl Registry {
         self.ask(|reply| Command::Rollout { number, command, reply }).await
     }
 
-    /// One cause for many hosts, in one commit; what became of each.
+    /// One cause for many hosts; what became of each.
     ///
     /// # Errors
-    /// Only when nothing was done: the store failed, or the queue is full.
+    /// Only when the store failed, or the queue is full: hosts before that were asked all the same.
     pub async fn ask_many(&self, ids: Vec<String>, cause: Cause) -> Result<Asked, RegistryError> {
-        self.ask(|reply| Command::AskMany { ids, cause, reply }).await
+        let mut done = Vec::with_capacity(ids.len());
+        // A commit of the store must stay far below the size of its segments (db/sled/place.rs).
+        for chunk in ids.chunks(ASKED_AT_ONCE) {
+            let (ids, cause) = (chunk.to_vec(), cause.clone());
+            done.extend(self.ask(|reply| Command::AskMany { ids, cause, reply }).await?);
+        }
+        Ok(done)
     }
 
     /// Keeps a request for a second person; the answer is its number.

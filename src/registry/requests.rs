@@ -1,6 +1,6 @@
 //! Requests for many hosts at once, and those that need a second person.
 //!
-//! A request is taken whole, in one commit. Where it needs a second person it is kept as a proposal that names the
+//! Where a request needs a second person it is kept as a proposal that names the
 //! hosts by the digest of their ids: whoever confirms it confirms exactly the set that was meant, or is told that the
 //! fleet has changed meanwhile.
 
