@@ -7,3 +7,6 @@ pub mod duration;
 pub mod run;
 pub mod tick;
 pub mod windows;
+
+#[cfg(test)]
+mod tests;
