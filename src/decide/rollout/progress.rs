@@ -1,17 +1,18 @@
 //! How far a rollout is: plain data, and what an operator may do to it.
 //!
 //! ```text
-//!                                  gate of the last wave holds
-//!  begin ----> Running -------------------------------------------> Done
-//!               |   ^ \
-//!         pause |   |  \ more failures than the budget,
-//!               v   |   \ or nobody of a wave is healthy
-//!            Paused |    v
-//!               |\  +-- Halted
-//!               | \ resume ^ |
-//!               |  +-------+ | budget, while paused
-//!               v            v
-//!            Aborted <-------+ abort (also from Running)
+//!                    +--+ gate held: the next wave
+//!                    |  v
+//! begin -------->   Running   -------- gate of the last wave held -------> Done
+//!                  ^ |   ^ |
+//!           resume | |   | | over the budget, or nobody of a wave healthy
+//!                  | |   | |
+//!                  | |   | +---------------------+
+//!                  | |   +----- resume --------+ |
+//!            pause | v                         | v
+//!                 Paused -- over the budget --> Halted
+//!
+//! Running, Paused, Halted -------- abort --------> Aborted
 //! ```
 //!
 //! - begin -> Running: the first wave is asked; a plan without waves is Done at once.

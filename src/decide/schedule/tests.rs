@@ -247,6 +247,25 @@ fn a_cause_that_nobody_watches_waits_for_whatever_lasts_longest() {
     assert_eq!(wait(closed, Some(NOON + DAY), true, fresh), Some((WaitReason::ClockJump, None)));
 }
 
+/// A measurement, not a promise: `cargo test --release --lib measure -- --ignored --nocapture`.
+#[test]
+#[ignore = "prints how long a look at 100,000 hosts takes; asserts nothing about time"]
+fn measure_what_comes_due_of_a_hundred_thousand_hosts() {
+    let schedule = Schedule { max_age_seconds: Some(30 * DAY), ..Schedule::default() };
+    let ids: Vec<String> = (0..100_000).map(|number| format!("h-5254{number:08x}")).collect();
+    let measure = |what: &str, calendar: &Calendar, now: u64| {
+        let clock = crate::clock::instant();
+        // One in twenty is old.
+        let hosts = ids.iter().enumerate();
+        let written = |number: usize| if number.is_multiple_of(20) { NOON - 31 * DAY } else { NOON - 2 * DAY };
+        let due = due(&schedule, calendar, hosts.map(|(number, id)| ready(id, written(number))), now);
+        println!("{what}: {:?}, {} due", clock.elapsed(), due.hosts.len());
+    };
+    measure("nothing due", &quiet(), NOON - 5 * DAY);
+    measure("5,000 due by age", &quiet(), NOON);
+    measure("all due by one start", &Calendar { rebuilds: vec![NOON], ..quiet() }, NOON);
+}
+
 proptest! {
     /// Whatever the clock and the server do: no second is evaluated twice (unless an operator accepted a clock that
     /// went back), and while the server runs, a set clock never brings more than the tolerance either way.

@@ -486,3 +486,29 @@ fn a_plan_without_waves_is_done_at_once() {
         waiting(&fleet.plan, &fleet.progress, |id| fleet.machines.get(id).map(Machine::facts), fleet.now);
     assert_eq!(words, []);
 }
+
+/// A measurement, not a promise: `cargo test --release --lib measure -- --ignored --nocapture`.
+#[test]
+#[ignore = "prints how long a rollout over 100,000 hosts takes to plan and to step; asserts nothing about time"]
+fn measure_a_rollout_over_a_hundred_thousand_hosts() {
+    let clock = crate::clock::instant();
+    let request = Request { canary: 100, waves: vec![WaveSize::Hosts(5_000)], ..eight() };
+    let mut fleet = Fleet::new(100_000, &request);
+    println!("records and plan: {:?}, {} waves", clock.elapsed(), fleet.plan.waves.len());
+    let plan = || make::plan(7, &request, &fleet.candidates(), None, 0).map(|plan| plan.waves.len());
+    let clock = crate::clock::instant();
+    let waves = plan();
+    println!("candidates and plan: {:?}, {waves:?}", clock.elapsed());
+    for _ in 0..50 {
+        fleet.settle_a_minute();
+    }
+    let mut progress = fleet.progress.clone();
+    let facts = |id: &str| fleet.machines.get(id).map(Machine::facts);
+    for _ in 0..3 {
+        let clock = crate::clock::instant();
+        let stepped = super::super::step::step(&fleet.plan, progress, facts, fleet.now);
+        let asks = asks(&stepped.actions).len();
+        progress = stepped.progress;
+        println!("a step in wave {} of 5,000, {asks} asked now: {:?}", progress.wave, clock.elapsed());
+    }
+}
