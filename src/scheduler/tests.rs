@@ -230,18 +230,13 @@ async fn age_asks_a_window_holds_back_and_a_clock_that_jumps_stops_all_of_it() {
         if !steps.asks.is_empty() && asked.is_none() {
             asked = Some(hour);
         }
-        if fleet.queued(2).len() == 2 {
+        if asked.is_some() && !fleet.queued(2).is_empty() {
             break;
-        }
-        // The first one's order waits for its machine meanwhile, within its deadline.
-        if let [one] = fleet.queued(2)[..] {
-            assert!(matches!(fleet.host(one).state, State::Queued | State::Ready { .. }));
-            fleet.rebuild(one).await;
         }
     }
     let asked = asked.expect("the disks are too old");
     assert!((9 * 24..=10 * 24).contains(&asked), "spread over the last tenth of max_age: {asked} h");
-    assert!(!fleet.queued(2).is_empty() || (0..2).all(|number| fleet.host(number).generation == 2));
+    assert!(!fleet.queued(2).is_empty(), "what is due and may act becomes an order");
 
     let dir = tempfile::tempdir().unwrap();
     group.schedule.windows = vec![Window { cron: "0 3 1 1 *".into(), open_seconds: 3600 }];
