@@ -1,11 +1,14 @@
 # regild: the front door. `make demo` shows it, `make test` proves it.
 .DELETE_ON_ERROR:
-.PHONY: demo test test-fast test-roads test-full setup assets images images-full build audit clean help bench bench-setup
+.PHONY: demo test test-fast test-power test-roads test-full setup assets images images-full build audit clean help bench bench-setup
 
 ASSETS := target/boot-assets/SHA256SUMS
 AGENT_SOURCES := $(shell find src/agent src/wire src/decide src/bin src/gpt.rs src/clock.rs src/lib.rs Cargo.toml Cargo.lock 2>/dev/null)
 ASSET_SOURCES := $(shell find boot-assets -type f)
 IMAGE_SOURCES := tests/images/gpt-image.sh boot-assets/debian.sh
+
+# Management controllers for tests/power, from PyPI.
+CONTROLLERS := target/controllers/.installed
 
 help:
 	@echo "make demo       a blank machine becomes v1, then v2, before your eyes (QEMU, about 5 minutes)"
@@ -55,20 +58,31 @@ demo: setup assets images
 	TMPDIR="$$dir" target/debug/examples/demo target/debug/regild & demo=$$!; wait "$$demo"
 
 # Fast first: a broken unit test shows within the first minutes, not after the boots.
-test: setup test-fast test-roads
+test: setup test-fast test-power test-roads
 
 test-fast:
 	cargo fmt --check
 	tests/with-ticker.sh cargo clippy --all-targets --quiet -- -D warnings
 	cargo clippy --quiet --no-default-features --features agent --bin regild-agent -- -D warnings
-	cargo test --lib --bins --test tidy
+	cargo test --lib --bins --test tidy --test rollout_text
 	cargo test --test net --test write_path --test write_cuts
 	cargo test --test store_cuts
 	@# These wait for the server, for timers and for disks more than they compute.
 	cargo test --test http -- --test-threads 6
 
+# Apart from test-fast: it needs PyPI once.
+test-power: $(CONTROLLERS)
+	cargo test --test power
+
+$(CONTROLLERS): tests/power/requirements.txt
+	rm -rf $(@D)
+	python3 -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
 test-roads: assets images
 	tests/with-ticker.sh cargo test --test lab_selftest --test boot_path -- --test-threads 2
+	tests/with-ticker.sh cargo test --test power -- --ignored
 
 # What takes minutes each. One machine at a time: two cores emulate one at a pace that the tests' patience was made for.
 test-full: test images-full

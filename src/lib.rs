@@ -10,6 +10,8 @@
 //! 5. [`image`] is the golden image store: import, manifests, packs, export.
 //! 6. [`agent`] runs on the machine: choose the disk, write, read back, report.
 //! 7. [`registry`] is the one writer of leases, host records and orders; [`db`] is where it keeps them.
+//! 8. [`scheduler`] turns a group's cron lines, windows and days into the plain numbers that `decide` judges.
+//! 9. [`power`] makes a machine boot now: Redfish, IPMI, Wake-on-LAN, or somebody who is told to.
 //!
 //! Invariants (ARCHITECTURE.md tells why; `tests/tidy.rs` keeps the layers):
 //!
@@ -43,9 +45,13 @@ pub mod image;
 #[cfg(feature = "server")]
 pub mod ndp;
 #[cfg(feature = "server")]
+pub mod power;
+#[cfg(feature = "server")]
 mod receive_buffer;
 #[cfg(feature = "server")]
 pub mod registry;
+#[cfg(feature = "server")]
+pub mod scheduler;
 #[cfg(feature = "server")]
 pub mod serve;
 #[cfg(feature = "server")]

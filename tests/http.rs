@@ -19,6 +19,8 @@ mod bodies;
 mod credentials;
 #[path = "http/deploy.rs"]
 mod deploy;
+#[path = "http/fleet.rs"]
+mod fleet;
 #[path = "http/lab.rs"]
 mod lab;
 #[path = "http/netboot.rs"]
@@ -27,7 +29,11 @@ mod netboot;
 mod ranges;
 #[path = "http/raw.rs"]
 mod raw;
+#[path = "http/requests.rs"]
+mod requests;
 #[path = "http/routes.rs"]
 mod routes;
+#[path = "http/stop.rs"]
+mod stop;
 #[path = "http/upload.rs"]
 mod upload;

@@ -9,6 +9,8 @@
 //!
 //! Needs root (a network namespace of its own), and for the power cuts qemu-system-x86, e2fsprogs, busybox-static.
 
+#[path = "store_cuts/brakes.rs"]
+mod brakes;
 #[path = "store_cuts/client.rs"]
 mod client;
 #[path = "store_cuts/dice.rs"]

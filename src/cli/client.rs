@@ -46,6 +46,12 @@ impl Client {
         self.json(Method::POST, path, Full::new(Bytes::from(bytes)).map_err(never).boxed())
     }
 
+    /// Posts and expects no more than a yes.
+    pub fn order(&self, path: &str, body: &impl Serialize) -> Result<(), Failure> {
+        let body = Full::new(Bytes::from(serde_json::to_vec(body)?)).map_err(never).boxed();
+        self.runtime.block_on(async { self.send(Method::POST, path, body).await.map(drop) })
+    }
+
     pub fn delete(&self, path: &str) -> Result<(), Failure> {
         self.runtime.block_on(async { self.send(Method::DELETE, path, empty()).await.map(drop) })
     }
@@ -64,6 +70,11 @@ impl Client {
             }
             Err("the server ended the watch".into())
         })
+    }
+
+    pub fn put_json<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
+        let bytes = serde_json::to_vec(body)?;
+        self.json(Method::PUT, path, Full::new(Bytes::from(bytes)).map_err(never).boxed())
     }
 
     /// Sends a body of any length and reads a JSON answer.
@@ -108,9 +119,9 @@ fn never(never: Infallible) -> std::io::Error {
     match never {}
 }
 
-/// A path segment of what a person typed: everything but letters, digits and `-._:` is escaped.
+/// A path segment of what a person typed: everything but letters, digits and `-._:@` is escaped.
 #[must_use]
 pub fn segment(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte);
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:@".contains(&byte);
     text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }

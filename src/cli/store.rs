@@ -5,7 +5,9 @@ use crate::clock;
 use crate::config::Config;
 use crate::db::sled::SledDb;
 use crate::db::{Db, Txn};
+use crate::decide::boot::{BootPolicy, Halt};
 use crate::decide::host::{Event, Outcome, transition};
+use crate::registry::stop::{Stop, StopSwitch};
 use crate::registry::{history, stored};
 use clap::Subcommand;
 use std::path::PathBuf;
@@ -23,6 +25,14 @@ pub enum StoreCommand {
 pub fn run(command: StoreCommand) -> Result<(), Failure> {
     let StoreCommand::Accept { config } = command;
     let config = Config::load(&config)?;
+    // Rollouts, schedules and waiting causes of a time that is over would go on by themselves: a person looks first.
+    let stop = Stop {
+        by: "regild store accept".to_string(),
+        reason: "the store was restored; compare it with the machines, then `regild resume`".to_string(),
+        at: clock::now(),
+        running_too: false,
+    };
+    StopSwitch::new(&config.state_dir).press(&stop)?;
     let (mut db, what) = SledDb::accept(&config.state_dir, clock::now())?;
     println!("{what}");
     let hold = Event::Hold {
@@ -30,6 +40,7 @@ pub fn run(command: StoreCommand) -> Result<(), Failure> {
         reason: "the store was restored while this order was open; look at the machine, then release it".to_string(),
         until: None,
     };
+    let policy = BootPolicy { attempts_max: config.deploy.attempts_max, halt: Halt::Everything };
     let mut txn = Txn::default();
     for item in db.scan("host/")? {
         let (host, inventory) = stored::decode(&item.value)?;
@@ -37,7 +48,7 @@ pub fn run(command: StoreCommand) -> Result<(), Failure> {
             continue;
         }
         let now = clock::now();
-        if let Outcome::Moved(mut held, entries) = transition(&host, &hold, config.boot_policy(), now) {
+        if let Outcome::Moved(mut held, entries) = transition(&host, &hold, policy, now) {
             println!("{}: held, order {} closed", host.id, host.generation);
             for entry in &entries {
                 let line = history::line(entry, held.history_length, held.generation, now);
@@ -48,5 +59,6 @@ pub fn run(command: StoreCommand) -> Result<(), Failure> {
         }
     }
     db.commit(&[txn])?;
+    println!("everything is stopped; `regild resume` ends that");
     Ok(())
 }

@@ -1,9 +1,7 @@
 //! The configuration file as written (TOML). Unknown keys are refused, so that a typing error cannot
 //! silently switch a limit off. [`super::Config`] is what it means once checked.
 
-use crate::wire::agent::DiskRule;
 use serde::Deserialize;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// The whole file.
@@ -30,8 +28,6 @@ pub struct File {
     pub networks: Vec<Network>,
     #[serde(default, rename = "reservation")]
     pub reservations: Vec<Reservation>,
-    #[serde(default, rename = "group")]
-    pub groups: BTreeMap<String, Group>,
 }
 
 /// HTTP for machines, on the address of each network.
@@ -135,12 +131,4 @@ pub struct Reservation {
     pub address: String,
     /// Name of the host that has this MAC, for lists and for `ID` on the command line.
     pub name: Option<String>,
-}
-
-/// What hosts of a group share.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Group {
-    /// Which disk may be written; unset: exactly one candidate must exist.
-    pub disk: DiskRule,
 }

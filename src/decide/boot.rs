@@ -12,6 +12,18 @@ use super::netboot::{FirmwareArch, NetbootClient};
 pub struct BootPolicy {
     /// Boot scripts served under one order before it ends in Failed.
     pub attempts_max: u32,
+    /// `regild stop`.
+    pub halt: Halt,
+}
+
+/// How much `regild stop` stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Halt {
+    Nothing,
+    /// Orders that did not begin do not begin. A disk that was begun is finished: half a disk helps nobody.
+    NotBegun,
+    /// Nothing is written any more.
+    Everything,
 }
 
 /// What to tell a netboot client.
@@ -48,6 +60,7 @@ pub enum LocalReason {
     NoOpenOrder,
     Held,
     AttemptsUsedUp,
+    Stopped,
 }
 
 impl LocalReason {
@@ -59,6 +72,7 @@ impl LocalReason {
             LocalReason::NotApproved => "this machine is not approved",
             LocalReason::NoOpenOrder => "no order is open for this machine",
             LocalReason::Held => "this machine is held by an operator",
+            LocalReason::Stopped => "everything is stopped by an operator",
             LocalReason::AttemptsUsedUp => "all attempts of the order are used up",
         }
     }
@@ -94,6 +108,8 @@ fn permission(host: Option<&Host>, policy: BootPolicy) -> Result<u64, LocalReaso
         (_, Some(order)) if order.attempts >= policy.attempts_max => Err(LocalReason::AttemptsUsedUp),
         // A record that contradicts itself is a confused machine: local boot.
         (_, Some(order)) if order.generation != host.generation => Err(LocalReason::NoOpenOrder),
+        (_, Some(_)) if policy.halt == Halt::Everything => Err(LocalReason::Stopped),
+        (_, Some(order)) if policy.halt == Halt::NotBegun && order.attempts == 0 => Err(LocalReason::Stopped),
         (_, Some(order)) => Ok(order.generation),
     }
 }

@@ -4,9 +4,19 @@
 //! "Do nothing" is always a value with a reason.
 
 pub mod boot;
+pub mod brakes;
+pub mod cause;
+pub mod deadline;
 pub mod disk;
+pub mod group;
 pub mod guesses;
 pub mod host;
+pub mod labels;
 pub mod lease;
 pub mod mac;
 pub mod netboot;
+pub mod rollout;
+pub mod schedule;
+pub mod select;
+pub mod span;
+pub mod stable_hash;

@@ -92,7 +92,7 @@ pub async fn check_in(
 fn job(shared: &Shared, host: &Host) -> Result<Job, Problem> {
     let gone = || Problem::new(StatusCode::CONFLICT, Refusal::NoOpenOrder.to_string());
     let order = host.order.as_ref().ok_or_else(gone)?;
-    let image = host.desired.as_ref().ok_or_else(gone)?;
+    let image = &order.image;
     Ok(Job {
         protocol: PROTOCOL,
         host: host.id.clone(),
@@ -100,7 +100,7 @@ fn job(shared: &Shared, host: &Host) -> Result<Job, Problem> {
         attempt: order.attempts,
         image: image.name.clone(),
         manifest: image.manifest.clone(),
-        disk_rule: shared.config.disk_rules.get(&host.group).cloned().unwrap_or_default(),
+        disk_rule: shared.registry.read(|view| view.group(&host.group)).disk.into(),
         own_disk: host.own_disk.clone().map(Into::into),
         foreign_released: order.foreign_released,
     })
@@ -132,7 +132,15 @@ pub async fn report(
         // Our own agent, whose order was closed: it stops before its next write.
         other => Ok(Json(ReportAnswer { go_on: false, reason: Some(other.to_string()) })),
     };
+    // What is over is noted under a stop, too.
+    let is_over = matches!(said.event, wire::Event::Verified { .. } | wire::Event::Failed { .. });
+    let stopped = shared.registry.stop_switch().pressed().filter(|stop| stop.running_too && !is_over);
     let session_digest = digest(&said.session);
+    // Also an agent whose lease ran out while it writes; who has neither lease nor session hears nothing of it.
+    let is_ours = || is_leased || progress_allowed(&view, said.generation, &session_digest).is_ok();
+    if let Some(stop) = stopped.filter(|_| is_ours()) {
+        return Ok(Json(ReportAnswer { go_on: false, reason: Some(format!("stopped {}", stop.sentence())) }));
+    }
     let mut gave_up = None;
     let word = match said.event {
         wire::Event::Progress { progress } => {

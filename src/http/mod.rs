@@ -10,8 +10,15 @@ mod guard;
 pub mod images;
 pub mod listen;
 pub mod operator;
+pub mod operator_brakes;
+pub mod operator_channels;
+pub mod operator_fleet;
 pub mod operator_images;
+pub mod operator_many;
+pub mod operator_power;
+pub mod operator_rollouts;
 pub mod operator_watch;
+pub mod probe;
 pub mod problem;
 mod upload;
 
@@ -23,7 +30,7 @@ use assets::Assets;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware;
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use listen::Peer;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -31,6 +38,8 @@ use std::sync::Arc;
 /// The longest body that a machine may send. An inventory of 64 disks has 20 KiB.
 const MACHINE_BODY_BYTES_MAX: usize = 256 * 1024;
 
+/// A document of 100,000 hosts with labels has 30 MB.
+const FLEET_BODY_BYTES_MAX: usize = 64 << 20;
 /// The longest JSON body that an operator may send.
 const OPERATOR_BODY_BYTES_MAX: usize = 256 * 1024;
 
@@ -41,6 +50,7 @@ pub struct Shared {
     pub images: ImageStore,
     pub assets: Assets,
     pub config: Config,
+    pub scheduler: crate::scheduler::run::Handle,
 }
 
 impl Shared {
@@ -81,9 +91,27 @@ pub fn operator_routes(shared: Arc<Shared>) -> Router {
         .route("/v1/hosts/{id}", get(operator::host_show).delete(operator::host_remove))
         .route("/v1/hosts/{id}/history", get(operator::host_history))
         .route("/v1/hosts/{id}/approve", post(operator::host_approve))
-        .route("/v1/hosts/{id}/reimage", post(operator::host_reimage))
+        .route("/v1/fleet", get(operator_fleet::show))
+        .route("/v1/fleet/diff", post(operator_fleet::diff).layer(DefaultBodyLimit::max(FLEET_BODY_BYTES_MAX)))
+        .route("/v1/fleet/apply", post(operator_fleet::apply).layer(DefaultBodyLimit::max(FLEET_BODY_BYTES_MAX)))
+        .route("/v1/inventory/ansible", get(operator_fleet::inventory))
+        .route("/v1/reimage", post(operator_many::reimage))
+        .route("/v1/proposals", get(operator_many::proposals))
+        .route("/v1/proposals/{number}/confirm", post(operator_many::confirm))
+        .route("/v1/channels", get(operator_channels::list))
+        .route("/v1/channels/{name}", put(operator_channels::set))
+        .route("/v1/images/{name}/mark", post(operator_channels::mark))
         .route("/v1/hosts/{id}/hold", post(operator::host_hold))
         .route("/v1/hosts/{id}/release", post(operator::host_release))
+        .route("/v1/brakes", get(operator_brakes::show))
+        .route("/v1/stop", post(operator_brakes::stop))
+        .route("/v1/resume", post(operator_brakes::resume))
+        .route("/v1/breaker/reset", post(operator_brakes::reset))
+        .route("/v1/clock/accept", post(operator_brakes::accept_clock))
+        .route("/v1/hosts/{id}/power", put(operator_power::set))
+        .route("/v1/rollouts", get(operator_rollouts::list).post(operator_rollouts::start))
+        .route("/v1/rollouts/{number}", get(operator_rollouts::show))
+        .route("/v1/rollouts/{number}/{verb}", post(operator_rollouts::command))
         .route("/v1/watch", get(operator_watch::watch))
         .route("/v1/images", get(operator_images::list))
         .route("/v1/images/{name}", image)

@@ -4,6 +4,7 @@ use super::Shared;
 use super::body::JsonBody;
 use super::problem::Problem;
 use crate::clock;
+use crate::decide::cause::{Cause, CauseKind};
 use crate::decide::host::{Event, ImageChoice, State as HostState};
 use crate::registry::{HostView, history};
 use crate::wire::operator as wire;
@@ -51,22 +52,12 @@ pub async fn host_approve(
     JsonBody(asked): JsonBody<wire::Approve>,
 ) -> Result<Json<wire::Host>, Problem> {
     let image = image_choice(&shared, &asked.image)?;
-    let event = Event::Approve { image, by: one_line(&asked.by)?, foreign_released: asked.release_disk };
-    moved(&shared, &id, event).await
-}
-
-/// `POST /v1/hosts/{id}/reimage`.
-///
-/// # Errors
-/// As [`host_approve`]; 400 without a reason.
-pub async fn host_reimage(
-    State(shared): Server,
-    Path(id): Path<String>,
-    JsonBody(asked): JsonBody<wire::Reimage>,
-) -> Result<Json<wire::Host>, Problem> {
-    let image = asked.image.as_deref().map(|name| image_choice(&shared, name)).transpose()?;
-    let (by, reason) = (one_line(&asked.by)?, one_line(&asked.reason)?);
-    moved(&shared, &id, Event::Reimage { image, by, reason, foreign_released: asked.release_disk }).await
+    let cause = Cause {
+        image: Some(image),
+        releases_disk: asked.release_disk,
+        ..Cause::new(CauseKind::Operator, "first image", &one_line(&asked.by)?, clock::now())
+    };
+    moved(&shared, &id, Event::Approve { cause }).await
 }
 
 /// `POST /v1/hosts/{id}/hold`.
@@ -112,13 +103,13 @@ async fn moved(shared: &Shared, id: &str, event: Event) -> Result<Json<wire::Hos
 }
 
 /// Resolves a name to one immutable content now: what a host is ordered to run cannot change afterwards.
-fn image_choice(shared: &Shared, name: &str) -> Result<ImageChoice, Problem> {
+pub(super) fn image_choice(shared: &Shared, name: &str) -> Result<ImageChoice, Problem> {
     let manifest = super::images::manifest_of(shared, name)?;
     Ok(ImageChoice { name: name.to_string(), manifest })
 }
 
 /// Reasons and names go into history and logs: one line, not empty, of a bounded length.
-fn one_line(text: &str) -> Result<String, Problem> {
+pub(super) fn one_line(text: &str) -> Result<String, Problem> {
     let text = text.trim();
     if text.is_empty() || text.chars().count() > 200 || text.chars().any(char::is_control) {
         let error = "a name or reason must be one line of 1 to 200 characters; history is kept for ever";
@@ -145,15 +136,31 @@ fn shown(shared: &Shared, view: &HostView) -> wire::Host {
         since: host.since,
         order: host.order.as_ref().map(|order| wire::Order {
             generation: order.generation,
-            reason: order.reason.clone(),
-            by: order.by.clone(),
+            reason: order.reason().to_string(),
+            by: order.by().to_string(),
             opened_at: order.opened_at,
             attempts: order.attempts,
+            power_cycles: order.power_cycles,
+            causes: order.causes.iter().map(shown_cause).collect(),
         }),
+        labels: host.labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
+        asks: host.asks.iter().map(shown_cause).collect(),
+        waits: view.waits.clone(),
+        built_at: host.built_at,
         progress: progress.map(|seen| wire::ProgressView { progress: seen.progress, rate_bytes: seen.rate_bytes }),
         system_uuid: host.system_uuid.clone(),
         serial: host.serial.clone(),
         disks: view.inventory.as_ref().map(|inventory| inventory.disks.clone()).unwrap_or_default(),
+    }
+}
+
+fn shown_cause(cause: &Cause) -> wire::Cause {
+    wire::Cause {
+        kind: cause.kind.word().to_string(),
+        reason: cause.reason.clone(),
+        by: cause.by.clone(),
+        at: cause.at,
+        image: cause.image.as_ref().map(|image| image.name.clone()),
     }
 }
 

@@ -3,9 +3,12 @@
 //! `decide` keeps its own types free of serde; these copies are the only place where the stored form is
 //! defined, so it cannot change by accident.
 
+use crate::decide::cause::{Cause, CauseKind};
 use crate::decide::host::{Claim, DiskId, Host, ImageChoice, Order, State, Step};
+use crate::decide::labels::Labels;
 use crate::wire;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A host record with the last inventory beside it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -14,6 +17,8 @@ pub struct StoredHost {
     macs: Vec<String>,
     name: Option<String>,
     group: String,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    labels: BTreeMap<String, String>,
     system_uuid: Option<String>,
     serial: Option<String>,
     state: StoredState,
@@ -22,14 +27,23 @@ pub struct StoredHost {
     reported: Option<StoredImage>,
     generation: u64,
     reported_generation: u64,
+    #[serde(default)]
+    built_at: u64,
     order: Option<StoredOrder>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    asks: Vec<StoredCause>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ordered_at: Vec<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_key: Option<String>,
     own_disk: Option<wire::agent::DiskId>,
     history_length: u64,
     inventory: Option<wire::agent::Inventory>,
 }
 
+/// An image as stored, wherever a record names one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct StoredImage {
+pub(super) struct StoredImage {
     name: String,
     manifest: String,
 }
@@ -37,13 +51,30 @@ struct StoredImage {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct StoredOrder {
     generation: u64,
-    reason: String,
-    by: String,
+    image: StoredImage,
+    causes: Vec<StoredCause>,
     opened_at: u64,
     attempts: u32,
     foreign_released: bool,
+    power_cycles: u32,
+    powered_at: Option<u64>,
     token_digest: Option<String>,
     session_digest: Option<String>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct StoredCause {
+    kind: String,
+    /// Of a rollout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    number: Option<u64>,
+    reason: String,
+    by: String,
+    at: u64,
+    image: Option<StoredImage>,
+    releases_disk: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -68,6 +99,10 @@ pub enum StoredError {
     Json(#[from] serde_json::Error),
     #[error("{0:?} is no step")]
     Step(String),
+    #[error("{0:?} is no cause")]
+    Cause(String),
+    #[error(transparent)]
+    Label(#[from] crate::decide::labels::LabelError),
     #[error(transparent)]
     Mac(#[from] crate::decide::mac::MacParseError),
 }
@@ -82,6 +117,7 @@ pub fn encode(host: &Host, inventory: Option<&wire::agent::Inventory>) -> Result
         macs: host.macs.iter().map(ToString::to_string).collect(),
         name: host.name.clone(),
         group: host.group.clone(),
+        labels: host.labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
         system_uuid: host.system_uuid.clone(),
         serial: host.serial.clone(),
         state: store_state(&host.state),
@@ -90,7 +126,11 @@ pub fn encode(host: &Host, inventory: Option<&wire::agent::Inventory>) -> Result
         reported: host.reported.as_ref().map(store_image),
         generation: host.generation,
         reported_generation: host.reported_generation,
+        built_at: host.built_at,
         order: host.order.as_ref().map(store_order),
+        asks: host.asks.iter().map(store_cause).collect(),
+        ordered_at: host.ordered_at.clone(),
+        last_key: host.last_key.clone(),
         own_disk: host.own_disk.clone().map(Into::into),
         history_length: host.history_length,
         inventory: inventory.cloned(),
@@ -103,12 +143,21 @@ pub fn encode(host: &Host, inventory: Option<&wire::agent::Inventory>) -> Result
 /// [`StoredError`] names what is not as this version writes it.
 pub fn decode(raw: &[u8]) -> Result<(Host, Option<wire::agent::Inventory>), StoredError> {
     let stored: StoredHost = serde_json::from_slice(raw)?;
+    let mut labels = Labels::default();
+    for (key, value) in &stored.labels {
+        labels.set(key, value)?;
+    }
     let host = Host {
+        labels,
+        built_at: stored.built_at,
+        asks: stored.asks.into_iter().map(load_cause).collect::<Result<_, _>>()?,
+        ordered_at: stored.ordered_at,
+        last_key: stored.last_key,
         macs: stored.macs.iter().map(|mac| mac.parse()).collect::<Result<_, _>>()?,
         state: load_state(stored.state)?,
         desired: stored.desired.map(load_image),
         reported: stored.reported.map(load_image),
-        order: stored.order.map(load_order),
+        order: stored.order.map(load_order).transpose()?,
         own_disk: stored.own_disk.map(Into::into),
         id: stored.id,
         name: stored.name,
@@ -123,19 +172,21 @@ pub fn decode(raw: &[u8]) -> Result<(Host, Option<wire::agent::Inventory>), Stor
     Ok((host, stored.inventory))
 }
 
-fn store_image(image: &ImageChoice) -> StoredImage {
+pub(super) fn store_image(image: &ImageChoice) -> StoredImage {
     StoredImage { name: image.name.clone(), manifest: image.manifest.clone() }
 }
 
-fn load_image(stored: StoredImage) -> ImageChoice {
+pub(super) fn load_image(stored: StoredImage) -> ImageChoice {
     ImageChoice { name: stored.name, manifest: stored.manifest }
 }
 
 fn store_order(order: &Order) -> StoredOrder {
     StoredOrder {
         generation: order.generation,
-        reason: order.reason.clone(),
-        by: order.by.clone(),
+        causes: order.causes.iter().map(store_cause).collect(),
+        image: store_image(&order.image),
+        power_cycles: order.power_cycles,
+        powered_at: order.powered_at,
         opened_at: order.opened_at,
         attempts: order.attempts,
         foreign_released: order.foreign_released,
@@ -144,17 +195,56 @@ fn store_order(order: &Order) -> StoredOrder {
     }
 }
 
-fn load_order(stored: StoredOrder) -> Order {
+fn load_order(stored: StoredOrder) -> Result<Order, StoredError> {
     let session_digest = stored.session_digest;
-    Order {
+    Ok(Order {
         generation: stored.generation,
-        reason: stored.reason,
-        by: stored.by,
+        causes: stored.causes.into_iter().map(load_cause).collect::<Result<_, _>>()?,
+        image: load_image(stored.image),
+        power_cycles: stored.power_cycles,
+        powered_at: stored.powered_at,
         opened_at: stored.opened_at,
         attempts: stored.attempts,
         foreign_released: stored.foreign_released,
         claim: stored.token_digest.map(|token_digest| Claim { token_digest, session_digest }),
+    })
+}
+
+fn store_cause(cause: &Cause) -> StoredCause {
+    let number = if let CauseKind::Rollout { number } = cause.kind { Some(number) } else { None };
+    StoredCause {
+        kind: cause.kind.word().to_string(),
+        number,
+        reason: cause.reason.clone(),
+        by: cause.by.clone(),
+        at: cause.at,
+        image: cause.image.as_ref().map(store_image),
+        releases_disk: cause.releases_disk,
+        key: cause.key.clone(),
     }
+}
+
+fn load_cause(stored: StoredCause) -> Result<Cause, StoredError> {
+    let kinds = [
+        CauseKind::Operator,
+        CauseKind::Rollout { number: stored.number.unwrap_or_default() },
+        CauseKind::Schedule,
+        CauseKind::MaxAge,
+        CauseKind::Drift,
+        CauseKind::Channel,
+        CauseKind::ImageDeprecated,
+        CauseKind::ImageBlocked,
+    ];
+    let kind = kinds.into_iter().find(|kind| kind.word() == stored.kind);
+    Ok(Cause {
+        kind: kind.ok_or(StoredError::Cause(stored.kind))?,
+        reason: stored.reason,
+        by: stored.by,
+        at: stored.at,
+        image: stored.image.map(load_image),
+        releases_disk: stored.releases_disk,
+        key: stored.key,
+    })
 }
 
 fn store_state(state: &State) -> StoredState {
@@ -206,6 +296,13 @@ impl From<wire::agent::DiskId> for DiskId {
     }
 }
 
+impl From<crate::decide::disk::Rule> for wire::agent::DiskRule {
+    fn from(rule: crate::decide::disk::Rule) -> Self {
+        let crate::decide::disk::Rule { serial, wwn, model, transport, min_bytes, max_bytes } = rule;
+        wire::agent::DiskRule { serial, wwn, model, transport, min_bytes, max_bytes }
+    }
+}
+
 impl From<wire::agent::Step> for Step {
     fn from(step: wire::agent::Step) -> Self {
         use wire::agent::Step as Said;
@@ -232,13 +329,33 @@ mod tests {
         let mac = "52:54:00:00:00:01".parse().unwrap();
         let image = |name: &str| Some(ImageChoice { name: name.into(), manifest: "ab".into() });
         let disk = DiskId { serial: Some("s".into()), wwn: None, size_bytes: 7 };
+        let kinds = [
+            CauseKind::Operator,
+            CauseKind::Rollout { number: 7 },
+            CauseKind::Schedule,
+            CauseKind::MaxAge,
+            CauseKind::Drift,
+            CauseKind::Channel,
+            CauseKind::ImageDeprecated,
+            CauseKind::ImageBlocked,
+        ];
+        let cause = |kind| Cause {
+            image: image("a:2"),
+            releases_disk: true,
+            key: Some("k".into()),
+            ..Cause::new(kind, "r", "b", 6)
+        };
+        let mut labels = Labels::default();
+        labels.set("rack", "12").unwrap();
         let order = Order {
             generation: 3,
-            reason: "r".into(),
-            by: "b".into(),
+            causes: kinds.iter().map(|kind| cause(*kind)).collect(),
             opened_at: 5,
             attempts: 2,
             foreign_released: true,
+            power_cycles: 1,
+            powered_at: Some(4),
+            image: ImageChoice { name: "a:2".into(), manifest: "ab".into() },
             claim: Some(Claim { token_digest: "t".into(), session_digest: Some("s".into()) }),
         };
         let full = Host {
@@ -252,6 +369,11 @@ mod tests {
             order: Some(order),
             own_disk: Some(disk),
             history_length: 9,
+            labels,
+            built_at: 8,
+            asks: vec![cause(CauseKind::Drift)],
+            ordered_at: vec![5, 6],
+            last_key: Some("k".into()),
             ..Host::discovered(mac, "default", 1)
         };
         let mut states = vec![

@@ -1,20 +1,27 @@
 //! The writer thread: take what has queued up, decide, commit once, publish, answer.
 
+use super::admission::Brakes;
+use super::fleet::Reservations;
 use super::history;
+use super::images::ImageFacts;
 use super::leases::Leases;
 use super::nics;
+use super::rollouts::Rollouts;
+use super::steps::StoredClock;
+use super::stop::StopSwitch;
 use super::stored;
 use super::view::{HostView, View};
-use super::{Command, RegistryError, Script};
+use super::{Command, RegistryError, Script, boot_policy};
 use crate::clock;
 use crate::config::{Config, DEFAULT_GROUP};
 use crate::db::{Committed, Db, DbError, Txn, VALUE_BYTES_MAX};
 use crate::decide::boot::{BootDecision, BootPolicy, LocalReason, boot};
+use crate::decide::brakes;
 use crate::decide::host::{Entry, Event, Host, Outcome, State, transition};
 use crate::decide::mac::Mac;
 use crate::decide::netboot::NetbootClient;
 use crate::wire::agent::Inventory;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, RwLock};
 use tokio::sync::mpsc;
 
@@ -26,25 +33,34 @@ const GROUP_BYTES_MAX: usize = 1 << 20;
 const DISCOVERED_MAX: usize = 10_000;
 
 pub(super) struct Writer {
-    db: Box<dyn Db>,
-    policy: BootPolicy,
+    pub(super) db: Box<dyn Db>,
+    attempts_max: u32,
+    pub(super) stop: StopSwitch,
+    pub(super) brakes: Brakes,
     names: BTreeMap<Mac, String>,
     /// The working records: ahead of the view by the group that is being committed.
-    pub(super) hosts: BTreeMap<String, HostView>,
+    pub(super) hosts: BTreeMap<String, Arc<HostView>>,
     pub(super) by_mac: HashMap<Mac, String>,
     discovered: usize,
+    pub(super) last_proposal: u64,
+    pub(super) clock: Option<StoredClock>,
+    /// The server's own NICs, which are on the deny list whatever a document says.
+    pub(super) own_macs: BTreeSet<Mac>,
+    pub(super) reservations: Reservations,
+    pub(super) images: Arc<ImageFacts>,
+    pub(super) rollouts: Arc<Rollouts>,
     pub(super) leases: Leases,
     view: Arc<RwLock<View>>,
     /// Set when a commit failed: the working records are ahead of the disk, so nothing is decided any more.
-    failed: Option<String>,
+    pub(super) failed: Option<String>,
 }
 
 /// What one group of commands will write, publish and answer once it is durable.
 #[derive(Default)]
-pub(super) struct Group {
+pub(super) struct Batch {
     txn: Txn,
     bytes: usize,
-    hosts: Vec<String>,
+    pub(super) hosts: Vec<String>,
     removed: Vec<String>,
     pub(super) leases: Vec<(std::net::Ipv4Addr, Option<Mac>)>,
     answers: Vec<Answer>,
@@ -54,7 +70,7 @@ pub(super) struct Group {
 type Answer = Box<dyn FnOnce(Option<&RegistryErrorText>) + Send>;
 pub(super) struct RegistryErrorText(String);
 
-impl Group {
+impl Batch {
     pub(super) fn put(&mut self, key: String, value: Option<Vec<u8>>) {
         self.bytes += value.as_ref().map_or(0, Vec::len);
         self.txn.writes.push((key, value));
@@ -80,90 +96,164 @@ impl Group {
 impl Writer {
     pub(super) fn load(db: Box<dyn Db>, config: &Config, view: Arc<RwLock<View>>) -> Result<Writer, DbError> {
         let mut writer = Writer {
-            policy: config.boot_policy(),
+            attempts_max: config.deploy.attempts_max,
+            stop: StopSwitch::new(&config.state_dir),
+            brakes: Brakes::default(),
             names: config.names.clone(),
             hosts: BTreeMap::new(),
             by_mac: HashMap::new(),
             discovered: 0,
+            last_proposal: 0,
+            clock: None,
+            own_macs: BTreeSet::new(),
+            reservations: Reservations::new(),
+            images: Arc::default(),
+            rollouts: Arc::default(),
             leases: Leases::load(&*db, config)?,
             db,
             view,
             failed: None,
         };
-        let mut group = Group::default();
+        let mut batch = Batch::default();
         for item in writer.db.scan("host/")? {
             let unreadable = |error: stored::StoredError| DbError::Untrusted {
                 dir: config.state_dir.join("store"),
                 reason: format!("record {} is not understood: {error}", item.key),
             };
             let (mut host, inventory) = stored::decode(&item.value).map_err(unreadable)?;
-            let name = host.macs.iter().find_map(|mac| writer.names.get(mac)).cloned();
+            // A name of the configuration stands before one of a document.
+            let name = host.macs.iter().find_map(|mac| writer.names.get(mac)).or(host.name.as_ref()).cloned();
             let renamed = name != host.name;
             host.name = name;
             let id = host.id.clone();
-            writer.keep(HostView { host, inventory });
-            group.hosts.push(id.clone());
+            let power = writer.load_power(&id)?;
+            writer.keep(Arc::new(HostView { host, inventory, waits: None, power }));
+            batch.hosts.push(id.clone());
             if renamed && let Ok(record) = encoded(&writer.hosts[&id]) {
-                group.put_host(&id, record);
+                batch.put_host(&id, record);
             }
         }
+        writer.load_breaker()?;
+        writer.load_fleet(&config.own_macs)?;
+        writer.load_images()?;
+        writer.load_clock()?;
+        writer.load_rollouts()?;
         for (address, mac) in writer.leases.bound(clock::now()) {
-            group.leases.push((address, Some(mac)));
+            batch.leases.push((address, Some(mac)));
         }
-        writer.finish(group);
+        writer.finish(batch);
         Ok(writer)
     }
 
     pub(super) fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
         while let Some(first) = inbox.blocking_recv() {
-            let mut group = Group::default();
+            let mut batch = Batch::default();
             let now = clock::now();
-            self.take(first, &mut group, now);
+            self.take(first, &mut batch, now);
             for _ in 1..GROUP_MAX {
-                if group.bytes > GROUP_BYTES_MAX {
+                if batch.bytes > GROUP_BYTES_MAX {
                     break;
                 }
                 match inbox.try_recv() {
-                    Ok(command) => self.take(command, &mut group, now),
+                    Ok(command) => self.take(command, &mut batch, now),
                     Err(_) => break,
                 }
             }
-            self.finish(group);
+            self.finish(batch);
         }
     }
 
-    fn take(&mut self, command: Command, group: &mut Group, now: u64) {
+    fn take(&mut self, command: Command, batch: &mut Batch, now: u64) {
         match command {
             Command::Host { name, event, inventory, reply } => {
-                let answer = self.guard().and_then(|()| self.host_event(&name, &event, inventory, group, now));
-                group.answer(reply, answer);
+                let answer = self.guard().and_then(|()| self.host_event(&name, &event, inventory, batch, now));
+                batch.answer(reply, answer);
             }
             Command::Script { mac, client, token, reply } => {
-                let answer = self.guard().and_then(|()| self.script(mac, client, token, group, now));
-                group.answer(reply, answer);
+                let answer = self.guard().and_then(|()| self.script(mac, client, token, batch, now));
+                batch.answer(reply, answer);
             }
             Command::Netbooted { mac, client, reply } => {
-                let answer = self.guard().and_then(|()| self.netbooted(mac, client, group, now));
-                group.answer(reply, answer);
+                let answer = self.guard().and_then(|()| self.netbooted(mac, client, batch, now));
+                batch.answer(reply, answer);
             }
             Command::Lease { network, request, reply } => {
-                let answer = self.guard().map(|()| self.leases.answer(network, &request, group, now));
-                group.answer(reply, answer);
+                let answer = self.guard().map(|()| self.leases.answer(network, &request, batch, now));
+                batch.answer(reply, answer);
             }
             Command::Remove { name, reply } => {
-                let answer = self.guard().and_then(|()| self.remove(&name, group));
-                group.answer(reply, answer);
+                let answer = self.guard().and_then(|()| self.remove(&name, batch));
+                batch.answer(reply, answer);
             }
             Command::History { name, reply } => {
                 // Reads what is durable: a line of this very group is not yet.
                 let _ = reply.send(self.history(&name));
+            }
+            other => self.take_operator(other, batch, now),
+        }
+    }
+
+    /// What operators and the scheduler ask.
+    fn take_operator(&mut self, command: Command, batch: &mut Batch, now: u64) {
+        match command {
+            Command::Apply { writes, images, by, reply } => {
+                let answer = self.guard().and_then(|()| self.apply_fleet(writes, &images, &by, batch, now));
+                batch.answer(reply, answer);
+            }
+            Command::StartRollout { plan, reply } => {
+                let answer = self.guard().and_then(|()| self.start_rollout(*plan, batch, now));
+                batch.answer(reply, answer);
+            }
+            Command::Rollout { number, command, reply } => {
+                let answer = self.guard().and_then(|()| self.command_rollout(number, command, batch, now));
+                batch.answer(reply, answer);
+            }
+            Command::AskMany { ids, cause, reply } => {
+                let answer = self.guard().map(|()| self.ask_many(ids, &cause, batch, now));
+                batch.answer(reply, answer);
+            }
+            Command::Propose { proposal, reply } => {
+                let answer = self.guard().and_then(|()| self.propose(proposal, batch, now));
+                batch.answer(reply, answer);
+            }
+            Command::TakeProposal { number, by, reply } => {
+                let answer = self.guard().and_then(|()| self.take_proposal(number, &by, batch, now));
+                batch.answer(reply, answer);
+            }
+            Command::Proposals { reply } => {
+                let _ = reply.send(self.proposals());
+            }
+            Command::SetChannel { channel, reply } => {
+                let answer = self.guard().map(|()| self.set_channel(channel, batch, now));
+                batch.answer(reply, answer);
+            }
+            Command::MarkImage { image, mark, reply } => {
+                let answer = self.guard().map(|()| self.mark_image(&image, mark, batch));
+                batch.answer(reply, answer);
+            }
+            Command::ResetBreaker { by, reason, reply } => {
+                let answer = self.guard().and_then(|()| self.reset_breaker(&by, &reason, batch, now));
+                batch.answer(reply, answer);
             }
             Command::Watch { host, reply } => {
                 let id = host.map(|name| self.id_of(&name)).transpose();
                 let prefix = id.map(|id| id.map_or_else(|| "history/".to_string(), |id| history::prefix(&id)));
                 let _ = reply.send(prefix.map(|prefix| self.db.watch(&prefix)));
             }
-            Command::Tick => self.tick(group, now),
+            Command::Tick { steps, reply } => {
+                let checks = self.take_steps(*steps, batch, now);
+                batch.answer(reply, Ok(checks));
+            }
+            Command::AcceptClock { clock, reply } => {
+                let answer = self.guard().map(|()| self.put_clock(clock, batch));
+                batch.answer(reply, answer);
+            }
+            Command::SetPower { name, settings, reply } => {
+                let answer = self.guard().and_then(|()| self.set_power(&name, *settings, batch));
+                batch.answer(reply, answer);
+            }
+            // All others were taken by `take`, the only caller.
+            _ => {}
         }
     }
 
@@ -171,36 +261,77 @@ impl Writer {
         self.failed.as_ref().map_or(Ok(()), |text| Err(RegistryError::Store(text.clone())))
     }
 
-    fn host_event(
+    fn boot_policy(&self) -> BootPolicy {
+        boot_policy(self.attempts_max, &self.stop)
+    }
+
+    /// One event, and what the brakes make of it: a cause that need not wait is an order when this returns.
+    pub(super) fn host_event(
         &mut self,
         name: &str,
         event: &Event,
         inventory: Option<Box<Inventory>>,
-        group: &mut Group,
+        batch: &mut Batch,
         now: u64,
-    ) -> Result<HostView, RegistryError> {
+    ) -> Result<Arc<HostView>, RegistryError> {
         let id = self.id_of(name)?;
-        let (event, absorbed) = self.own_nics(&id, event);
-        match transition(&self.hosts[&id].host, &event, self.policy, now) {
+        if let Event::Approve { cause } | Event::Ask { cause } = event {
+            let view = &self.hosts[&id];
+            let group = self.brakes.fleet.group(&view.host.group);
+            brakes::allowed(&view.host, &group, &self.brakes.fleet.policy).map_err(RegistryError::Denied)?;
+            let image = cause.image.as_ref().or(view.host.desired.as_ref());
+            if let Some(mark) = image.and_then(|image| self.images.blocked(&image.name)) {
+                return Err(RegistryError::ImageBlocked { image: mark.image.clone(), reason: mark.reason.clone() });
+            }
+        }
+        self.apply(&id, event, inventory, batch, now)?;
+        self.look_at_breaker(batch, now);
+        let standing = self.standing();
+        self.try_admit(&id, &standing, batch, now);
+        Ok(self.hosts[&id].clone())
+    }
+
+    pub(super) fn apply(
+        &mut self,
+        id: &str,
+        event: &Event,
+        inventory: Option<Box<Inventory>>,
+        batch: &mut Batch,
+        now: u64,
+    ) -> Result<(), RegistryError> {
+        let (event, absorbed) = self.own_nics(id, event);
+        let view = &self.hosts[id];
+        match transition(&view.host, &event, self.boot_policy(), now) {
             Outcome::Refused(refusal) => Err(RegistryError::Refused(refusal)),
-            Outcome::Unchanged => Ok(self.hosts[&id].clone()),
+            Outcome::Unchanged => Ok(()),
             Outcome::Moved(host, mut entries) => {
                 entries.extend(nics::merged(&absorbed, &host.state));
-                let inventory = inventory.map(|inventory| *inventory);
-                let inventory = inventory.or_else(|| self.hosts[&id].inventory.clone());
-                self.replace(HostView { host: *host, inventory }, &entries, group, now)?;
-                self.absorb(&id, &absorbed, group);
-                Ok(self.hosts[&id].clone())
+                let inventory = inventory.map(|inventory| *inventory).or_else(|| view.inventory.clone());
+                let waits = view.waits.clone().filter(|_| !host.asks.is_empty());
+                let power = view.power.clone();
+                self.replace(HostView { host: *host, inventory, waits, power }, &entries, batch, now)?;
+                self.absorb(id, &absorbed, batch);
+                Ok(())
             }
         }
     }
 
-    /// Puts a new record into the working set and the group, or leaves all as it was.
-    fn replace(
+    /// Notes what a host's causes wait for. Not stored: after a restart it is found anew.
+    pub(super) fn set_waits(&mut self, id: &str, waits: Option<String>, batch: &mut Batch) {
+        if let Some(view) = self.hosts.get_mut(id)
+            && view.waits != waits
+        {
+            Arc::make_mut(view).waits = waits;
+            batch.hosts.push(id.to_string());
+        }
+    }
+
+    /// Puts a new record into the working set and the batch, or leaves all as it was.
+    pub(super) fn replace(
         &mut self,
         mut view: HostView,
         lines: &[Entry],
-        group: &mut Group,
+        batch: &mut Batch,
         now: u64,
     ) -> Result<(), RegistryError> {
         let id = view.host.id.clone();
@@ -215,28 +346,31 @@ impl Writer {
             let raw = fitting(serde_json::to_vec(&line).unwrap_or_default())?;
             puts.push((line, raw));
         }
-        self.keep(view);
-        group.put_host(&id, record);
+        self.keep(Arc::new(view));
+        batch.put_host(&id, record);
         for (line, raw) in puts {
             tracing::info!(host = %id, generation, from = %line.from, to = %line.to, actor = %line.actor, cause = %line.cause, "host moved");
-            group.put(history::key(&id, line.number), Some(raw));
+            batch.put(history::key(&id, line.number), Some(raw));
         }
         Ok(())
     }
 
-    fn keep(&mut self, view: HostView) {
+    fn keep(&mut self, view: Arc<HostView>) {
         for mac in &view.host.macs {
             // The first record that has a MAC keeps it: a second machine cannot take a host over by saying so.
             self.by_mac.entry(*mac).or_insert_with(|| view.host.id.clone());
         }
         let is_new = |state: &State| usize::from(*state == State::Discovered);
         self.discovered += is_new(&view.host.state);
-        if let Some(before) = self.hosts.insert(view.host.id.clone(), view) {
+        if let Some(before) = self.hosts.get(&view.host.id) {
             self.discovered -= is_new(&before.host.state);
+            self.brakes.discount(&before.host);
         }
+        self.brakes.count(&view.host);
+        self.hosts.insert(view.host.id.clone(), view);
     }
 
-    fn id_of(&self, name: &str) -> Result<String, RegistryError> {
+    pub(super) fn id_of(&self, name: &str) -> Result<String, RegistryError> {
         if self.hosts.contains_key(name) {
             return Ok(name.to_string());
         }
@@ -249,7 +383,7 @@ impl Writer {
         named.map(|view| view.host.id.clone()).ok_or_else(|| RegistryError::UnknownHost(name.to_string()))
     }
 
-    fn discover(&mut self, mac: Mac, group: &mut Group, now: u64) -> Result<Option<String>, RegistryError> {
+    fn discover(&mut self, mac: Mac, batch: &mut Batch, now: u64) -> Result<Option<String>, RegistryError> {
         if let Some(id) = self.by_mac.get(&mac) {
             return Ok(Some(id.clone()));
         }
@@ -259,14 +393,14 @@ impl Writer {
         let mut host = Host::discovered(mac, DEFAULT_GROUP, now);
         host.name = self.names.get(&mac).cloned();
         let id = host.id.clone();
-        host.history_length = self.history_length(&id, group)?;
+        host.history_length = self.history_length(&id, batch)?;
         let seen = Entry {
             from: State::Discovered,
             to: State::Discovered,
             cause: format!("{mac} asked to netboot for the first time"),
             actor: "machine".to_string(),
         };
-        self.replace(HostView { host, inventory: None }, &[seen], group, now)?;
+        self.replace(HostView { host, inventory: None, waits: None, power: None }, &[seen], batch, now)?;
         Ok(Some(id))
     }
 
@@ -275,16 +409,16 @@ impl Writer {
         mac: Mac,
         client: NetbootClient,
         token: String,
-        group: &mut Group,
+        batch: &mut Batch,
         now: u64,
     ) -> Result<Script, RegistryError> {
-        let Some(id) = self.discover(mac, group, now)? else {
+        let Some(id) = self.discover(mac, batch, now)? else {
             return Ok(Script::Local { reason: LocalReason::UnknownHost });
         };
         // Decided on the record as it was: the attempt that this script is must not count against itself.
-        let decision = boot(client, Some(&self.hosts[&id].host), self.policy);
+        let decision = boot(client, Some(&self.hosts[&id].host), self.boot_policy());
         let token_digest = blake3::hash(token.as_bytes()).to_hex().to_string();
-        self.host_event(&id, &Event::ScriptAsked { client, token_digest }, None, group, now)?;
+        self.host_event(&id, &Event::ScriptAsked { client, token_digest }, None, batch, now)?;
         Ok(match decision {
             BootDecision::BootAgent { generation } => Script::Agent { host: id, generation, token },
             BootDecision::BootLocal { reason } => Script::Local { reason },
@@ -294,33 +428,34 @@ impl Writer {
         })
     }
 
-    fn netbooted(&mut self, mac: Mac, client: NetbootClient, group: &mut Group, now: u64) -> Result<(), RegistryError> {
-        let Some(id) = self.discover(mac, group, now)? else { return Ok(()) };
+    fn netbooted(&mut self, mac: Mac, client: NetbootClient, batch: &mut Batch, now: u64) -> Result<(), RegistryError> {
+        let Some(id) = self.discover(mac, batch, now)? else { return Ok(()) };
         // Asked again here: the record may have moved since the reader looked.
-        let decision = boot(client, Some(&self.hosts[&id].host), self.policy);
+        let decision = boot(client, Some(&self.hosts[&id].host), self.boot_policy());
         if matches!((decision, client), (BootDecision::BootLocal { .. }, NetbootClient::Firmware { .. })) {
-            self.host_event(&id, &Event::LocalBootServed, None, group, now)?;
+            self.host_event(&id, &Event::LocalBootServed, None, batch, now)?;
         }
         Ok(())
     }
 
-    fn remove(&mut self, name: &str, group: &mut Group) -> Result<(), RegistryError> {
+    fn remove(&mut self, name: &str, batch: &mut Batch) -> Result<(), RegistryError> {
         let id = self.id_of(name)?;
         if let Some(order) = &self.hosts[&id].host.order {
             let open = crate::decide::host::Refusal::OrderOpen { generation: order.generation };
             return Err(RegistryError::Refused(open));
         }
-        self.forget(&id, group);
+        self.forget(&id, batch);
         Ok(())
     }
 
-    pub(super) fn forget(&mut self, id: &str, group: &mut Group) {
-        group.put(format!("host/{id}"), None);
+    pub(super) fn forget(&mut self, id: &str, batch: &mut Batch) {
+        batch.put(format!("host/{id}"), None);
         self.by_mac.retain(|_, known| *known != id);
         if let Some(gone) = self.hosts.remove(id) {
             self.discovered -= usize::from(gone.host.state == State::Discovered);
+            self.brakes.discount(&gone.host);
         }
-        group.removed.push(id.to_string());
+        batch.removed.push(id.to_string());
     }
 
     fn history(&self, name: &str) -> Result<Vec<history::Line>, RegistryError> {
@@ -331,32 +466,19 @@ impl Writer {
     }
 
     /// Where the history of a host begins that is seen anew: a machine that was removed keeps its lines.
-    fn history_length(&self, id: &str, group: &Group) -> Result<u64, RegistryError> {
+    pub(super) fn history_length(&self, id: &str, batch: &Batch) -> Result<u64, RegistryError> {
         let prefix = history::prefix(id);
         let stored = self.db.scan(&prefix).map_err(|error| RegistryError::Store(error.to_string()))?;
         let stored = stored.iter().map(|item| item.key.as_str());
-        let staged = group.txn.writes.iter().map(|(key, _)| key.as_str());
+        let staged = batch.txn.writes.iter().map(|(key, _)| key.as_str());
         let numbers = stored.chain(staged).filter_map(|key| key.strip_prefix(prefix.as_str())?.parse::<u64>().ok());
         Ok(numbers.max().map_or(0, |last| last + 1))
     }
 
-    fn tick(&mut self, group: &mut Group, now: u64) {
-        if self.failed.is_some() {
-            return;
-        }
-        let held = |view: &&HostView| matches!(view.host.state, State::Held { until: Some(until), .. } if until <= now);
-        let due: Vec<String> = self.hosts.values().filter(held).map(|view| view.host.id.clone()).collect();
-        for id in due {
-            if let Err(error) = self.host_event(&id, &Event::HoldEnded, None, group, now) {
-                tracing::warn!(host = %id, %error, "cannot end the hold");
-            }
-        }
-    }
-
-    /// Commits the group, publishes it, answers everybody: in this order (rule 7).
-    fn finish(&mut self, group: Group) {
-        if self.failed.is_none() && !group.txn.writes.is_empty() {
-            match self.db.commit(std::slice::from_ref(&group.txn)) {
+    /// Commits the batch, publishes it, answers everybody: in this order (rule 7).
+    fn finish(&mut self, batch: Batch) {
+        if self.failed.is_none() && !batch.txn.writes.is_empty() {
+            match self.db.commit(std::slice::from_ref(&batch.txn)) {
                 Ok(outcomes) if outcomes == [Committed::Conflict] => {
                     self.failed = Some("another writer changed the store".to_string());
                 }
@@ -371,22 +493,26 @@ impl Writer {
         if failed.is_none() {
             let mut view = self.view.write().unwrap_or_else(std::sync::PoisonError::into_inner);
             // Removed ones first: a host of this very group may have taken over their MACs.
-            for id in group.removed.iter().filter(|id| !self.hosts.contains_key(*id)) {
+            for id in batch.removed.iter().filter(|id| !self.hosts.contains_key(*id)) {
                 view.withdraw(id);
             }
-            for id in &group.hosts {
+            for id in &batch.hosts {
                 if let Some(host) = self.hosts.get(id) {
                     view.publish(host.clone());
                 }
             }
-            for (address, holder) in &group.leases {
+            view.publish_fleet(&self.brakes.fleet, &self.reservations);
+            view.publish_rollouts(&self.rollouts);
+            view.publish_images(&self.images);
+            view.publish_breaker(self.brakes.breaker.tripped.clone());
+            for (address, holder) in &batch.leases {
                 view.publish_lease(*address, *holder);
             }
         } else {
             // A reader must not act on records that can no longer be counted on: no host, no order.
             *self.view.write().unwrap_or_else(std::sync::PoisonError::into_inner) = View::default();
         }
-        for answer in group.answers {
+        for answer in batch.answers {
             answer(failed.as_ref());
         }
     }

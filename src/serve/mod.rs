@@ -11,7 +11,9 @@ use crate::dhcp;
 use crate::http::{self, Shared, assets, listen};
 use crate::image::{self, ImageStore};
 use crate::ndp::{RecentMacs, RouterAnswers};
+use crate::power::{self, Power};
 use crate::registry::Registry;
+use crate::scheduler;
 use crate::tftp;
 use authority::Deciding;
 use std::net::{SocketAddr, SocketAddrV4};
@@ -35,6 +37,8 @@ pub enum ServeError {
     Images(#[from] image::StoreError),
     #[error("the boot assets cannot be used")]
     Assets(#[from] assets::AssetError),
+    #[error("the key of the power passwords cannot be used")]
+    PowerKey(#[from] power::seal::SealError),
     #[error("DHCP cannot be served")]
     Dhcp(#[from] dhcp::BindError),
     #[error("TFTP cannot be served")]
@@ -59,8 +63,15 @@ pub fn run(config: &Path) -> Result<(), ServeError> {
     let (registry, writer) = Registry::start(Box::new(store), &config)?;
     // Two workers: the machine's other cores belong to hashing and compressing (spawn_blocking).
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let shared = Arc::new(Shared { registry, images, assets, config });
-    runtime.block_on(serve(shared, began))?;
+    let power = Power {
+        key_file: config.state_dir.join("power.key"),
+        command_dir: config.state_dir.join("power.d"),
+        limits: power::Limits::default(),
+    };
+    power.check_key_file()?;
+    let (scheduler, handle) = scheduler::run::Loop::new(registry.clone(), power);
+    let shared = Arc::new(Shared { registry, images, assets, config, scheduler: handle });
+    runtime.block_on(serve(shared, scheduler, began))?;
     drop(runtime);
     // Every handle is gone now, so the writer ends after what it still had to commit.
     let _ = writer.join();
@@ -68,7 +79,11 @@ pub fn run(config: &Path) -> Result<(), ServeError> {
     Ok(())
 }
 
-async fn serve(shared: Arc<Shared>, began: std::time::Instant) -> Result<(), ServeError> {
+async fn serve(
+    shared: Arc<Shared>,
+    scheduler: scheduler::run::Loop,
+    began: std::time::Instant,
+) -> Result<(), ServeError> {
     let sockets = bind(&shared).await?;
     let (stop, stopped) = watch::channel(false);
     let mut tasks = tokio::task::JoinSet::new();
@@ -92,8 +107,7 @@ async fn serve(shared: Arc<Shared>, began: std::time::Instant) -> Result<(), Ser
         tasks.spawn(listen::machines(listener, routes, connections_max, stopped.clone()));
     }
     tasks.spawn(listen::operators(sockets.operators, http::operator_routes(shared.clone()), stopped));
-    let registry = shared.registry.clone();
-    tasks.spawn(async move { registry.tick_for_ever().await });
+    tasks.spawn(scheduler.run());
     tracing::info!(
         millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         hosts = shared.registry.read(|view| view.hosts().count()),

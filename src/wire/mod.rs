@@ -1,6 +1,7 @@
 //! What server, agent and operator say to each other: versioned serde types, and nothing else.
 
 pub mod agent;
+pub mod fleet;
 pub mod manifest;
 pub mod operator;
 pub mod reference;

@@ -12,21 +12,31 @@ const GIB: usize = 1 << 30;
 /// What lies in socket buffers of both ends when the server stops reading, and more.
 const TAKEN_BYTES_MAX: usize = 64 << 20;
 
+/// Their documents may be long (64 MiB), so they are no measure of what a long body does to the memory.
+const DOCUMENTS: [&str; 2] = ["/v1/fleet/diff", "/v1/fleet/apply"];
+const DOCUMENT: &str = r#"{"by":"ann","document":{"host":[]},"prune":false,"prune_max":null,"loosen":true}"#;
+
 /// The routes that take JSON: path, a right body, and a field of it that is a text.
 fn routes(lab: &Lab, machine: &Machine) -> Vec<(bool, String, String)> {
     let orders = machine.orders(lab);
     let check_in = serde_json::to_string(&machine.check_in(&orders, "s")).unwrap();
     let report = machine.report(1, "s", Event::Step { step: Step::Survey });
-    let operator = |verb: &str, body: &str| (true, format!("/v1/hosts/{}/{verb}", machine.host), body.to_owned());
+    let operators = |path: &str, body: &str| (true, path.to_owned(), body.to_owned());
+    let operator = |verb: &str, body: &str| operators(&format!("/v1/hosts/{}/{verb}", machine.host), body);
     vec![
         (false, CHECK_IN.to_owned(), check_in),
         (false, REPORT.to_owned(), serde_json::to_string(&report).unwrap()),
         (false, "/agent/v1/installed".to_owned(), format!(r#"{{"mac":"{}","image":"x"}}"#, machine.mac)),
         operator("approve", &format!(r#"{{"image":"{IMAGE}","by":"ann","release_disk":false}}"#)),
-        operator("reimage", r#"{"image":null,"by":"ann","reason":"r","release_disk":false}"#),
+        operators("/v1/reimage", r#"{"image":null,"select":"all","by":"ann","reason":"r","release_disk":false}"#),
         operator("hold", r#"{"by":"ann","reason":"r","until":null}"#),
         operator("release", r#"{"by":"ann"}"#),
-        (true, format!("/v1/images/{IMAGE}/export"), r#"{"path":"/x"}"#.to_owned()),
+        operators("/v1/proposals/1/confirm", r#"{"by":"ann"}"#),
+        operators("/v1/stop", r#"{"by":"ann","reason":"r","running_too":true}"#),
+        operators("/v1/resume", r#"{"by":"ann","reason":"r"}"#),
+        operators("/v1/breaker/reset", r#"{"by":"ann","reason":"r"}"#),
+        operators(&format!("/v1/images/{IMAGE}/mark"), r#"{"mark":"blocked","by":"ann","reason":"r"}"#),
+        operators(&format!("/v1/images/{IMAGE}/export"), r#"{"path":"/x"}"#),
     ]
 }
 
@@ -73,7 +83,8 @@ fn h2_a_body_that_is_not_right_is_refused_with_the_place() {
     let machine = Machine::approved(&lab, 1);
     let before_seconds = lab.cpu_seconds();
     let mut count = 0;
-    for (is_operator, path, right) in routes(&lab, &machine) {
+    let documents = DOCUMENTS.map(|path| (true, path.to_owned(), DOCUMENT.to_owned()));
+    for (is_operator, path, right) in routes(&lab, &machine).into_iter().chain(documents) {
         let mut connection = connect(&lab, is_operator, machine.address);
         for (body, wanted) in spoilt(&right) {
             let shown: String = body.chars().take(100).collect();
@@ -101,6 +112,7 @@ fn h2_a_body_that_is_not_right_is_refused_with_the_place() {
     // None of it did anything: the host waits for its agent as before, in its second attempt (two scripts).
     let host = lab.host(&machine);
     assert_eq!((&host["state"], &host["order"]["attempts"]), (&"netbooting".into(), &2.into()), "{host}");
+    assert!(lab.json(&["brakes"])["stopped"].is_null(), "a spoilt body stopped the fleet");
 }
 
 /// Sends as much of a body of 1 GiB as the server takes.
@@ -149,6 +161,13 @@ fn h2_a_body_of_a_gibibyte_is_cut_off_at_the_limit() {
     let grown_bytes = lab.peak_bytes() - before_bytes;
     eprintln!("the server grew by {} KiB to {} KiB", grown_bytes >> 10, lab.peak_bytes() >> 10);
     assert!(grown_bytes < 48 << 20, "{grown_bytes} bytes");
+    for path in DOCUMENTS {
+        let mut connection = lab.operator();
+        connection.head(&[&format!("POST {path} HTTP/1.1"), "Host: regild", &format!("Content-Length: {GIB}")]);
+        let sent = pour(&mut connection, false);
+        assert!(sent < TAKEN_BYTES_MAX + (64 << 20), "{path}: {sent} bytes were taken");
+        assert_eq!(connection.answer().status, 413, "{path}");
+    }
     assert_eq!(lab.json(&["image", "list"]).as_array().unwrap().len(), 1, "half an image is listed");
 }
 

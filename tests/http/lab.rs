@@ -114,8 +114,21 @@ impl Lab {
 
     pub fn regild_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_regild"));
-        command.arg("--server").arg(self.socket()).args(arguments).env("USER", "lab");
+        command.arg("--server").arg(self.socket()).args(arguments).env("USER", "lab").env_remove("SUDO_USER");
         command
+    }
+
+    /// A fleet document in the lab's directory.
+    pub fn document(&self, name: &str, text: &str) -> String {
+        let path = self.path(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_owned()
+    }
+
+    /// `regild apply` of one document, which must succeed; `more` is what an operator adds (`--loosen`).
+    pub fn apply(&self, text: &str, more: &[&str]) -> String {
+        let path = self.document("applied.toml", text);
+        self.regild(&[&["apply", "-f", &path], more].concat())
     }
 
     /// Runs an operator's command, which must succeed.

@@ -118,7 +118,11 @@ fn h1_operators_are_served_on_their_socket_only() {
     let operators = routes().1;
     let mut asked = 0;
     for route in &operators {
-        let path = route.replace("{id}", &machine.host).replace("{name}", IMAGE);
+        let path = route
+            .replace("{id}", &machine.host)
+            .replace("{name}", IMAGE)
+            .replace("{number}", "1")
+            .replace("{verb}", "pause");
         assert!(!path.contains('{'), "a parameter that this test does not fill in: {route}");
         let spellings = [
             path.clone(),

@@ -24,6 +24,7 @@ mod machine;
 mod nvram;
 mod process;
 mod qmp;
+pub mod redfish;
 pub mod road;
 mod server;
 

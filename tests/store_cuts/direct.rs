@@ -1,12 +1,15 @@
 //! The registry in this very process: what the guest of the power cuts runs.
 
+use regild::decide::cause::{Cause, CauseKind};
 use regild::decide::host::{AgentWord, DiskId, Event, Identity, ImageChoice, Step};
 use regild::decide::lease::{LeaseAnswer, LeaseRequest, MessageKind};
 use regild::decide::netboot::NetbootClient;
+use regild::registry::fleet::Images;
 use regild::registry::{Registry, RegistryError, Script};
 use regild::wire::agent::{Disk, Inventory};
 use std::net::Ipv4Addr;
 
+use crate::brakes;
 use crate::client::{Answer, Attempt, Broken, Door};
 use crate::life::{IMAGE, Life, Op, why};
 
@@ -19,6 +22,12 @@ impl Direct {
     pub fn new(registry: Registry) -> Direct {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime of this thread");
         Direct { registry, runtime }
+    }
+
+    /// Sets the brakes of the load.
+    pub fn apply_brakes(&self) {
+        let applied = self.registry.apply(brakes::writes(), Images::new(), "ann".to_string());
+        self.runtime.block_on(applied).unwrap_or_else(|error| panic!("the brakes cannot be set: {error}"));
     }
 
     async fn ask(&self, life: &Life, op: Op, attempt: Option<&Attempt>) -> Result<Answer, RegistryError> {
@@ -43,7 +52,9 @@ impl Direct {
                 self.registry.check_in(&life.id(), event, inventory(life)).await?;
             }
             _ => {
-                self.registry.host_event(&life.id(), event(op, attempt)).await?;
+                let view = self.registry.host_event(&life.id(), event(op, attempt)).await?;
+                let opens = matches!(op, Op::Approve | Op::Reimage(_));
+                assert!(!opens || view.host.order.is_some(), "the brakes hold {op:?}: {:?}", view.waits);
             }
         }
         Ok(Answer::Done)
@@ -80,9 +91,10 @@ fn event(op: Op, attempt: Option<&Attempt>) -> Event {
     match op {
         Op::Approve => {
             let image = ImageChoice { name: IMAGE.into(), manifest: "m".into() };
-            Event::Approve { image, by, foreign_released: false }
+            let cause = Cause { image: Some(image), ..Cause::new(CauseKind::Operator, "first image", &by, 1) };
+            Event::Approve { cause }
         }
-        Op::Reimage(number) => Event::Reimage { image: None, by, reason: why(number), foreign_released: false },
+        Op::Reimage(number) => Event::Ask { cause: Cause::new(CauseKind::Operator, &why(number), &by, 1) },
         Op::Hold(number) => Event::Hold { by, reason: why(number), until: None },
         Op::Release => Event::Release { by },
         Op::CheckIn => {

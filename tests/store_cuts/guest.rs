@@ -29,6 +29,7 @@ pub fn live(seed: u64) -> ! {
     let opened = Opened::open(Path::new("/disk/state")).unwrap_or_else(|why| panic!("the store does not open: {why}"));
     let opening = began.elapsed().as_millis();
     let stored = opened.stored(HOSTS).unwrap_or_else(|why| panic!("the store cannot be read: {why}"));
+    Direct::new(opened.registry.clone()).apply_brakes();
     let mut dice = Dice::from_seed(seed);
     say(&format!("{BEGAN}; millis until the store was open: {opening}"));
     thread::scope(|scope| {

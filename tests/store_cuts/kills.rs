@@ -39,6 +39,11 @@ fn kills(rounds: u32) {
         })
         .collect();
     let (mut answers, mut in_load, mut slowest) = (0, 0, Duration::ZERO);
+    // Killed as soon as they are acknowledged: from now on they must be there.
+    site.start();
+    let applied = clients[0].door.apply_brakes().unwrap_or_else(|broken| panic!("{broken:?}"));
+    site.kill();
+    assert_eq!(applied["changes"], 2, "{applied}");
     for round in 0..rounds {
         // One in ten while the server is still opening what the last kill left.
         if dice.below(10) == 0 {
@@ -90,6 +95,8 @@ fn kill_under_load(site: &mut Site, clients: &mut [Client<Wire>], load: Duration
 /// What the server that came up again says, to operators and to machines.
 fn compare_with_server(clients: &[Client<Wire>], round: u32) {
     let hosts = clients[0].door.hosts().unwrap_or_else(|broken| panic!("round {round}: {broken:?}"));
+    let brakes = clients[0].door.brakes_to_change();
+    assert!(matches!(brakes, Ok(0)), "round {round} lost the brakes: {:?}", brakes.map_err(show));
     for life in clients.iter().flat_map(|client| &client.lives) {
         let host = hosts.as_array().into_iter().flatten().find(|host| host["id"] == life.id().as_str());
         let host = host.unwrap_or(&Value::Null);
@@ -116,7 +123,7 @@ fn show(broken: Broken) -> String {
 fn compare_with_store(site: &Site, clients: &mut [Client<Wire>], round: u32) {
     let copy = site.path("copy");
     site.copy_state(&copy);
-    let stored = records::read(&copy, HOSTS).unwrap_or_else(|why| panic!("round {round}: {why}"));
+    let stored = records::read_under_load(&copy, HOSTS).unwrap_or_else(|why| panic!("round {round}: {why}"));
     let lives = || clients.iter().flat_map(|client| &client.lives);
     let lost: Vec<String> = lives().flat_map(|life| life.lost(&stored[usize::from(life.number)])).collect();
     assert!(lost.is_empty(), "round {round} lost what was answered:\n{}", lost.join("\n"));

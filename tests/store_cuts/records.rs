@@ -1,12 +1,13 @@
 //! What lies in a state directory, read as the server reads it.
 
-use regild::config::Config;
+use regild::config::{Config, DEFAULT_GROUP};
 use regild::db::Db;
 use regild::db::sled::SledDb;
 use regild::registry::{HostView, Registry, history};
 use std::path::Path;
 use std::thread::JoinHandle;
 
+use crate::brakes;
 use crate::life::Life;
 
 /// One host as it lies in the store.
@@ -71,13 +72,14 @@ impl Opened {
     }
 }
 
-/// Opens, reads these hosts and closes.
+/// Opens, reads these hosts and closes; the brakes of the load, which were acknowledged before it began, are there.
 ///
 /// # Errors
-/// As [`Opened::open`] and [`Opened::stored`].
-pub fn read(state_dir: &Path, hosts: u8) -> Result<Vec<Stored>, String> {
+/// As [`Opened::open`] and [`Opened::stored`], and when the brakes are lost.
+pub fn read_under_load(state_dir: &Path, hosts: u8) -> Result<Vec<Stored>, String> {
     let opened = Opened::open(state_dir)?;
     let stored = opened.stored(hosts)?;
+    opened.registry.read(|view| brakes::kept(view.policy(), &view.group(DEFAULT_GROUP)))?;
     let Opened { registry, writer, .. } = opened;
     drop(registry);
     writer.join().map_err(|_| "the writer panicked".to_string())?;

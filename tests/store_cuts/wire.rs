@@ -11,6 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::brakes;
 use crate::client::{Answer, Attempt, Broken, Door};
 use crate::direct::inventory;
 use crate::life::{IMAGE, Life, Op, why};
@@ -44,14 +45,21 @@ impl Door for Wire {
             }
             Op::Approve => {
                 let body = json!({ "image": IMAGE, "by": "ann", "release_disk": false });
-                self.order(life, "approve", body)?;
+                let host = self.order(life, "approve", body)?;
+                if host["order"]["generation"].as_u64() != Some(life.generation + 1) {
+                    return Err(Broken::Refused(host.to_string()));
+                }
             }
             Op::Reimage(number) => {
-                let body = json!({ "image": null, "by": "ann", "reason": why(number), "release_disk": false });
-                self.order(life, "reimage", body)?;
+                let body = json!({ "ids": [life.id()], "by": "ann", "reason": why(number) });
+                let asked = self.operator("POST", "/v1/reimage", Some(body))?;
+                // Done at once: none of the brakes may hold this load.
+                if asked["hosts"][0]["order"].as_u64() != Some(life.generation + 1) {
+                    return Err(Broken::Refused(asked.to_string()));
+                }
             }
-            Op::Hold(number) => self.order(life, "hold", json!({ "by": "ann", "reason": why(number) }))?,
-            Op::Release => self.order(life, "release", json!({ "by": "ann" }))?,
+            Op::Hold(number) => drop(self.order(life, "hold", json!({ "by": "ann", "reason": why(number) }))?),
+            Op::Release => drop(self.order(life, "release", json!({ "by": "ann" }))?),
             Op::CheckIn => check_in(life, attempt)?,
             Op::Target | Op::WriteBody | Op::VerifyBody | Op::Verified | Op::Failed(_) => report(life, op, attempt)?,
             Op::Installed => installed(life, IMAGE)?,
@@ -65,8 +73,21 @@ impl Wire {
         self.operator("GET", "/v1/hosts", None)
     }
 
-    fn order(&self, life: &Life, verb: &str, body: Value) -> Result<(), Broken> {
-        self.operator("POST", &format!("/v1/hosts/{}/{verb}", life.id()), Some(body)).map(drop)
+    /// Sets the brakes of the load.
+    pub fn apply_brakes(&self) -> Result<Value, Broken> {
+        let body = json!({ "document": brakes::document(), "prune": false, "loosen": true, "by": "ann" });
+        self.operator("POST", "/v1/fleet/apply", Some(body))
+    }
+
+    /// How many changes it would make to set them again.
+    pub fn brakes_to_change(&self) -> Result<usize, Broken> {
+        let body = json!({ "document": brakes::document(), "prune": false, "loosen": true, "by": "ann" });
+        let diff = self.operator("POST", "/v1/fleet/diff", Some(body))?;
+        diff["changes"].as_array().map(Vec::len).ok_or_else(|| Broken::Refused(diff.to_string()))
+    }
+
+    fn order(&self, life: &Life, verb: &str, body: Value) -> Result<Value, Broken> {
+        self.operator("POST", &format!("/v1/hosts/{}/{verb}", life.id()), Some(body))
     }
 
     fn operator(&self, method: &str, path: &str, body: Option<Value>) -> Result<Value, Broken> {

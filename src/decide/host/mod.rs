@@ -1,11 +1,13 @@
 //! One host's life: its record, its states, and the one function that moves it.
 
+mod ask;
 mod order;
 mod record;
 mod state;
 mod transition;
 
 pub use crate::decide::disk::DiskId;
+pub use ask::Declared;
 pub use order::{Claim, Order};
 pub use record::{Host, ImageChoice};
 pub use state::{State, Step};

@@ -1,16 +1,25 @@
 //! An order: the permission to write one host's disk, once.
 
+use super::ImageChoice;
+use crate::decide::cause::Cause;
+
 /// An open generation. It exists only inside a host record; closing it is dropping it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
     pub generation: u64,
-    pub reason: String,
-    pub by: String,
+    /// What is written. Fixed when the order was opened, whatever is desired later (faults.md O7).
+    pub image: ImageChoice,
+    /// What asked for it; the first one opened it, later ones joined. Never empty.
+    pub causes: Vec<Cause>,
     pub opened_at: u64,
     /// Boot scripts served under this order. Counted on stable storage before each script leaves.
     pub attempts: u32,
     /// The operator released foreign content on the target disk for this order.
     pub foreign_released: bool,
+    /// When the machine's power was last switched for this order, Unix seconds.
+    pub powered_at: Option<u64>,
+    /// Power cycles because the machine was late, under this order.
+    pub power_cycles: u32,
     /// Who may act in the latest attempt; `None` until its script was served.
     pub claim: Option<Claim>,
 }
@@ -25,6 +34,18 @@ pub struct Claim {
 }
 
 impl Order {
+    /// Why, in one line.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        self.causes.first().map_or("", |cause| &cause.reason)
+    }
+
+    /// Who asked for it first.
+    #[must_use]
+    pub fn by(&self) -> &str {
+        self.causes.first().map_or("", |cause| &cause.by)
+    }
+
     /// Whether `session_digest` is the session that claimed the latest attempt.
     #[must_use]
     pub fn is_claimed_by(&self, session_digest: &str) -> bool {

@@ -1,7 +1,9 @@
 //! What is known of one host.
 
 use super::{Order, State};
+use crate::decide::cause::Cause;
 use crate::decide::disk::DiskId;
+use crate::decide::labels::Labels;
 use crate::decide::mac::Mac;
 
 /// A machine, as the registry keeps it.
@@ -12,6 +14,7 @@ pub struct Host {
     pub macs: Vec<Mac>,
     pub name: Option<String>,
     pub group: String,
+    pub labels: Labels,
     pub system_uuid: Option<String>,
     pub serial: Option<String>,
     pub state: State,
@@ -25,8 +28,17 @@ pub struct Host {
     pub generation: u64,
     /// Generation of the order that put `reported` on the disk.
     pub reported_generation: u64,
+    /// When the order of `reported_generation` was done: the age of the disk. 0 before the first.
+    pub built_at: u64,
     /// `Some` while an order is open: the only thing that lets a disk be written.
     pub order: Option<Order>,
+    /// Causes that ask for a rebuild and wait for the brakes; they join the order when it is opened. Empty while
+    /// an order is open.
+    pub asks: Vec<Cause>,
+    /// When orders were opened for it within the last hour: what the hourly caps count.
+    pub ordered_at: Vec<u64>,
+    /// Key of the last request that became an order: the same request again is no new one (faults.md H7).
+    pub last_key: Option<String>,
     /// The disk that an order of ours began to write. Its content is ours to replace.
     pub own_disk: Option<DiskId>,
     /// Lines of history so far; the number of the next one.
@@ -51,6 +63,7 @@ impl Host {
             macs: vec![mac],
             name: None,
             group: group.to_string(),
+            labels: Labels::default(),
             system_uuid: None,
             serial: None,
             state: State::Discovered,
@@ -59,7 +72,11 @@ impl Host {
             reported: None,
             generation: 0,
             reported_generation: 0,
+            built_at: 0,
             order: None,
+            asks: Vec::new(),
+            ordered_at: Vec::new(),
+            last_key: None,
             own_disk: None,
             history_length: 0,
         }

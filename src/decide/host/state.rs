@@ -17,7 +17,8 @@
 //! ```
 //!
 //! - Discovered -> Enrolled: an operator approved the machine; nothing else ever makes a machine ours.
-//! - Enrolled, Ready, Failed -> Queued: an order was opened (the generation went up by one).
+//! - Enrolled, Ready, Failed -> Queued: the brakes admitted what asks for a rebuild, and an order was opened (the
+//!   generation went up by one). Of a failed host only a person may ask.
 //! - Queued -> Netbooting: a boot script with a fresh one-time token left; the attempt is already counted.
 //! - Netbooting -> Deploying: the agent claimed the token.
 //! - Deploying -> Verifying: the body is on the disk and is being read back.
@@ -27,7 +28,8 @@
 //! - Netbooting, Deploying, Verifying -> Netbooting: the machine came back without a word (power cut); the
 //!   order is still open, so it is sent to the agent again: its disk may be blank.
 //! - Deploying, Verifying -> Queued: the agent reported a failure and an attempt is left.
-//! - any open order -> Failed: attempts used up, or the agent refused every disk (a retry would not help).
+//! - any open order -> Failed: attempts used up, or the agent refused every disk (a retry would not help), or the
+//!   machine was late and power cycles did not help; Rebooting -> Failed likewise.
 //! - any -> Held: a person exempts the host; an open order is closed.
 //! - Held, Failed -> Enrolled or Ready: released; Ready when the host still runs what it last reported.
 

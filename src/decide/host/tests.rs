@@ -1,12 +1,13 @@
 //! The promises of the state machine, as stories and as random lives.
 
 use super::*;
-use crate::decide::boot::{BootDecision, BootPolicy, LocalReason, boot};
+use crate::decide::boot::{BootDecision, BootPolicy, Halt, LocalReason, boot};
+use crate::decide::cause::{Cause, CauseKind};
 use crate::decide::mac::Mac;
 use crate::decide::netboot::{FirmwareArch, NetbootClient};
 use proptest::prelude::*;
 
-const POLICY: BootPolicy = BootPolicy { attempts_max: 3 };
+const POLICY: BootPolicy = BootPolicy { attempts_max: 3, halt: Halt::Nothing };
 const IPXE: NetbootClient = NetbootClient::Ipxe { uefi: false };
 const FIRMWARE: NetbootClient = NetbootClient::Firmware { arch: FirmwareArch::UefiX64 };
 
@@ -22,12 +23,20 @@ fn new_host() -> Host {
     Host::discovered(Mac([0x52, 0x54, 0, 0, 0, 1]), "default", 100)
 }
 
+fn cause(kind: CauseKind, name: &str) -> Cause {
+    Cause { image: Some(image(name)), ..Cause::new(kind, "patch", "ann", 200) }
+}
+
 fn approve() -> Event {
-    Event::Approve { image: image("tiny:1"), by: "ann".into(), foreign_released: false }
+    Event::Approve { cause: cause(CauseKind::Operator, "tiny:1") }
 }
 
 fn reimage(name: &str) -> Event {
-    Event::Reimage { image: Some(image(name)), by: "ann".into(), reason: "patch".into(), foreign_released: false }
+    Event::Ask { cause: cause(CauseKind::Operator, name) }
+}
+
+fn ask(kind: CauseKind) -> Event {
+    Event::Ask { cause: Cause { image: None, ..cause(kind, "") } }
 }
 
 fn script() -> Event {
@@ -67,7 +76,7 @@ fn deployed() -> Host {
         AgentWord::Verified(disk()),
     ];
     let events: Vec<Event> = words.into_iter().map(|word| agent(1, word)).collect();
-    after(&after(&new_host(), &[approve(), script(), check_in(1)]), &events)
+    after(&after(&new_host(), &[approve(), Event::Admit, script(), check_in(1)]), &events)
 }
 
 #[test]
@@ -84,8 +93,10 @@ fn a_machine_goes_from_seen_to_ready_and_its_order_is_closed_by_success() {
 
 #[test]
 fn every_machine_without_an_open_order_boots_its_own_disk() {
-    let held =
-        after(&after(&new_host(), &[approve()]), &[Event::Hold { by: "b".into(), reason: "r".into(), until: None }]);
+    let held = after(
+        &after(&new_host(), &[approve(), Event::Admit]),
+        &[Event::Hold { by: "b".into(), reason: "r".into(), until: None }],
+    );
     for (host, why) in [
         (None, LocalReason::UnknownHost),
         (Some(new_host()), LocalReason::NotApproved),
@@ -100,14 +111,28 @@ fn every_machine_without_an_open_order_boots_its_own_disk() {
 
 #[test]
 fn an_open_order_chains_firmware_to_ipxe_and_ipxe_to_the_agent() {
-    let host = after(&new_host(), &[approve()]);
+    let host = after(&new_host(), &[approve(), Event::Admit]);
     assert_eq!(boot(FIRMWARE, Some(&host), POLICY), BootDecision::Chainload { arch: FirmwareArch::UefiX64 });
     assert_eq!(boot(IPXE, Some(&host), POLICY), BootDecision::BootAgent { generation: 1 });
 }
 
+/// faults.md O3: stop keeps what has not begun from beginning, and lets what has begun finish.
+#[test]
+fn under_stop_an_order_that_did_not_begin_boots_locally_and_one_that_did_goes_on() {
+    let stopped = BootPolicy { halt: Halt::NotBegun, ..POLICY };
+    let waiting = after(&new_host(), &[approve(), Event::Admit]);
+    for client in [IPXE, FIRMWARE] {
+        assert_eq!(boot(client, Some(&waiting), stopped), BootDecision::BootLocal { reason: LocalReason::Stopped });
+    }
+    let begun = after(&waiting, &[script()]);
+    assert_eq!(boot(IPXE, Some(&begun), stopped), BootDecision::BootAgent { generation: 1 });
+    let all = BootPolicy { halt: Halt::Everything, ..POLICY };
+    assert_eq!(boot(IPXE, Some(&begun), all), BootDecision::BootLocal { reason: LocalReason::Stopped });
+}
+
 #[test]
 fn three_attempts_that_end_in_silence_end_in_failed_and_local_boot() {
-    let host = after(&new_host(), &[approve(), script(), script(), script()]);
+    let host = after(&new_host(), &[approve(), Event::Admit, script(), script(), script()]);
     assert_eq!(host.order.as_ref().map(|order| order.attempts), Some(3));
     assert_eq!(boot(IPXE, Some(&host), POLICY), BootDecision::BootLocal { reason: LocalReason::AttemptsUsedUp });
     for last in [script(), Event::LocalBootServed] {
@@ -119,7 +144,7 @@ fn three_attempts_that_end_in_silence_end_in_failed_and_local_boot() {
 
 #[test]
 fn a_reported_failure_is_tried_again_while_an_attempt_is_left_but_a_refused_disk_is_not() {
-    let started = after(&new_host(), &[approve(), script(), check_in(1)]);
+    let started = after(&new_host(), &[approve(), Event::Admit, script(), check_in(1)]);
     let failed = |step| agent(1, AgentWord::Failed { step, reason: "why".into() });
     assert_eq!(after(&started, &[failed(Step::WriteBody)]).state, State::Queued);
     let refused = after(&started, &[failed(Step::ChooseDisk)]);
@@ -130,7 +155,7 @@ fn a_reported_failure_is_tried_again_while_an_attempt_is_left_but_a_refused_disk
 
 #[test]
 fn a_token_serves_one_session_and_a_repeated_check_in_is_the_same_claim() {
-    let host = after(&new_host(), &[approve(), script(), check_in(1)]);
+    let host = after(&new_host(), &[approve(), Event::Admit, script(), check_in(1)]);
     assert_eq!(transition(&host, &check_in(1), POLICY, 200), Outcome::Unchanged);
     let said = |token: &str, session: &str| Event::CheckedIn {
         generation: 1,
@@ -149,7 +174,7 @@ fn a_token_serves_one_session_and_a_repeated_check_in_is_the_same_claim() {
 
 #[test]
 fn another_machine_behind_a_known_mac_gets_no_job() {
-    let mut host = after(&new_host(), &[approve(), script()]);
+    let mut host = after(&new_host(), &[approve(), Event::Admit, script()]);
     host.system_uuid = Some("aaaa".into());
     let identity = Identity { system_uuid: Some("bbbb".into()), ..Identity::default() };
     let event = |token_digest: String| Event::CheckedIn {
@@ -171,7 +196,7 @@ fn a_success_report_whose_answer_was_lost_may_be_said_again() {
 
 #[test]
 fn a_reimage_opens_the_next_generation_and_only_one_at_a_time() {
-    let host = after(&deployed(), &[script(), reimage("tiny:2")]);
+    let host = after(&deployed(), &[script(), reimage("tiny:2"), Event::Admit]);
     assert_eq!((host.generation, host.reported_generation), (2, 1));
     assert_eq!(host.desired, Some(image("tiny:2")));
     assert_eq!(refused(&host, &reimage("tiny:3")), Refusal::OrderOpen { generation: 2 });
@@ -179,9 +204,90 @@ fn a_reimage_opens_the_next_generation_and_only_one_at_a_time() {
     assert_eq!(refused(&new_host(), &reimage("tiny:2")), Refusal::NotApproved);
 }
 
+/// faults.md C4: schedule, drift and rollout ask the same host together: one order, which names them all.
+#[test]
+fn all_that_asks_for_a_host_becomes_one_order_and_what_asks_later_joins_it() {
+    let ready = after(&deployed(), &[script()]);
+    let asked = after(&ready, &[ask(CauseKind::Schedule), ask(CauseKind::Drift), ask(CauseKind::Drift)]);
+    assert_eq!((asked.generation, asked.asks.len(), &asked.order), (1, 2, &None));
+    let ordered = after(&asked, &[Event::Admit, ask(CauseKind::MaxAge), ask(CauseKind::Schedule)]);
+    let kinds: Vec<_> = ordered.order.as_ref().unwrap().causes.iter().map(|cause| cause.kind).collect();
+    assert_eq!(kinds, [CauseKind::Schedule, CauseKind::Drift, CauseKind::MaxAge]);
+    assert_eq!((ordered.generation, ordered.asks.len()), (2, 0));
+    assert_eq!(refused(&ordered, &Event::Admit), Refusal::OrderOpen { generation: 2 });
+    let other = Event::Ask { cause: cause(CauseKind::Rollout { number: 1 }, "tiny:9") };
+    assert_eq!(refused(&ordered, &other), Refusal::OrderOpen { generation: 2 });
+}
+
+/// faults.md H7: an answer that was lost is asked for again, even after the order is done; another request is refused.
+#[test]
+fn the_same_request_twice_is_one_order_and_another_one_is_refused() {
+    let keyed = |key: &str| {
+        let cause = Cause { key: Some(key.into()), ..cause(CauseKind::Operator, "tiny:2") };
+        Event::Ask { cause }
+    };
+    let ordered = after(&after(&deployed(), &[script()]), &[keyed("k1"), keyed("k1"), Event::Admit]);
+    assert_eq!(transition(&ordered, &keyed("k1"), POLICY, 200), Outcome::Unchanged);
+    assert_eq!(refused(&ordered, &keyed("k2")), Refusal::OrderOpen { generation: 2 });
+    let done = after(&ordered, &[script(), check_in(2), agent(2, AgentWord::Verified(disk()))]);
+    assert_eq!(transition(&done, &keyed("k1"), POLICY, 200), Outcome::Unchanged);
+    assert_eq!(after(&done, &[keyed("k2"), Event::Admit]).generation, 3);
+}
+
+#[test]
+fn a_persons_image_wins_over_a_rollouts_and_a_withdrawn_cause_opens_nothing() {
+    let ready = after(&deployed(), &[script()]);
+    let rollout = CauseKind::Rollout { number: 3 };
+    let both = [Event::Ask { cause: cause(rollout, "tiny:2") }, reimage("tiny:3"), Event::Admit];
+    assert_eq!(after(&ready, &both).desired, Some(image("tiny:3")));
+    let withdrawn = Event::Withdraw { kind: rollout, by: "ann".into() };
+    let gone = after(&ready, &[both[0].clone(), withdrawn]);
+    assert_eq!(refused(&gone, &Event::Admit), Refusal::NothingAsked);
+    assert_eq!(gone.desired, Some(image("tiny:1")));
+}
+
+/// faults.md O7: a document that is applied in the middle changes what is desired, and not what is being written.
+#[test]
+fn a_document_opens_no_order_and_does_not_change_one_that_is_open() {
+    let wish = |name: &str| Event::Declared {
+        declared: Declared { group: Some("web".into()), image: Some(image(name)), ..Declared::default() },
+        by: "ann".into(),
+    };
+    let declared = after(&new_host(), &[wish("tiny:7")]);
+    assert_eq!((&declared.state, &declared.order, declared.generation), (&State::Enrolled, &None, 0));
+    assert_eq!(boot(IPXE, Some(&declared), POLICY), BootDecision::BootLocal { reason: LocalReason::NoOpenOrder });
+    let running = after(&new_host(), &[approve(), Event::Admit, script(), check_in(1), wish("tiny:7")]);
+    let done = after(&running, &[agent(1, AgentWord::Verified(disk()))]);
+    assert_eq!((done.reported, done.desired), (Some(image("tiny:1")), Some(image("tiny:7"))));
+}
+
+#[test]
+fn nothing_but_a_person_asks_for_a_failed_host_and_nobody_for_a_held_one() {
+    let failed =
+        after(&new_host(), &[approve(), Event::Admit, Event::Expired { step: Step::Netboot, reason: "late".into() }]);
+    assert!(matches!(failed.state, State::Failed { .. }));
+    assert_eq!(refused(&failed, &ask(CauseKind::Drift)), Refusal::FailedBefore);
+    assert_eq!(after(&failed, &[reimage("tiny:1"), Event::Admit]).generation, 2);
+    let hold = Event::Hold { by: "bob".into(), reason: "r".into(), until: None };
+    let held = after(&after(&deployed(), &[script(), ask(CauseKind::Drift)]), &[hold]);
+    assert!(held.asks.is_empty(), "what asked before the hold would open an order at its end");
+    assert!(matches!(refused(&held, &reimage("tiny:2")), Refusal::HeldBy { .. }));
+}
+
+#[test]
+fn a_late_machine_is_power_cycled_under_its_order_and_then_failed() {
+    let running = after(&new_host(), &[approve(), Event::Admit, script()]);
+    let cycled = after(&running, &[Event::PowerCycled { why: "no word".into() }]);
+    assert_eq!((cycled.since, cycled.order.as_ref().unwrap().power_cycles), (200, 1));
+    let failed = after(&cycled, &[Event::Expired { step: Step::WriteBody, reason: "late at 3 of 9 bytes".into() }]);
+    assert!(matches!(&failed.state, State::Failed { reason, .. } if reason.contains("3 of 9")));
+    assert_eq!(failed.order, None);
+    assert_eq!(refused(&failed, &Event::PowerCycled { why: "w".into() }), Refusal::NoOpenOrder);
+}
+
 #[test]
 fn a_hold_closes_the_order_stops_the_agent_and_ends_by_itself() {
-    let running = after(&new_host(), &[approve(), script(), check_in(1)]);
+    let running = after(&new_host(), &[approve(), Event::Admit, script(), check_in(1)]);
     let hold = |until| Event::Hold { by: "bob".into(), reason: "debugging".into(), until };
     let held = after(&running, &[hold(Some(300))]);
     assert_eq!(refused(&held, &agent(1, AgentWord::Step(Step::WriteBody))), Refusal::NoOpenOrder);
@@ -210,7 +316,14 @@ fn any_event() -> impl Strategy<Value = Event> {
     let name = prop::sample::select(vec!["token", "other"]);
     prop_oneof![
         1 => Just(approve()),
-        2 => Just(reimage("tiny:2")),
+        1 => Just(reimage("tiny:2")),
+        1 => prop::sample::select(vec![CauseKind::Schedule, CauseKind::Drift, CauseKind::Rollout { number: 1 }]).prop_map(ask),
+        2 => Just(Event::Admit),
+        1 => Just(Event::Withdraw { kind: CauseKind::Drift, by: "b".into() }),
+        1 => Just(Event::Powered { how: "reset".into() }),
+        1 => Just(Event::Declared { declared: Declared { image: Some(image("tiny:3")), ..Declared::default() }, by: "b".into() }),
+        1 => Just(Event::PowerCycled { why: "late".into() }),
+        1 => Just(Event::Expired { step: Step::WriteBody, reason: "late".into() }),
         1 => Just(Event::Hold { by: "b".into(), reason: "r".into(), until: Some(150) }),
         1 => Just(Event::Release { by: "b".into() }),
         1 => Just(Event::HoldEnded),
@@ -226,7 +339,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
     /// Rules 1 and 2 over random lives: an agent is booted only under an open order with an attempt left,
-    /// orders come only from operators, attempts are bounded, and history says every change of state.
+    /// orders are opened only by the brakes and only when something asked, attempts are bounded, and history says every
+    /// change of state.
     #[test]
     fn no_life_of_a_host_breaks_the_rules(events in prop::collection::vec(any_event(), 1..60)) {
         let mut host = new_host();
@@ -238,13 +352,14 @@ proptest! {
                     prop_assert_eq!(&entries[0].from, &before.state);
                     prop_assert_eq!(&entries[entries.len() - 1].to, &after.state);
                 }
-                let by_operator = matches!(event, Event::Approve { .. } | Event::Reimage { .. });
+                let admitted = event == Event::Admit && !before.asks.is_empty();
                 if after.generation != before.generation {
-                    prop_assert!(by_operator && after.generation == before.generation + 1);
+                    prop_assert!(admitted && after.generation == before.generation + 1);
                 }
                 if before.order.is_none() && after.order.is_some() {
-                    prop_assert!(by_operator, "an order was opened by {:?}", event);
+                    prop_assert!(admitted, "an order was opened by {:?}", event);
                 }
+                prop_assert!(after.order.is_none() || after.asks.is_empty(), "a cause waits beside an open order");
                 host = *after;
             }
             if let Some(order) = &host.order {

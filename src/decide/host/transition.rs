@@ -1,25 +1,50 @@
 //! How a host moves: (record, event, now) -> moved, unchanged, or refused with a reason.
 
-use super::{Claim, DiskId, Host, ImageChoice, Order, State, Step};
+use super::{Claim, Declared, DiskId, Host, State, Step};
 use crate::decide::boot::{self, BootDecision, BootPolicy};
+use crate::decide::cause::{Cause, CauseKind};
 use crate::decide::mac::Mac;
 use crate::decide::netboot::NetbootClient;
 
 /// What happened to a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// An operator makes the machine ours and opens its first order.
+    /// An operator makes the machine ours and asks for its first image.
     Approve {
-        image: ImageChoice,
-        by: String,
-        foreign_released: bool,
+        cause: Cause,
     },
-    /// An operator opens the next order; `image` is `None` to rebuild what is desired already.
-    Reimage {
-        image: Option<ImageChoice>,
+    /// Something asks for a rebuild.
+    Ask {
+        cause: Cause,
+    },
+    /// The brakes let the waiting causes through. Nothing else opens an order.
+    Admit,
+    /// A cause asks no longer.
+    Withdraw {
+        kind: CauseKind,
         by: String,
+    },
+    /// The machine was late, and its power was cycled.
+    PowerCycled {
+        why: String,
+    },
+    /// The machine's power is about to be switched, so that it netboots.
+    Powered {
+        how: String,
+    },
+    /// What came of that.
+    PowerReported {
+        said: String,
+    },
+    /// An operator's document names the host.
+    Declared {
+        declared: Declared,
+        by: String,
+    },
+    /// The machine is late, and nothing is left to try.
+    Expired {
+        step: Step,
         reason: String,
-        foreign_released: bool,
     },
     Hold {
         by: String,
@@ -96,6 +121,9 @@ pub enum Outcome {
 pub enum Refusal {
     NotApproved,
     AlreadyApproved,
+    FailedBefore,
+    TooManyCauses,
+    NothingAsked,
     OrderOpen { generation: u64 },
     HeldBy { by: String },
     NotHeldOrFailed,
@@ -118,6 +146,11 @@ impl std::fmt::Display for Refusal {
             Refusal::AlreadyApproved => {
                 write!(f, "the host is approved already; `regild host reimage` opens a new order")
             }
+            Refusal::FailedBefore => {
+                write!(f, "the host is failed; look at it, then `regild host release` or `regild host reimage`")
+            }
+            Refusal::TooManyCauses => write!(f, "too many causes ask for this host already"),
+            Refusal::NothingAsked => write!(f, "nothing asks for a rebuild of this host"),
             Refusal::OrderOpen { generation } => {
                 write!(f, "order {generation} is open already; `regild host hold` closes it")
             }
@@ -145,10 +178,21 @@ impl std::fmt::Display for Refusal {
 pub fn transition(host: &Host, event: &Event, policy: BootPolicy, now: u64) -> Outcome {
     let mut change = Change { host: host.clone(), entries: Vec::new(), now };
     let done = match event {
-        Event::Approve { image, by, foreign_released } => change.approve(image, by, *foreign_released),
-        Event::Reimage { image, by, reason, foreign_released } => {
-            change.reimage(image.as_ref(), by, reason, *foreign_released)
+        Event::Approve { cause } => change.approve(cause),
+        Event::Ask { cause } => change.ask(cause),
+        Event::Admit => change.admit(),
+        Event::Withdraw { kind, by } => {
+            change.withdraw(*kind, by);
+            Ok(())
         }
+        Event::Powered { how } => change.powered(how),
+        Event::PowerReported { said } => {
+            change.power_reported(said);
+            Ok(())
+        }
+        Event::Declared { declared, by } => change.declared(declared, by),
+        Event::PowerCycled { why } => change.power_cycled(why),
+        Event::Expired { step, reason } => change.expired(*step, reason),
         Event::Hold { by, reason, until } => change.hold(by, reason, *until),
         Event::Release { by } => change.release(&format!("released by {by}"), by),
         Event::HoldEnded => change.hold_ended(),
@@ -168,14 +212,14 @@ pub fn transition(host: &Host, event: &Event, policy: BootPolicy, now: u64) -> O
 }
 
 /// A record on its way from one state to the next, and what history gains.
-struct Change {
-    host: Host,
+pub(super) struct Change {
+    pub(super) host: Host,
     entries: Vec<Entry>,
-    now: u64,
+    pub(super) now: u64,
 }
 
 impl Change {
-    fn go(&mut self, to: State, cause: impl Into<String>, actor: &str) {
+    pub(super) fn go(&mut self, to: State, cause: impl Into<String>, actor: &str) {
         let from = std::mem::replace(&mut self.host.state, to.clone());
         if from != to {
             self.host.since = self.now;
@@ -183,56 +227,10 @@ impl Change {
         self.entries.push(Entry { from, to, cause: cause.into(), actor: actor.to_string() });
     }
 
-    fn approve(&mut self, image: &ImageChoice, by: &str, foreign_released: bool) -> Result<(), Refusal> {
-        if self.host.state != State::Discovered {
-            return Err(Refusal::AlreadyApproved);
-        }
-        let actor = format!("operator {by}");
-        self.go(State::Enrolled, "approved", &actor);
-        self.open_order(image, by, &format!("first image {}", image.name), foreign_released);
-        Ok(())
-    }
-
-    fn reimage(
-        &mut self,
-        image: Option<&ImageChoice>,
-        by: &str,
-        reason: &str,
-        foreign_released: bool,
-    ) -> Result<(), Refusal> {
-        if self.host.state == State::Discovered {
-            return Err(Refusal::NotApproved);
-        }
-        if let State::Held { by, .. } = &self.host.state {
-            return Err(Refusal::HeldBy { by: by.clone() });
-        }
-        if let Some(order) = &self.host.order {
-            return Err(Refusal::OrderOpen { generation: order.generation });
-        }
-        let image = image.or(self.host.desired.as_ref()).ok_or(Refusal::NothingDesired)?.clone();
-        self.open_order(&image, by, reason, foreign_released);
-        Ok(())
-    }
-
-    fn open_order(&mut self, image: &ImageChoice, by: &str, reason: &str, foreign_released: bool) {
-        self.host.generation += 1;
-        self.host.desired = Some(image.clone());
-        self.host.order = Some(Order {
-            generation: self.host.generation,
-            reason: reason.to_string(),
-            by: by.to_string(),
-            opened_at: self.now,
-            attempts: 0,
-            foreign_released,
-            claim: None,
-        });
-        let cause = format!("order {} for {}: {reason}", self.host.generation, image.name);
-        self.go(State::Queued, cause, &format!("operator {by}"));
-    }
-
     fn hold(&mut self, by: &str, reason: &str, until: Option<u64>) -> Result<(), Refusal> {
         let closed =
             self.host.order.take().map_or(String::new(), |order| format!("; order {} closed", order.generation));
+        self.host.asks.clear();
         let state = State::Held { by: by.to_string(), reason: reason.to_string(), until };
         self.go(state, format!("held: {reason}{closed}"), &format!("operator {by}"));
         Ok(())
@@ -281,7 +279,7 @@ impl Change {
         }
     }
 
-    fn fail(&mut self, step: Step, reason: &str, actor: &str) {
+    pub(super) fn fail(&mut self, step: Step, reason: &str, actor: &str) {
         let attempts = self.host.order.take().map_or(0, |order| order.attempts);
         let state = State::Failed { step, attempts, reason: reason.to_string() };
         self.go(state, reason, actor);
@@ -356,9 +354,9 @@ impl Change {
 
     fn verified(&mut self, disk: &DiskId) {
         self.host.own_disk = Some(disk.clone());
-        self.host.reported.clone_from(&self.host.desired);
+        self.host.reported = self.host.order.take().map(|order| order.image);
         self.host.reported_generation = self.host.generation;
-        self.host.order = None;
+        self.host.built_at = self.now;
         let image = self.host.reported.as_ref().map_or("", |image| image.name.as_str());
         let cause = format!("{image} is on the disk and was read back; order {} closed", self.host.generation);
         self.go(State::Rebooting, cause, "agent");

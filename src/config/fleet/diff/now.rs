@@ -1,0 +1,66 @@
+//! What is there, as far as documents can change it. The registry lays it out from its records.
+
+use crate::config::fleet::settings::PowerSettings;
+use crate::config::fleet::words::HostId;
+use crate::config::fleet::{Fleet, HostEntry, HostKey};
+use crate::decide::brakes::Policy;
+use crate::decide::group::Group;
+use crate::decide::labels::Labels;
+use crate::decide::mac::Mac;
+use crate::wire::reference::ImageRef;
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+/// What the server has now.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Now {
+    /// [`DEFAULT_GROUP`] is always there.
+    pub groups: BTreeMap<String, Group>,
+    /// As documents set it, without what the server denies by itself (its own MACs): a document that does not list
+    /// those must not look as if it took them off.
+    pub policy: Policy,
+    /// Every host record, by id.
+    pub hosts: BTreeMap<String, NowHost>,
+    pub reservations: BTreeMap<Mac, Ipv4Addr>,
+}
+
+/// What a document could change of one host record, and what forbids to remove it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct NowHost {
+    pub macs: Vec<Mac>,
+    pub name: Option<String>,
+    pub group: String,
+    pub labels: Labels,
+    pub image: Option<ImageRef>,
+    pub power: Option<PowerSettings>,
+    /// Generation of the open order, while one is open.
+    pub order: Option<u64>,
+    /// Approved by a person or named by a document. Only such a host is removed by `--prune`; one that was merely
+    /// seen on the network belongs to no document.
+    pub declared: bool,
+}
+
+impl Now {
+    /// What `regild export` writes: everything that documents can say, and no machine that was merely seen.
+    #[must_use]
+    pub fn fleet(&self) -> Fleet {
+        let entry = |(id, host): (&String, &NowHost)| {
+            // An id is the first MAC that was seen, so it names the host as well as any of its MACs.
+            let key = id.parse().map(|id: HostId| HostKey::Mac(id.0));
+            let entry = HostEntry {
+                name: host.name.clone(),
+                group: Some(host.group.clone()),
+                labels: Some(host.labels.clone()),
+                image: host.image.clone(),
+                power: host.power.clone(),
+            };
+            host.declared.then_some(key.ok().map(|key| (key, entry))).flatten()
+        };
+        Fleet {
+            groups: self.groups.clone(),
+            hosts: self.hosts.iter().filter_map(entry).collect(),
+            reservations: self.reservations.clone(),
+            policy: Some(self.policy.clone()),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! The brakes hold in the real writer: over requests that come together, over restarts, and without the store.
+
+use super::*;
+use crate::registry::stop::Stop;
+
+fn mac(number: u16) -> Mac {
+    let [high, low] = number.to_be_bytes();
+    Mac([0x52, 0x54, 2, 0, high, low])
+}
+
+fn id(number: u16) -> String {
+    format!("h-{}", mac(number).to_string().replace(':', ""))
+}
+
+async fn discover(registry: &Registry, hosts: u16) {
+    for number in 0..hosts {
+        let _ = registry.script(mac(number), IPXE).await.unwrap();
+    }
+}
+
+fn opened(registry: &Registry) -> usize {
+    registry.read(|view| view.hosts().filter(|host| host.host.order.is_some()).count())
+}
+
+fn failed(generation: u64) -> Event {
+    Event::Expired { step: Step::Netboot, reason: format!("order {generation} is late") }
+}
+
+async fn tick(registry: &Registry) {
+    registry.tick(Steps::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_hundred_requests_at_once_open_no_more_orders_than_the_cap_and_the_rest_wait_their_turn() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = open(dir.path());
+    discover(&registry, 100).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..100 {
+        let registry = registry.clone();
+        tasks.spawn(async move { registry.host_event(&id(number), approve()).await });
+    }
+    let views: Vec<_> = tasks.join_all().await.into_iter().map(|done| done.unwrap()).collect();
+    assert_eq!(opened(&registry), 20);
+    let waiting: Vec<_> = views.iter().filter(|view| view.host.order.is_none()).collect();
+    assert_eq!(waiting.len(), 80);
+    assert!(waiting.iter().all(|view| view.waits.as_deref().unwrap().contains("20 of at most 20 open orders")));
+    // A restart forgets neither those that wait nor those that are open.
+    let registry = reopen(dir.path(), registry).await;
+    tick(&registry).await;
+    assert_eq!(opened(&registry), 20);
+    // One is over: one more begins, and not two.
+    let running = registry.read(|view| view.hosts().find(|host| host.host.order.is_some()).cloned()).unwrap();
+    registry.host_event(&running.host.id, failed(1)).await.unwrap();
+    tick(&registry).await;
+    tick(&registry).await;
+    assert_eq!(opened(&registry), 20);
+}
+
+#[tokio::test]
+async fn the_breaker_trips_on_failures_holds_over_a_restart_and_is_closed_by_a_person() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = open(dir.path());
+    discover(&registry, 6).await;
+    for number in 0..3 {
+        registry.host_event(&id(number), approve()).await.unwrap();
+        registry.host_event(&id(number), failed(1)).await.unwrap();
+    }
+    assert!(registry.read(|view| view.breaker().cloned()).unwrap().reason.contains("3 of 3 hosts failed"));
+    let registry = reopen(dir.path(), registry).await;
+    let view = registry.host_event(&id(4), approve()).await.unwrap();
+    assert_eq!(view.host.order, None);
+    assert!(view.waits.as_deref().unwrap().contains("breaker"), "{:?}", view.waits);
+    registry.reset_breaker("ann".into(), "one bad switch".into()).await.unwrap();
+    assert!(matches!(registry.reset_breaker("ann".into(), "again".into()).await, Err(RegistryError::NotTripped)));
+    tick(&registry).await;
+    assert_eq!(opened(&registry), 1, "what waited goes on");
+}
+
+/// faults.md O3: also with a store that fails.
+#[tokio::test]
+async fn stop_holds_at_once_needs_no_store_and_survives_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = open(dir.path());
+    discover(&registry, 3).await;
+    registry.host_event(&id(0), approve()).await.unwrap();
+    registry.host_event(&id(1), approve()).await.unwrap();
+    assert!(matches!(registry.script(mac(1), IPXE).await.unwrap(), Script::Agent { .. }));
+    let stop = Stop { by: "ann".into(), reason: "smoke".into(), at: 1, running_too: false };
+    registry.stop_switch().press(&stop).unwrap();
+    assert_eq!(registry.script(mac(0), IPXE).await.unwrap(), Script::Local { reason: LocalReason::Stopped });
+    let view = registry.host_event(&id(2), approve()).await.unwrap();
+    assert!(view.host.order.is_none() && view.waits.as_deref().unwrap().contains("smoke"), "{view:?}");
+    let registry = reopen(dir.path(), registry).await;
+    tick(&registry).await;
+    assert_eq!(opened(&registry), 2);
+    assert!(matches!(registry.script(mac(1), IPXE).await.unwrap(), Script::Agent { .. }), "what began is finished");
+    registry.stop_switch().press(&Stop { running_too: true, ..stop }).unwrap();
+    assert_eq!(registry.script(mac(1), IPXE).await.unwrap(), Script::Local { reason: LocalReason::Stopped });
+    registry.stop_switch().release().unwrap();
+    tick(&registry).await;
+    assert_eq!(opened(&registry), 3);
+}
