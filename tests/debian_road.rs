@@ -4,7 +4,7 @@
 mod lab;
 
 use lab::road::{self, HOST, MAC, NETBOOT};
-use lab::{Firmware, Lab, MachineSpec, Server};
+use lab::{Firmware, Lab, Machine, MachineSpec, Server};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -70,14 +70,21 @@ fn from_blank_to_debian(firmware: Firmware) {
     assert_eq!(uefi, if firmware == Firmware::Uefi { "uefi" } else { "bios" });
     identity_is_its_own(&lab, &image);
 
-    // And again: the second boot finds its identity in place and is confirmed without a new order.
-    let identity = "cat /etc/machine-id /etc/ssh/ssh_host_ed25519_key.pub";
-    let first = ssh(&lab, identity);
-    ssh(&lab, "sudo systemctl reboot");
-    node.expect_console("regild golden image v1 up", FIRST_BOOT).unwrap();
-    node.expect_console("regild golden image v1 up", FIRST_BOOT).unwrap();
-    assert_eq!(ssh(&lab, identity), first, "the second boot made the machine another one");
+    if firmware == Firmware::Uefi {
+        is_the_same_after_a_reboot(&lab, &mut node);
+    }
     assert_eq!(road::attempts(&server), 1);
+}
+
+/// The second boot finds its identity in place. (One firmware is enough: Debian's own part of the road is the same.)
+fn is_the_same_after_a_reboot(lab: &Lab, node: &mut Machine) {
+    let identity = "cat /etc/machine-id /etc/ssh/ssh_host_ed25519_key.pub";
+    let first = ssh(lab, identity);
+    ssh(lab, "sudo systemctl reboot");
+    for _ in 0..2 {
+        node.expect_console("regild golden image v1 up", FIRST_BOOT).unwrap();
+    }
+    assert_eq!(ssh(lab, identity), first, "the second boot made the machine another one");
 }
 
 /// The image holds no host keys and no machine-id; the machine has both.
