@@ -7,6 +7,7 @@
 mod admission;
 pub mod history;
 mod leases;
+pub mod ledger;
 mod nics;
 pub mod stop;
 pub mod stored;
