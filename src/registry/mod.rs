@@ -9,6 +9,7 @@ pub mod fleet;
 pub mod history;
 pub mod images;
 mod leases;
+pub mod ledger;
 mod nics;
 pub mod requests;
 mod rollout_form;

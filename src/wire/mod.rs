@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod fleet;
+pub mod ledger;
 pub mod manifest;
 pub mod operator;
 pub mod reference;

@@ -3,6 +3,7 @@
 mod any;
 mod diffs;
 mod laws;
+mod measured;
 
 use super::read::{FleetError, Source, load, parse};
 use super::*;

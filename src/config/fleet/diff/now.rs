@@ -4,7 +4,8 @@ use crate::config::fleet::settings::PowerSettings;
 use crate::config::fleet::words::HostId;
 use crate::config::fleet::{Fleet, HostEntry, HostKey};
 use crate::decide::brakes::Policy;
-use crate::decide::group::Group;
+use crate::decide::group::{DEFAULT_GROUP, Group};
+use crate::decide::host::{Host, State};
 use crate::decide::labels::Labels;
 use crate::decide::mac::Mac;
 use crate::wire::reference::ImageRef;
@@ -38,6 +39,25 @@ pub struct NowHost {
     /// Approved by a person or named by a document. Only such a host is removed by `--prune`; one that was merely
     /// seen on the network belongs to no document.
     pub declared: bool,
+}
+
+impl NowHost {
+    /// A record as documents see it. `declared` is read off what only a person or a document gives a host: a machine
+    /// that was merely seen is in the default group, unlabelled, and should run nothing.
+    #[must_use]
+    pub fn of(host: &Host, power: Option<PowerSettings>) -> NowHost {
+        let plain = host.group == DEFAULT_GROUP && host.labels.iter().next().is_none() && host.desired.is_none();
+        NowHost {
+            macs: host.macs.clone(),
+            name: host.name.clone(),
+            group: host.group.clone(),
+            labels: host.labels.clone(),
+            image: host.desired.as_ref().and_then(|image| image.name.parse().ok()),
+            order: host.order.as_ref().map(|order| order.generation),
+            declared: host.state != State::Discovered || !plain || power.is_some(),
+            power,
+        }
+    }
 }
 
 impl Now {

@@ -179,6 +179,26 @@ fn a_machine_that_was_only_seen_belongs_to_no_document_and_stays() {
 }
 
 #[test]
+fn what_a_person_or_a_document_gave_a_host_makes_it_declared() {
+    use crate::decide::host::{Host, ImageChoice, State};
+    let seen = Host::discovered(mac(1), DEFAULT_GROUP, 1);
+    let image = ImageChoice { name: "debian:12.4".into(), manifest: String::new() };
+    let mut labelled = seen.clone();
+    labelled.labels.set("rack", "r1").unwrap();
+    assert!(!NowHost::of(&seen, None).declared);
+    for host in [
+        Host { state: State::Enrolled, ..seen.clone() },
+        Host { group: "web".into(), ..seen.clone() },
+        Host { desired: Some(image), ..seen.clone() },
+        labelled,
+    ] {
+        assert!(NowHost::of(&host, None).declared, "{host:?}");
+    }
+    let laid_out = NowHost::of(&Host { name: Some("web-1".into()), generation: 4, ..seen }, None);
+    assert_eq!((laid_out.macs, laid_out.name.as_deref(), laid_out.order), (vec![mac(1)], Some("web-1"), None));
+}
+
+#[test]
 fn a_group_goes_only_when_no_host_is_left_in_it_and_no_order_hangs_on_it() {
     let mut now = now();
     let other = "[group.other]\n";
