@@ -195,31 +195,43 @@ fn after(host: &Host, events: &[Event], ledger: &mut Vec<Fact>) -> Host {
 
 const POLICY: BootPolicy = BootPolicy { attempts_max: 3, halt: Halt::Nothing };
 
+fn agent(generation: u64, word: AgentWord) -> Event {
+    Event::Agent { generation, session_digest: "s".into(), word }
+}
+
+fn attempt(generation: u64) -> [Event; 3] {
+    let check_in = Event::CheckedIn {
+        generation,
+        token_digest: "t".into(),
+        session_digest: "s".into(),
+        identity: Identity::default(),
+    };
+    let script = Event::ScriptAsked { client: NetbootClient::Ipxe { uefi: false }, token_digest: "t".into() };
+    [script, check_in, agent(generation, AgentWord::Step(Step::Survey))]
+}
+
+fn write(generation: u64) -> [Event; 4] {
+    [Step::ClearHead, Step::WriteBody, Step::VerifyBody, Step::WriteHead]
+        .map(|step| agent(generation, AgentWord::Step(step)))
+}
+
+/// A fact as one line.
+fn short(fact: &Fact) -> String {
+    let name = |image: &Option<ImageChoice>| image.as_ref().map_or("-", |image| &image.name[..]).to_string();
+    let causes: Vec<&str> = fact.causes.iter().map(|cause| cause.word()).collect();
+    let (image, former, causes) = (name(&fact.image), name(&fact.former), causes.join("+"));
+    let (kind, generation) = (fact.kind.word(), fact.generation);
+    format!("{kind} {image} after {former} by {causes} #{generation}: {} ({})", fact.reason, fact.by)
+}
+
 /// The story of one host, told by its real transitions: an order, an attempt whose power is cut while it writes, a second
 /// attempt, a drift that joins, another order that finds the image in place, and the end.
 #[test]
 fn an_order_and_every_change_of_what_the_disk_holds_become_facts_and_nothing_else_does() {
     let disk = DiskId { serial: Some("s".into()), wwn: None, size_bytes: 9 };
-    let agent = |generation, word| Event::Agent { generation, session_digest: "s".into(), word };
     let ask = |kind, reason: &str, name: &str| {
         let cause = Cause { image: image(name), ..Cause::new(kind, reason, "ann", 90) };
         Event::Ask { cause }
-    };
-    let attempt = |generation| {
-        [
-            Event::ScriptAsked { client: NetbootClient::Ipxe { uefi: false }, token_digest: "t".into() },
-            Event::CheckedIn {
-                generation,
-                token_digest: "t".into(),
-                session_digest: "s".into(),
-                identity: Identity::default(),
-            },
-            agent(generation, AgentWord::Step(Step::Survey)),
-        ]
-    };
-    let write = |generation| {
-        [Step::ClearHead, Step::WriteBody, Step::VerifyBody, Step::WriteHead]
-            .map(|step| agent(generation, AgentWord::Step(step)))
     };
     let mut told = Vec::new();
     let seen = Host::discovered(mac(1), "default", 1);
@@ -238,18 +250,6 @@ fn an_order_and_every_change_of_what_the_disk_holds_become_facts_and_nothing_els
     let host = after(&host, &[&third[..], &attempt(3), &[agent(3, AgentWord::Verified(disk))]].concat(), &mut told);
     told.extend(facts(Some(&host), None));
 
-    let short = |fact: &Fact| {
-        let name = |image: &Option<ImageChoice>| image.as_ref().map_or("-", |image| &image.name[..]).to_string();
-        let causes: Vec<&str> = fact.causes.iter().map(|cause| cause.word()).collect();
-        let (image, former, causes) = (name(&fact.image), name(&fact.former), causes.join("+"));
-        format!(
-            "{} {image} after {former} by {causes} #{}: {} ({})",
-            fact.kind.word(),
-            fact.generation,
-            fact.reason,
-            fact.by
-        )
-    };
     let lines: Vec<String> = told.iter().map(short).collect();
     let both = "schedule: sunday; max_age: 30d";
     assert_eq!(
