@@ -50,8 +50,10 @@ test-fast:
 test-roads: assets images
 	tests/with-ticker.sh cargo test --test lab_selftest --test boot_path -- --test-threads 2
 
+# Advisories are not asked for: their database would have to be fetched from GitHub.
 audit:
-	cargo deny check bans licenses sources
+	@command -v cargo-deny >/dev/null || { echo "audit: no cargo-deny; do: cargo install cargo-deny --locked" >&2; exit 1; }
+	cargo deny --locked check bans licenses sources
 	tests/vagrant-validate.sh
 
 clean:
