@@ -1,26 +1,21 @@
 //! What the agent and the installed system say.
 //!
-//! All of it is hostile text (rule 10): sizes are cut, control characters dropped, MACs parsed, and an
-//! agent may speak only with the token of the latest attempt or the session that claimed it.
+//! All of it is hostile text (rule 10) until [`said`] has cleaned it, and an agent may speak only with the token of
+//! the latest attempt or the session that claimed it.
 
 use super::Shared;
 use super::body::JsonBody;
 use super::listen::Peer;
 use super::problem::Problem;
-use crate::decide::host::{AgentWord, Event, Host, Identity, Refusal};
+use super::said::{self, Said};
+use crate::decide::host::{AgentWord, Event, Host, Refusal};
 use crate::registry::{HostView, RegistryError};
-use crate::wire::agent::{self as wire, CheckIn, Job, PROTOCOL, Report, ReportAnswer};
+use crate::wire::agent::{CheckIn, Job, PROTOCOL, Report, ReportAnswer};
 use axum::Json;
 use axum::extract::{ConnectInfo, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
 use std::sync::Arc;
-
-/// Longest text that is kept of anything a machine says.
-const TEXT_CHARS_MAX: usize = 200;
-const DISKS_MAX: usize = 64;
-const MACS_MAX: usize = 32;
-const LISTING_LINES_MAX: usize = 32;
 
 /// `POST /agent/v1/checkin`.
 ///
@@ -32,19 +27,9 @@ pub async fn check_in(
     JsonBody(said): JsonBody<CheckIn>,
 ) -> Result<Json<Job>, Problem> {
     same_protocol(said.protocol)?;
-    let inventory = cleaned(said.inventory);
-    let identity = Identity {
-        macs: inventory.macs.iter().filter_map(|mac| mac.parse().ok()).collect(),
-        system_uuid: inventory.system_uuid.clone(),
-        serial: inventory.serial.clone(),
-    };
-    let event = Event::CheckedIn {
-        generation: said.generation,
-        token_digest: digest(&said.token),
-        session_digest: digest(&said.session),
-        identity,
-    };
-    let view = shared.registry.check_in(known(&shared, &said.host)?, event, inventory).await.map_err(unauthorised)?;
+    let id = known(&shared, &said.host)?.to_owned();
+    let (event, inventory) = said::check_in(said);
+    let view = shared.registry.check_in(&id, event, inventory).await.map_err(unauthorised)?;
     job(&shared, &view.host).map(Json)
 }
 
@@ -76,9 +61,9 @@ pub async fn report(
 ) -> Result<Json<ReportAnswer>, Problem> {
     same_protocol(said.protocol)?;
     let id = known(&shared, &said.host)?;
-    let session_digest = digest(&said.session);
-    let word = match said.event {
-        wire::Event::Progress { progress } => {
+    let session_digest = said::digest(&said.session);
+    let word = match said::report(said.event) {
+        Said::Progress(progress) => {
             let view = shared.registry.find(id).ok_or_else(|| RegistryError::UnknownHost(id.to_string()))?;
             return Ok(Json(match progress_allowed(&view, said.generation, &session_digest) {
                 Ok(()) => {
@@ -88,16 +73,11 @@ pub async fn report(
                 Err(refusal) => ReportAnswer { go_on: false, reason: Some(refusal.to_string()) },
             }));
         }
-        wire::Event::Step { step } => AgentWord::Step(step.into()),
-        wire::Event::Target { disk } => AgentWord::Target(disk_id(clean_disk(disk))),
-        wire::Event::Verified { disk } => AgentWord::Verified(disk.into()),
-        wire::Event::Failed { step, reason, listing } => {
-            let lines = listing.iter().take(LISTING_LINES_MAX).map(|line| clean(line)).collect::<Vec<_>>();
-            let reason = [vec![clean(&reason)], lines].concat().join("; ");
-            tracing::warn!(host = id, %reason, "the agent gave up");
-            AgentWord::Failed { step: step.into(), reason }
-        }
+        Said::Word(word) => word,
     };
+    if let AgentWord::Failed { reason, .. } = &word {
+        tracing::warn!(host = id, %reason, "the agent gave up");
+    }
     let event = Event::Agent { generation: said.generation, session_digest, word };
     match shared.registry.host_event(id, event).await {
         Ok(_) => Ok(Json(ReportAnswer { go_on: true, reason: None })),
@@ -141,7 +121,7 @@ pub async fn installed(
     }
     let host = shared.registry.read(|view| view.by_mac(mac));
     let host = host.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format!("{mac} is not known")))?;
-    let event = Event::Installed { image: clean(&said.image) };
+    let event = Event::Installed { image: said::text(&said.image) };
     shared.registry.host_event(&host.host.id, event).await?;
     Ok("noted\n")
 }
@@ -169,44 +149,5 @@ fn unauthorised(error: RegistryError) -> Problem {
             Problem::new(StatusCode::UNAUTHORIZED, refusal.to_string())
         }
         other => other.into(),
-    }
-}
-
-fn digest(secret: &str) -> String {
-    blake3::hash(secret.as_bytes()).to_hex().to_string()
-}
-
-/// One line of printable text, cut to a length that fits records and logs.
-fn clean(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(TEXT_CHARS_MAX).collect()
-}
-
-fn clean_option(text: Option<String>) -> Option<String> {
-    text.map(|text| clean(text.trim())).filter(|text| !text.is_empty())
-}
-
-fn clean_disk(disk: wire::Disk) -> wire::Disk {
-    wire::Disk {
-        name: clean(&disk.name),
-        serial: clean_option(disk.serial),
-        wwn: clean_option(disk.wwn),
-        model: clean_option(disk.model),
-        transport: clean(&disk.transport),
-        content: clean_option(disk.content),
-        ..disk
-    }
-}
-
-fn disk_id(disk: wire::Disk) -> crate::decide::host::DiskId {
-    crate::decide::host::DiskId { serial: disk.serial, wwn: disk.wwn, size_bytes: disk.size_bytes }
-}
-
-fn cleaned(inventory: wire::Inventory) -> wire::Inventory {
-    wire::Inventory {
-        system_uuid: clean_option(inventory.system_uuid).map(|uuid| uuid.to_lowercase()),
-        serial: clean_option(inventory.serial),
-        product: clean_option(inventory.product),
-        macs: inventory.macs.into_iter().take(MACS_MAX).map(|mac| clean(&mac)).collect(),
-        disks: inventory.disks.into_iter().take(DISKS_MAX).map(clean_disk).collect(),
     }
 }

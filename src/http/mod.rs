@@ -6,11 +6,14 @@ pub mod agent;
 pub mod assets;
 pub mod body;
 pub mod boot;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod images;
 pub mod listen;
 pub mod operator;
 pub mod operator_images;
 pub mod problem;
+mod said;
 mod upload;
 
 use crate::config::Config;

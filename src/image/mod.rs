@@ -28,6 +28,8 @@ pub use crate::wire::reference::{ImageRef, RefError};
 mod block_index;
 mod export;
 mod files;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod import;
 mod inspect;
 mod pack;

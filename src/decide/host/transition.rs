@@ -1,5 +1,6 @@
 //! How a host moves: (record, event, now) -> moved, unchanged, or refused with a reason.
 
+use super::record::MACS_MAX;
 use super::{Claim, DiskId, Host, ImageChoice, Order, State, Step};
 use crate::decide::boot::{self, BootDecision, BootPolicy};
 use crate::decide::mac::Mac;
@@ -316,7 +317,7 @@ impl Change {
             None => claim.session_digest = Some(session.to_string()),
         }
         for mac in &identity.macs {
-            if !self.host.macs.contains(mac) {
+            if !self.host.macs.contains(mac) && self.host.macs.len() < MACS_MAX {
                 self.host.macs.push(*mac);
             }
         }
