@@ -107,6 +107,50 @@ async fn a_deploy_survives_a_restart_of_the_server_between_any_two_reports() {
     assert_eq!(history.last().unwrap().to, "rebooting");
 }
 
+/// Found by fuzz/agent_lives: such a host had no name until the server was started anew.
+#[tokio::test]
+async fn a_host_has_the_name_of_its_reservation_whichever_of_its_nics_booted_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = open(dir.path());
+    let other_nic = Mac([0x52, 0x54, 0, 0, 0, 8]);
+    let _ = registry.script(other_nic, IPXE).await.unwrap();
+    let id = "h-525400000008";
+    registry.host_event(id, approve()).await.unwrap();
+    let Script::Agent { token, .. } = registry.script(other_nic, IPXE).await.unwrap() else { panic!() };
+    let (token_digest, session_digest) = (digest(&token), "session".to_string());
+    let identity = Identity { macs: vec![other_nic, MAC], ..Identity::default() };
+    let check_in = Event::CheckedIn { generation: 1, token_digest, session_digest, identity };
+    registry.host_event(id, check_in).await.unwrap();
+    let before = registry.find("node-1").unwrap().host.clone();
+    assert_eq!(before.id, id);
+    let registry = reopen(dir.path(), registry).await;
+    assert_eq!(registry.find("node-1").unwrap().host, before, "a restart changes nothing");
+}
+
+/// Found by fuzz/agent_lives: readers took the last record that named a MAC, the writer the first.
+#[tokio::test]
+async fn a_machine_cannot_take_over_another_ones_boot_by_naming_its_mac_in_its_inventory() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = open(dir.path());
+    let (victim, spare) = (Mac([0x52, 0x54, 0, 0, 0, 9]), Mac([0x52, 0x54, 0, 0, 0, 7]));
+    let firmware = NetbootClient::Firmware { arch: crate::decide::netboot::FirmwareArch::Bios };
+    registry.netboot(victim, firmware).await.unwrap();
+    let _ = registry.script(MAC, IPXE).await.unwrap();
+    registry.host_event("node-1", approve()).await.unwrap();
+    let Script::Agent { token, .. } = registry.script(MAC, IPXE).await.unwrap() else { panic!() };
+    let (token_digest, session_digest) = (digest(&token), "session".to_string());
+    let identity = Identity { macs: vec![victim, spare], ..Identity::default() };
+    let check_in = Event::CheckedIn { generation: 1, token_digest, session_digest, identity };
+    let view = registry.host_event("node-1", check_in).await.unwrap();
+    assert_eq!(view.host.macs, [MAC, spare], "its own second NIC is remembered, the victim's is not");
+    assert_eq!(registry.find(&victim.to_string()).unwrap().host.id, "h-525400000009");
+    // The record with the open order is read first: after a restart, too, each is found by its own address.
+    let registry = reopen(dir.path(), registry).await;
+    assert_eq!(registry.find(&victim.to_string()).unwrap().host.id, "h-525400000009");
+    let decision = registry.netboot(victim, firmware).await.unwrap();
+    assert_eq!(decision, BootDecision::BootLocal { reason: LocalReason::NotApproved });
+}
+
 #[tokio::test]
 async fn an_acknowledged_lease_is_there_after_a_restart_and_names_the_holder() {
     let dir = tempfile::tempdir().unwrap();

@@ -54,7 +54,8 @@ impl View {
 
     pub(super) fn publish(&mut self, host: HostView) {
         for mac in &host.host.macs {
-            self.by_mac.insert(*mac, host.host.id.clone());
+            // As in the writer: the first record that has a MAC keeps it.
+            self.by_mac.entry(*mac).or_insert_with(|| host.host.id.clone());
         }
         self.hosts.insert(host.host.id.clone(), Arc::new(host));
     }

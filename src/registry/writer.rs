@@ -87,7 +87,7 @@ impl Writer {
                 reason: format!("record {} is not understood: {error}", item.key),
             };
             let (mut host, inventory) = stored::decode(&item.value).map_err(unreadable)?;
-            let name = host.macs.iter().find_map(|mac| writer.names.get(mac)).cloned();
+            let name = writer.name_of(&host);
             let renamed = name != host.name;
             host.name = name;
             let id = host.id.clone();
@@ -163,7 +163,7 @@ impl Writer {
         now: u64,
     ) -> Result<HostView, RegistryError> {
         let id = self.id_of(name)?;
-        match transition(&self.hosts[&id].host, event, self.policy, now) {
+        match transition(&self.hosts[&id].host, &self.without_foreign_macs(&id, event), self.policy, now) {
             Outcome::Refused(refusal) => Err(RegistryError::Refused(refusal)),
             Outcome::Unchanged => Ok(self.hosts[&id].clone()),
             Outcome::Moved(host, entries) => {
@@ -175,6 +175,16 @@ impl Writer {
         }
     }
 
+    /// An address that another record has stays there: a machine that names it in its inventory would otherwise get
+    /// the boot decisions of the machine that really has it.
+    fn without_foreign_macs(&self, id: &str, event: &Event) -> Event {
+        let mut event = event.clone();
+        if let Event::CheckedIn { identity, .. } = &mut event {
+            identity.macs.retain(|mac| self.by_mac.get(mac).is_none_or(|known| known == id));
+        }
+        event
+    }
+
     /// Puts a new record into the working set and the group, or leaves all as it was.
     fn replace(
         &mut self,
@@ -184,6 +194,8 @@ impl Writer {
         now: u64,
     ) -> Result<(), RegistryError> {
         let id = view.host.id.clone();
+        // As at the start of the server: a check-in may have brought the NIC that the reservation names.
+        view.host.name = self.name_of(&view.host);
         let first = view.host.history_length;
         view.host.history_length += lines.len() as u64;
         let generation = view.host.generation;
@@ -214,6 +226,10 @@ impl Writer {
         group.put(format!("host/{id}"), Some(raw));
         group.hosts.push(id.to_string());
         Ok(())
+    }
+
+    fn name_of(&self, host: &Host) -> Option<String> {
+        host.macs.iter().find_map(|mac| self.names.get(mac)).cloned()
     }
 
     fn keep(&mut self, view: HostView) {
