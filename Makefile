@@ -1,6 +1,6 @@
 # regild: the front door. `make demo` shows it, `make test` proves it.
 .DELETE_ON_ERROR:
-.PHONY: demo test test-fast test-roads setup assets images build audit clean help
+.PHONY: demo test test-fast test-roads setup assets images build audit fuzz fuzz-setup clean help
 
 ASSETS := target/boot-assets/SHA256SUMS
 AGENT_SOURCES := $(shell find src/agent src/wire src/decide src/bin src/gpt.rs src/clock.rs src/lib.rs Cargo.toml Cargo.lock 2>/dev/null)
@@ -12,6 +12,7 @@ help:
 	@echo "make setup      installs the Debian packages that all of this needs (as root)"
 	@echo "make assets     builds the deploy environment and the bootloaders into target/boot-assets"
 	@echo "make build      the release binary, target/release/regild"
+	@echo "make fuzz       hostile input for every parser, FUZZ_SECONDS (30) for each of the targets in fuzz/"
 	@echo "make audit      licences, bans and sources of the crates; the Vagrantfile"
 
 setup:
@@ -42,8 +43,10 @@ test: setup test-fast test-roads
 
 test-fast:
 	cargo fmt --check
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	tests/with-ticker.sh cargo clippy --all-targets --quiet -- -D warnings
 	cargo clippy --quiet --no-default-features --features agent --bin regild-agent -- -D warnings
+	cargo clippy --quiet --lib -- --cfg fuzzing -D warnings
 	cargo test --lib --bins --test tidy
 	cargo test --test net --test write_path --test write_cuts
 
@@ -55,6 +58,13 @@ audit:
 	@command -v cargo-deny >/dev/null || { echo "audit: no cargo-deny; do: cargo install cargo-deny --locked" >&2; exit 1; }
 	cargo deny --locked check bans licenses sources
 	tests/vagrant-validate.sh
+
+# Finds what nobody thought of; what it found is kept as a named test. Builds everything anew with its own flags.
+fuzz:
+	fuzz/run.sh
+
+fuzz-setup:
+	@command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked
 
 clean:
 	cargo clean
