@@ -177,7 +177,7 @@ mod tests {
         assert_eq!(macs(&many).len(), MACS_MAX);
     }
 
-    /// Found by fuzz/agent_json: an honest machine with 64 disks whose agent refused them all could not have its
+    /// The law of fuzz/agent_json. An honest machine with 64 disks whose agent refused them all could not have its
     /// reason written down, and a check-in with long texts was turned away.
     #[test]
     fn whatever_an_agent_says_fits_into_the_store() {

@@ -95,7 +95,7 @@ fn a_damaged_partition_table_is_refused_at_import() {
     assert!(matches!(import(&damaged), Err(ImportError::PartitionTable(_))));
 }
 
-/// Found by fuzz/image_inspect: the import was refused as "cut into more pieces than a manifest can list".
+/// The import was refused as "cut into more pieces than a manifest can list".
 #[test]
 fn a_directory_with_a_very_long_name_does_not_keep_an_image_out() {
     let long = format!("EFI/{}/shimaa64.efi", "q".repeat(200));
