@@ -2,7 +2,7 @@
 //!
 //! The modules in the order in which a machine meets them:
 //!
-//! 1. [`dhcp`] answers the firmware's DISCOVER and says which boot file to fetch.
+//! 1. [`dhcp`] answers the firmware's DISCOVER and says which boot file to fetch; [`ndp`] tells iPXE not to wait for IPv6.
 //! 2. [`tftp`] hands out that boot file: bootloaders only, from memory.
 //! 3. [`http`] hands out the boot script, the deploy environment, manifests, image data; takes
 //!    the agent's reports; on a Unix socket it is the operator's API.
@@ -40,6 +40,8 @@ pub mod dhcp;
 pub mod http;
 #[cfg(feature = "server")]
 pub mod image;
+#[cfg(feature = "server")]
+pub mod ndp;
 #[cfg(feature = "server")]
 mod receive_buffer;
 #[cfg(feature = "server")]

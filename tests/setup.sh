@@ -1,18 +1,20 @@
 #!/bin/sh
-# Installs the Debian packages that building, testing and the demo need. Idempotent: asks dpkg first, and
-# touches the network only when something is missing.
+# Installs the Debian packages that building, testing and the demo need; with the argument `bench`, those that
+# measuring needs. Idempotent: asks dpkg first, and touches the network only when something is missing.
 set -eu
 
 # build-essential: C parts of zstd and blake3. qemu, ovmf, ipxe-qemu: the lab's machines. ipxe, grub-*: bootloaders.
 # busybox-static, cpio, kmod, zstd, xz-utils: the deploy environment. mtools, dosfstools, gdisk, e2fsprogs, mmdebstrap:
-# golden images for tests; systemd: systemctl, for the units in one. mount: losetup and mount, for disks in tests.
-# dnsmasq-base, atftp, tftp-hpa, curl, udhcpc, strace, tcpdump: foreign clients, peers, faults.
+# golden images for tests; systemd: systemctl, for the units in one; openssh-client: logging in to one. mount: losetup and
+# mount, for disks in tests. dnsmasq-base, atftp, tftp-hpa, curl, udhcpc, strace, tcpdump: foreign clients, peers, faults.
 packages="build-essential pkg-config ca-certificates
 qemu-system-x86 qemu-utils ovmf ipxe-qemu
 ipxe grub-common grub-pc-bin grub-efi-amd64-bin
 busybox-static cpio kmod zstd xz-utils
-mtools dosfstools gdisk e2fsprogs mmdebstrap systemd mount
+mtools dosfstools gdisk e2fsprogs mmdebstrap systemd openssh-client mount
 iproute2 dnsmasq-base atftp tftp-hpa curl udhcpc strace tcpdump"
+# What is measured beside regild is unpacked, not installed (benches/unpack-peers.sh).
+[ "${1:-}" != bench ] || packages="python3 util-linux iproute2 strace tcpdump zstd"
 
 missing=""
 for package in $packages; do
@@ -27,7 +29,7 @@ if ! command -v cargo >/dev/null || [ "$(printf '%s\n' "$wanted" "$found" | sort
 fi
 if [ -n "$missing" ] && [ "$(id -u)" -ne 0 ]; then
     echo "setup: these Debian packages are missing:$missing" >&2
-    echo "setup: run 'make setup' as root, or: apt-get install --no-install-recommends$missing" >&2
+    echo "setup: run 'make ${1:+$1-}setup' as root, or: apt-get install --no-install-recommends$missing" >&2
     [ -z "$rust" ] || echo "$rust" >&2
     exit 1
 fi

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use regild::db::watch::{Watch, Watched};
 use regild::db::{Committed, Db, DbError, Item, Txn, VALUE_BYTES_MAX};
 
 /// Clones share their content, so that a registry can be started anew on the same store.
@@ -50,5 +51,14 @@ impl Db for MemoryDb {
             outcomes.push(Committed::At(revision));
         }
         Ok(outcomes)
+    }
+
+    /// Nobody watches here.
+    fn watch(&self, prefix: &str) -> Watch {
+        Watched::default().watch(prefix)
+    }
+
+    fn lease(&self) -> Result<(), DbError> {
+        Ok(())
     }
 }

@@ -50,6 +50,22 @@ impl Client {
         self.runtime.block_on(async { self.send(Method::DELETE, path, empty()).await.map(drop) })
     }
 
+    /// Reads an answer that has no end, line by line, until the server ends it.
+    pub fn follow(&self, path: &str, mut each: impl FnMut(&[u8]) -> Result<(), Failure>) -> Result<(), Failure> {
+        self.runtime.block_on(async {
+            let mut body = self.send(Method::GET, path, empty()).await?.into_body();
+            let mut text = Vec::new();
+            while let Some(frame) = body.frame().await {
+                text.extend_from_slice(&frame?.into_data().unwrap_or_default());
+                while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+                    let line: Vec<u8> = text.drain(..=end).collect();
+                    each(&line)?;
+                }
+            }
+            Err("the server ended the watch".into())
+        })
+    }
+
     /// Sends a body of any length and reads a JSON answer.
     pub fn put<T: DeserializeOwned>(&self, path: &str, body: Body) -> Result<T, Failure> {
         self.json(Method::PUT, path, body)

@@ -3,7 +3,7 @@
 use super::Failure;
 use super::client::{Client, segment};
 use super::output::{self, Output};
-use crate::wire::operator::{Approve, HistoryLine, Hold, Host, Reimage, Release};
+use crate::wire::operator::{Approve, HistoryLine, Hold, Host, Problem, Reimage, Release, WatchLine};
 use clap::{Args, Subcommand};
 
 /// ID is a MAC, a host name or the host id.
@@ -55,6 +55,12 @@ pub enum HostCommand {
     Release { id: String },
     /// Forget a machine. Its history stays.
     Remove { id: String },
+    /// What happens to a machine, or to all, as it happens (json: one object a line).
+    Watch {
+        id: Option<String>,
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Output,
+    },
     /// Everything that happened to a machine: when, why, by whom.
     History {
         id: String,
@@ -108,6 +114,10 @@ pub fn run(command: HostCommand, server: &str) -> Result<(), Failure> {
             Ok(())
         }
         HostCommand::Remove { id } => client.delete(&path(&id, "")),
+        HostCommand::Watch { id, output } => {
+            let host = id.map(|id| format!("?host={}", segment(&id))).unwrap_or_default();
+            client.follow(&format!("/v1/watch{host}"), |line| watched(output, line))
+        }
         HostCommand::History { id, output } => history(output, &client.get(&path(&id, "/history"))?),
     }
 }
@@ -182,6 +192,21 @@ fn show(output: Output, host: &Host) -> Result<(), Failure> {
         );
     }
     output::print(output, host, &[], rows)
+}
+
+/// One line of a watch. The last one of a watch that fell behind has nothing but `error`.
+fn watched(output: Output, line: &[u8]) -> Result<(), Failure> {
+    let Ok(seen) = serde_json::from_slice::<WatchLine>(line) else {
+        return Err(serde_json::from_slice::<Problem>(line)?.error.into());
+    };
+    match output {
+        Output::Json => print!("{}", String::from_utf8_lossy(line)),
+        Output::Table => {
+            let WatchLine { host, line } = seen;
+            println!("{}  {host}  {} -> {}  {}  {}", output::time(line.at), line.from, line.to, line.actor, line.cause);
+        }
+    }
+    Ok(())
 }
 
 fn history(output: Output, lines: &Vec<HistoryLine>) -> Result<(), Failure> {

@@ -24,6 +24,8 @@ pub struct File {
     pub deploy: Deploy,
     #[serde(default)]
     pub image: Image,
+    #[serde(default)]
+    pub ipv6: Ipv6,
     #[serde(default, rename = "network")]
     pub networks: Vec<Network>,
     #[serde(default, rename = "reservation")]
@@ -87,6 +89,20 @@ pub struct Image {
 impl Default for Image {
     fn default() -> Self {
         Image { bytes_max: 1 << 40 }
+    }
+}
+
+/// What is said about IPv6, which regild does not serve.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ipv6 {
+    /// Tell a netbooting iPXE that asks for an IPv6 router that we are none.
+    pub answer_router_solicitations: bool,
+}
+
+impl Default for Ipv6 {
+    fn default() -> Self {
+        Ipv6 { answer_router_solicitations: true }
     }
 }
 

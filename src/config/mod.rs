@@ -23,6 +23,7 @@ pub struct Config {
     pub tftp: file::Tftp,
     pub deploy: file::Deploy,
     pub image: file::Image,
+    pub ipv6: file::Ipv6,
     pub networks: Vec<Network>,
     /// Names of hosts by MAC, from the reservations.
     pub names: BTreeMap<Mac, String>,
@@ -116,6 +117,7 @@ fn checked(file: file::File) -> Result<Config, Wrong> {
         tftp: file.tftp,
         deploy: file.deploy,
         image: file.image,
+        ipv6: file.ipv6,
         networks,
         names,
         disk_rules,

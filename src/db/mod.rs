@@ -1,17 +1,20 @@
 //! What the registry is kept in: ordered keys, compare-and-set transactions, durable when `commit` returns.
 //!
 //! The trait asks only for what etcd v3 has too, so that a cluster can carry it later: a [`Txn`] is etcd's
-//! compare on `mod_revision` plus puts and deletes; [`Db::scan`] is a range read; the exclusive writer that
-//! [`sled::SledDb::open`] takes by a file lock is there a lease with a fencing key.
+//! compare on `mod_revision` plus puts and deletes; [`Db::scan`] is a range read; [`Db::watch`] is a watch; the
+//! writer's lease ([`Db::lease`]), here a file lock that is looked at before each commit, is there a lease with a
+//! key that every transaction compares.
 //!
 //! Keys (text, `/`-parted): `host/<id>`, `history/<id>/<number>`, `lease/<ip>`, `meta/...`.
-//! Values are at most [`VALUE_BYTES_MAX`]: sled 0.34 keeps larger ones as files of their own, which our
-//! fdatasync would not cover.
+//! Values are at most [`VALUE_BYTES_MAX`]: up to 20 of them share a page of sled 0.34, and it keeps pages that are
+//! too long for its log as files of their own, which our fdatasync would not cover (`sled/place.rs`).
 
 pub mod sled;
+pub mod watch;
 pub mod watermark;
 
 use std::path::PathBuf;
+use watch::Watch;
 
 /// The longest value that `commit` takes.
 pub const VALUE_BYTES_MAX: usize = 24 * 1024;
@@ -67,6 +70,12 @@ pub enum DbError {
     Sled { what: &'static str, source: ::sled::Error },
     #[error("value of {key} has {bytes} bytes; the store takes {VALUE_BYTES_MAX}")]
     ValueTooLarge { key: String, bytes: usize },
+    #[error(
+        "the lock file of the store {} was removed or replaced while this regild ran, so another one may have the store; \
+         stop every regild on it, then start one",
+        dir.display()
+    )]
+    LeaseLost { dir: PathBuf },
     #[error("the store failed before and takes no more writes; restart regild")]
     Stopped,
 }
@@ -90,4 +99,14 @@ pub trait Db: Send {
     /// Any error means that nothing of the group may be acknowledged; the store then refuses all later
     /// commits, since a failed fsync must not be retried as if it had succeeded (faults.md S3).
     fn commit(&mut self, group: &[Txn]) -> Result<Vec<Committed>, DbError>;
+
+    /// Every change under `prefix` that is committed from now on, told after it is durable.
+    fn watch(&self, prefix: &str) -> Watch;
+
+    /// Whether this process is still the one writer. `commit` asks by itself; whoever acts on records without
+    /// writing any (a permission given from a cached view) asks here.
+    ///
+    /// # Errors
+    /// [`DbError::LeaseLost`], for good: nothing may be granted any more.
+    fn lease(&self) -> Result<(), DbError>;
 }

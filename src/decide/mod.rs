@@ -5,6 +5,7 @@
 
 pub mod boot;
 pub mod disk;
+pub mod guesses;
 pub mod host;
 pub mod lease;
 pub mod mac;

@@ -1,10 +1,11 @@
 //! What the agent and the installed system say.
 //!
 //! All of it is hostile text (rule 10) until [`said`] has cleaned it, and an agent may speak only with the token of
-//! the latest attempt or the session that claimed it.
+//! the latest attempt or the session that claimed it, and only from the address that is leased to its host. Of tokens
+//! and sessions only digests are kept and compared, so how long a comparison takes tells nothing about either.
 
 use super::Shared;
-use super::body::JsonBody;
+use super::body::{self, JsonBody};
 use super::listen::Peer;
 use super::problem::Problem;
 use super::said::{self, Said};
@@ -12,24 +13,60 @@ use crate::decide::host::{AgentWord, Event, Host, Refusal};
 use crate::registry::{HostView, RegistryError};
 use crate::wire::agent::{CheckIn, Job, PROTOCOL, Report, ReportAnswer};
 use axum::Json;
-use axum::extract::{ConnectInfo, State};
+use axum::extract::{ConnectInfo, FromRequest, Request, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use std::sync::Arc;
+
+/// What an agent says, in our protocol.
+///
+/// The protocol is looked at before all else: an agent of another version is told so, instead of what its fields
+/// look like to this one.
+#[derive(Debug)]
+pub struct AgentBody<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for AgentBody<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        /// What every version says, beside what we do not know.
+        #[derive(Deserialize)]
+        struct Spoken {
+            protocol: u32,
+        }
+        let bytes = body::read(request, state).await?;
+        if let Ok(Spoken { protocol }) = serde_json::from_slice(&bytes) {
+            same_protocol(protocol)?;
+        }
+        body::parse(&bytes).map(AgentBody)
+    }
+}
 
 /// `POST /agent/v1/checkin`.
 ///
 /// # Errors
-/// 401 for a token or session that is not the latest attempt's, 404 for no such host, 409 when the order is
-/// over or another machine answers, 426 for another protocol.
+/// 401 for a token or session that is not the latest attempt's, and from an address that is not leased to the host;
+/// 409 when the order is over or another machine answers, 426 for another protocol, 429 after too many of these.
 pub async fn check_in(
     State(shared): State<Arc<Shared>>,
-    JsonBody(said): JsonBody<CheckIn>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    AgentBody(said): AgentBody<CheckIn>,
 ) -> Result<Json<Job>, Problem> {
-    same_protocol(said.protocol)?;
-    let id = known(&shared, &said.host)?.to_owned();
+    // The script went to the address that is leased to the host's MAC, and so does the job. The lease is fresh: the
+    // deploy environment has renewed it a moment ago, on the NIC that the script names (BOOTIF).
+    match speaker(&shared, peer) {
+        Speaker::Host(id) if id == said.host => {}
+        _ => return Err(foreign_address(peer, &said.host)),
+    }
+    let id = said.host.clone();
     let (event, inventory) = said::check_in(said);
-    let view = shared.registry.check_in(&id, event, inventory).await.map_err(unauthorised)?;
+    let checked_in = shared.registry.check_in(&id, event, inventory).await;
+    if let Err(RegistryError::Refused(Refusal::TokenClaimed)) = &checked_in {
+        // Two machines with one MAC, or somebody who read the script on its way: a person must look.
+        tracing::warn!(host = id, peer = %peer.remote, "a second claimant of an order was refused");
+    }
+    let view = checked_in.map_err(unauthorised)?;
     job(&shared, &view.host).map(Json)
 }
 
@@ -57,33 +94,47 @@ fn job(shared: &Shared, host: &Host) -> Result<Job, Problem> {
 /// As [`check_in`]; 503 when the store cannot take the report now, and the agent says it again.
 pub async fn report(
     State(shared): State<Arc<Shared>>,
-    JsonBody(said): JsonBody<Report>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    AgentBody(said): AgentBody<Report>,
 ) -> Result<Json<ReportAnswer>, Problem> {
-    same_protocol(said.protocol)?;
-    let id = known(&shared, &said.host)?;
+    let id = said.host.as_str();
+    let view = shared.registry.find(id).filter(|view| view.host.id == id);
+    // Weaker than for the check-in, on purpose: a deploy can outlast its lease (nothing renews it), and one that is
+    // half done must not be lost because the server restarted meanwhile and knows nobody at that address. It has
+    // its session's secret; who has not, hears no more than that the address is wrong.
+    let is_leased = match speaker(&shared, peer) {
+        Speaker::Host(leased) if leased == id => true,
+        Speaker::Unknown => false,
+        Speaker::Host(_) | Speaker::Stranger => return Err(foreign_address(peer, id)),
+    };
+    let view = view.ok_or_else(|| foreign_address(peer, id))?;
+    let over = |refusal: Refusal| match refusal {
+        _ if !is_leased => Err(foreign_address(peer, id)),
+        Refusal::SessionUnknown => Err(unauthorised(RegistryError::Refused(refusal))),
+        // Our own agent, whose order was closed: it stops before its next write.
+        other => Ok(Json(ReportAnswer { go_on: false, reason: Some(other.to_string()) })),
+    };
     let session_digest = said::digest(&said.session);
     let word = match said::report(said.event) {
         Said::Progress(progress) => {
-            let view = shared.registry.find(id).ok_or_else(|| RegistryError::UnknownHost(id.to_string()))?;
-            return Ok(Json(match progress_allowed(&view, said.generation, &session_digest) {
-                Ok(()) => {
-                    shared.registry.note_progress(&view.host.id, progress);
-                    ReportAnswer { go_on: true, reason: None }
-                }
-                Err(refusal) => ReportAnswer { go_on: false, reason: Some(refusal.to_string()) },
-            }));
+            if let Err(refusal) = progress_allowed(&view, said.generation, &session_digest) {
+                return over(refusal);
+            }
+            shared.registry.note_progress(id, progress);
+            return Ok(Json(ReportAnswer { go_on: true, reason: None }));
         }
         Said::Word(word) => word,
     };
-    if let AgentWord::Failed { reason, .. } = &word {
-        tracing::warn!(host = id, %reason, "the agent gave up");
-    }
+    let gave_up = if let AgentWord::Failed { reason, .. } = &word { Some(reason.clone()) } else { None };
     let event = Event::Agent { generation: said.generation, session_digest, word };
     match shared.registry.host_event(id, event).await {
-        Ok(_) => Ok(Json(ReportAnswer { go_on: true, reason: None })),
-        Err(RegistryError::Refused(refusal)) => {
-            Ok(Json(ReportAnswer { go_on: false, reason: Some(refusal.to_string()) }))
+        Ok(_) => {
+            if let Some(reason) = gave_up {
+                tracing::warn!(host = id, %reason, "the agent gave up");
+            }
+            Ok(Json(ReportAnswer { go_on: true, reason: None }))
         }
+        Err(RegistryError::Refused(refusal)) => over(refusal),
         Err(error) => Err(error.into()),
     }
 }
@@ -135,12 +186,29 @@ fn same_protocol(theirs: u32) -> Result<(), Problem> {
     Err(Problem::new(StatusCode::UPGRADE_REQUIRED, error))
 }
 
-/// The id as we know it; what a machine sends is looked up, never used as a key.
-fn known<'a>(shared: &Shared, host: &'a str) -> Result<&'a str, Problem> {
-    match shared.registry.find(host) {
-        Some(view) if view.host.id == host => Ok(host),
-        _ => Err(Problem::new(StatusCode::NOT_FOUND, "there is no such host")),
+/// Who speaks, as far as the address tells.
+enum Speaker {
+    /// The address is leased to a MAC of this host.
+    Host(String),
+    /// It is leased to a machine that is no host.
+    Stranger,
+    /// It is leased to nobody that we know of.
+    Unknown,
+}
+
+fn speaker(shared: &Shared, peer: Peer) -> Speaker {
+    let Some(mac) = shared.lease_holder(peer) else { return Speaker::Unknown };
+    match shared.registry.read(|view| view.by_mac(mac)) {
+        Some(view) => Speaker::Host(view.host.id.clone()),
+        None => Speaker::Stranger,
     }
+}
+
+/// The same words whether there is such a host or not: nobody learns from us which machines there are.
+fn foreign_address(peer: Peer, host: &str) -> Problem {
+    let address = peer.remote.ip();
+    tracing::debug!(%address, host = said::text(host), "an agent's words from an address that is not its host's");
+    Problem::new(StatusCode::UNAUTHORIZED, format!("{address} is not leased to a NIC of that host"))
 }
 
 fn unauthorised(error: RegistryError) -> Problem {

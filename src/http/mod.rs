@@ -8,10 +8,12 @@ pub mod body;
 pub mod boot;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod guard;
 pub mod images;
 pub mod listen;
 pub mod operator;
 pub mod operator_images;
+pub mod operator_watch;
 pub mod problem;
 mod said;
 mod upload;
@@ -23,6 +25,7 @@ use crate::registry::Registry;
 use assets::Assets;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
+use axum::middleware;
 use axum::routing::{get, post};
 use listen::Peer;
 use std::net::IpAddr;
@@ -30,6 +33,9 @@ use std::sync::Arc;
 
 /// The longest body that a machine may send. An inventory of 64 disks has 20 KiB.
 const MACHINE_BODY_BYTES_MAX: usize = 256 * 1024;
+
+/// The longest JSON body that an operator may send.
+const OPERATOR_BODY_BYTES_MAX: usize = 256 * 1024;
 
 /// What every handler is given.
 #[derive(Debug)]
@@ -52,15 +58,18 @@ impl Shared {
 
 /// Routes for machines: firmware, iPXE, the agent, the installed system. None of them lists anything.
 pub fn machine_routes(shared: Arc<Shared>) -> Router {
+    let guarded = Router::new()
+        .route("/agent/v1/checkin", post(agent::check_in))
+        .route("/agent/v1/report", post(agent::report))
+        .layer(middleware::from_fn_with_state(guard::Door::new(), guard::bounded_guesses));
     Router::new()
+        .merge(guarded)
         .route("/healthz", get(async || "ok\n"))
         .route("/boot/{mac}/{firmware}", get(boot::script))
         .route("/assets/{name}", get(assets::serve))
         .route("/images/refs/{name}", get(images::resolve))
         .route("/images/manifests/{digest}", get(images::manifest))
         .route("/images/packs/{id}", get(images::pack))
-        .route("/agent/v1/checkin", post(agent::check_in))
-        .route("/agent/v1/report", post(agent::report))
         .route("/agent/v1/installed", post(agent::installed))
         .layer(DefaultBodyLimit::max(MACHINE_BODY_BYTES_MAX))
         .with_state(shared)
@@ -78,8 +87,10 @@ pub fn operator_routes(shared: Arc<Shared>) -> Router {
         .route("/v1/hosts/{id}/reimage", post(operator::host_reimage))
         .route("/v1/hosts/{id}/hold", post(operator::host_hold))
         .route("/v1/hosts/{id}/release", post(operator::host_release))
+        .route("/v1/watch", get(operator_watch::watch))
         .route("/v1/images", get(operator_images::list))
         .route("/v1/images/{name}", image)
         .route("/v1/images/{name}/export", post(operator_images::export))
+        .layer(DefaultBodyLimit::max(OPERATOR_BODY_BYTES_MAX))
         .with_state(shared)
 }

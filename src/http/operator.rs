@@ -157,7 +157,7 @@ fn shown(shared: &Shared, view: &HostView) -> wire::Host {
     }
 }
 
-fn history_line(line: history::Line) -> wire::HistoryLine {
+pub(super) fn history_line(line: history::Line) -> wire::HistoryLine {
     wire::HistoryLine {
         number: line.number,
         at: line.at,

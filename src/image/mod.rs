@@ -26,6 +26,7 @@ use crate::wire::manifest::{self, Manifest, ManifestError};
 pub use crate::wire::reference::{ImageRef, RefError};
 
 mod block_index;
+mod digest_log;
 mod export;
 mod files;
 #[cfg(fuzzing)]

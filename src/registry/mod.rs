@@ -6,6 +6,7 @@
 
 pub mod history;
 mod leases;
+mod nics;
 pub mod stored;
 mod view;
 mod writer;
@@ -14,6 +15,7 @@ pub use view::{HostView, ProgressSeen, View};
 
 use crate::clock;
 use crate::config::Config;
+use crate::db::watch::Watch;
 use crate::db::{Db, DbError};
 use crate::decide::boot::{BootDecision, BootPolicy, IgnoreReason, LocalReason, boot};
 use crate::decide::host::{Event, Refusal, State};
@@ -94,6 +96,10 @@ pub(crate) enum Command {
         name: String,
         reply: Reply<Vec<history::Line>>,
     },
+    Watch {
+        host: Option<String>,
+        reply: Reply<Watch>,
+    },
     Tick,
 }
 
@@ -166,6 +172,14 @@ impl Registry {
     /// [`RegistryError::UnknownHost`], or the store cannot be read.
     pub async fn history(&self, name: &str) -> Result<Vec<history::Line>, RegistryError> {
         self.ask(|reply| Command::History { name: name.to_string(), reply }).await
+    }
+
+    /// New lines of history of one host, or of all, from now on.
+    ///
+    /// # Errors
+    /// [`RegistryError::UnknownHost`].
+    pub async fn watch(&self, host: Option<&str>) -> Result<Watch, RegistryError> {
+        self.ask(|reply| Command::Watch { host: host.map(str::to_string), reply }).await
     }
 
     /// Deletes a host record; its history stays.

@@ -118,37 +118,13 @@ async fn a_host_has_the_name_of_its_reservation_whichever_of_its_nics_booted_fir
     registry.host_event(id, approve()).await.unwrap();
     let Script::Agent { token, .. } = registry.script(other_nic, IPXE).await.unwrap() else { panic!() };
     let (token_digest, session_digest) = (digest(&token), "session".to_string());
-    let identity = Identity { macs: vec![other_nic, MAC], ..Identity::default() };
+    let identity = Identity { macs: vec![other_nic, MAC], system_uuid: Some("u".into()), ..Identity::default() };
     let check_in = Event::CheckedIn { generation: 1, token_digest, session_digest, identity };
     registry.host_event(id, check_in).await.unwrap();
     let before = registry.find("node-1").unwrap().host.clone();
     assert_eq!(before.id, id);
     let registry = reopen(dir.path(), registry).await;
     assert_eq!(registry.find("node-1").unwrap().host, before, "a restart changes nothing");
-}
-
-/// Found by fuzz/agent_lives: readers took the last record that named a MAC, the writer the first.
-#[tokio::test]
-async fn a_machine_cannot_take_over_another_ones_boot_by_naming_its_mac_in_its_inventory() {
-    let dir = tempfile::tempdir().unwrap();
-    let registry = open(dir.path());
-    let (victim, spare) = (Mac([0x52, 0x54, 0, 0, 0, 9]), Mac([0x52, 0x54, 0, 0, 0, 7]));
-    let firmware = NetbootClient::Firmware { arch: crate::decide::netboot::FirmwareArch::Bios };
-    registry.netboot(victim, firmware).await.unwrap();
-    let _ = registry.script(MAC, IPXE).await.unwrap();
-    registry.host_event("node-1", approve()).await.unwrap();
-    let Script::Agent { token, .. } = registry.script(MAC, IPXE).await.unwrap() else { panic!() };
-    let (token_digest, session_digest) = (digest(&token), "session".to_string());
-    let identity = Identity { macs: vec![victim, spare], ..Identity::default() };
-    let check_in = Event::CheckedIn { generation: 1, token_digest, session_digest, identity };
-    let view = registry.host_event("node-1", check_in).await.unwrap();
-    assert_eq!(view.host.macs, [MAC, spare], "its own second NIC is remembered, the victim's is not");
-    assert_eq!(registry.find(&victim.to_string()).unwrap().host.id, "h-525400000009");
-    // The record with the open order is read first: after a restart, too, each is found by its own address.
-    let registry = reopen(dir.path(), registry).await;
-    assert_eq!(registry.find(&victim.to_string()).unwrap().host.id, "h-525400000009");
-    let decision = registry.netboot(victim, firmware).await.unwrap();
-    assert_eq!(decision, BootDecision::BootLocal { reason: LocalReason::NotApproved });
 }
 
 #[tokio::test]
@@ -171,6 +147,100 @@ async fn an_acknowledged_lease_is_there_after_a_restart_and_names_the_holder() {
     assert_eq!(registry.read(|view| view.lease_holder(ip)), Some(MAC));
 }
 
+const OTHER_NIC: Mac = Mac([0x52, 0x54, 0, 0, 0, 2]);
+
+/// A check-in of `MAC`'s host whose inventory names a second NIC, too.
+async fn check_in_with_two_nics(registry: &Registry, system_uuid: Option<String>) -> HostView {
+    registry.host_event("node-1", approve()).await.unwrap();
+    let Script::Agent { token, .. } = registry.script(MAC, IPXE).await.unwrap() else { panic!() };
+    let identity = Identity { macs: vec![MAC, OTHER_NIC], system_uuid, serial: None };
+    let (token_digest, session_digest) = (digest(&token), "session".to_string());
+    let check_in = Event::CheckedIn { generation: 1, token_digest, session_digest, identity };
+    registry.host_event("node-1", check_in).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_machine_that_was_seen_by_two_nics_becomes_one_host_when_it_checks_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = open(dir.path());
+    for mac in [MAC, OTHER_NIC] {
+        let _ = registry.script(mac, IPXE).await.unwrap();
+    }
+    assert_eq!(registry.read(|view| view.hosts().count()), 2);
+    let host = check_in_with_two_nics(&registry, Some("uuid-1".into())).await.host;
+    assert_eq!(host.macs, [MAC, OTHER_NIC]);
+    let lines = registry.history("node-1").await.unwrap();
+    assert!(lines.iter().any(|line| line.cause.contains("h-525400000002 is a NIC of this machine")), "{lines:?}");
+    let registry = reopen(dir.path(), registry).await;
+    assert_eq!(registry.read(|view| view.hosts().count()), 1);
+    // By whichever NIC it netboots, it is this host, and its order is open.
+    assert!(matches!(registry.script(OTHER_NIC, IPXE).await.unwrap(), Script::Agent { generation: 1, .. }));
+}
+
+/// With nothing that tells two machines apart, another machine's NIC would be written under this host's order.
+#[tokio::test]
+async fn a_machine_without_a_system_uuid_takes_no_other_nic_for_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = open(dir.path());
+    for mac in [MAC, OTHER_NIC] {
+        let _ = registry.script(mac, IPXE).await.unwrap();
+    }
+    assert_eq!(check_in_with_two_nics(&registry, None).await.host.macs, [MAC]);
+    assert!(matches!(registry.script(OTHER_NIC, IPXE).await.unwrap(), Script::Local { .. }));
+    assert_eq!(registry.read(|view| view.hosts().count()), 2);
+}
+
+#[tokio::test]
+async fn an_agent_that_names_the_nic_of_another_approved_host_does_not_take_that_host_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = open(dir.path());
+    for mac in [MAC, OTHER_NIC] {
+        let _ = registry.script(mac, IPXE).await.unwrap();
+    }
+    let victim = "h-525400000002";
+    registry.host_event(victim, approve()).await.unwrap();
+    registry.host_event(victim, Event::Hold { by: "ann".into(), reason: "r".into(), until: None }).await.unwrap();
+    assert_eq!(check_in_with_two_nics(&registry, Some("uuid-1".into())).await.host.macs, [MAC]);
+    let registry = reopen(dir.path(), registry).await;
+    assert_eq!(registry.read(|view| view.by_mac(OTHER_NIC)).unwrap().host.id, victim);
+    assert_eq!(registry.script(OTHER_NIC, IPXE).await.unwrap(), Script::Local { reason: LocalReason::Held });
+}
+
+#[tokio::test]
+async fn a_machine_that_was_removed_and_is_seen_again_keeps_its_history() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = open(dir.path());
+    let _ = registry.script(MAC, IPXE).await.unwrap();
+    registry.host_event("node-1", approve()).await.unwrap();
+    assert!(matches!(registry.remove("node-1").await, Err(RegistryError::Refused(_))), "its order is open");
+    let hold = Event::Hold { by: "ann".into(), reason: "r".into(), until: None };
+    registry.host_event("node-1", hold).await.unwrap();
+    let before = registry.history("node-1").await.unwrap();
+    registry.remove("node-1").await.unwrap();
+    let _ = registry.script(MAC, IPXE).await.unwrap();
+    let after = registry.history("node-1").await.unwrap();
+    assert_eq!(after[..before.len()], before);
+    assert_eq!((after.len(), after.last().unwrap().to.as_str()), (before.len() + 1, "discovered"));
+}
+
+#[tokio::test]
+async fn a_watch_tells_each_line_of_history_of_its_host_as_it_becomes_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = open(dir.path());
+    for mac in [MAC, OTHER_NIC] {
+        let _ = registry.script(mac, IPXE).await.unwrap();
+    }
+    assert!(matches!(registry.watch(Some("nobody")).await, Err(RegistryError::UnknownHost(_))));
+    let mut watch = registry.watch(Some("node-1")).await.unwrap();
+    registry.host_event("h-525400000002", approve()).await.unwrap();
+    registry.host_event("node-1", approve()).await.unwrap();
+    for wanted in ["enrolled", "queued"] {
+        let change = watch.next().await.unwrap();
+        let line: history::Line = serde_json::from_slice(&change.value.unwrap()).unwrap();
+        assert_eq!((change.key, line.to.as_str()), (history::key("h-525400000001", line.number), wanted));
+    }
+}
+
 #[tokio::test]
 async fn a_hold_ends_when_its_time_has_come() {
     let dir = tempfile::tempdir().unwrap();
@@ -189,6 +259,28 @@ async fn a_hold_ends_when_its_time_has_come() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("{:?}", registry.find("node-1").unwrap().host.state);
+}
+
+/// Rule 10: the longest words of one agent are no reason to stop serving all the others.
+#[tokio::test]
+async fn a_report_that_does_not_fit_into_the_store_is_refused_and_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = open(dir.path());
+    let _ = registry.script(MAC, IPXE).await.unwrap();
+    registry.host_event("node-1", approve()).await.unwrap();
+    let Script::Agent { token, .. } = registry.script(MAC, IPXE).await.unwrap() else { panic!() };
+    let (token_digest, session_digest) = (digest(&token), "session".to_string());
+    let check_in = Event::CheckedIn { generation: 1, token_digest, session_digest, identity: Identity::default() };
+    let before = registry.host_event("node-1", check_in).await.unwrap();
+    // An attempt is left, so the reason goes into the history only.
+    let word = AgentWord::Failed { step: Step::WriteBody, reason: "\u{1d11e}".repeat(33 * 200) };
+    let failed = Event::Agent { generation: 1, session_digest: "session".into(), word };
+    assert!(matches!(registry.host_event("node-1", failed).await, Err(RegistryError::TooLarge(_))));
+    assert_eq!(registry.find("node-1").unwrap().host, before.host);
+    let lines = registry.history("node-1").await.unwrap().len() as u64;
+    assert_eq!(lines, before.host.history_length);
+    let step = Event::Agent { generation: 1, session_digest: "session".into(), word: AgentWord::Step(Step::WriteBody) };
+    registry.host_event("node-1", step).await.unwrap();
 }
 
 /// A store whose disk starts to fail: the fake at the edge. Power cuts and EIO on the real one are elsewhere.
@@ -211,6 +303,14 @@ impl Db for Failing {
             return Err(DbError::Io { what: "fdatasync of the log", source: std::io::Error::other("EIO") });
         }
         self.inner.commit(group)
+    }
+
+    fn watch(&self, prefix: &str) -> crate::db::watch::Watch {
+        self.inner.watch(prefix)
+    }
+
+    fn lease(&self) -> Result<(), DbError> {
+        self.inner.lease()
     }
 }
 

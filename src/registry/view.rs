@@ -54,7 +54,7 @@ impl View {
 
     pub(super) fn publish(&mut self, host: HostView) {
         for mac in &host.host.macs {
-            // As in the writer: the first record that has a MAC keeps it.
+            // As in the writer: the first record that has a MAC keeps it, so that both ask the same host.
             self.by_mac.entry(*mac).or_insert_with(|| host.host.id.clone());
         }
         self.hosts.insert(host.host.id.clone(), Arc::new(host));

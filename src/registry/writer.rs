@@ -2,6 +2,7 @@
 
 use super::history;
 use super::leases::Leases;
+use super::nics;
 use super::stored;
 use super::view::{HostView, View};
 use super::{Command, RegistryError, Script};
@@ -19,6 +20,8 @@ use tokio::sync::mpsc;
 
 /// Commands that share one flush at most.
 const GROUP_MAX: usize = 512;
+/// Bytes that share one flush, about: a group takes no further command beyond it (db::sled::place says why).
+const GROUP_BYTES_MAX: usize = 1 << 20;
 /// Machines that were seen but never approved. Beyond it a new one still boots its disk, unrecorded.
 const DISCOVERED_MAX: usize = 10_000;
 
@@ -27,8 +30,8 @@ pub(super) struct Writer {
     policy: BootPolicy,
     names: BTreeMap<Mac, String>,
     /// The working records: ahead of the view by the group that is being committed.
-    hosts: BTreeMap<String, HostView>,
-    by_mac: HashMap<Mac, String>,
+    pub(super) hosts: BTreeMap<String, HostView>,
+    pub(super) by_mac: HashMap<Mac, String>,
     discovered: usize,
     pub(super) leases: Leases,
     view: Arc<RwLock<View>>,
@@ -40,6 +43,7 @@ pub(super) struct Writer {
 #[derive(Default)]
 pub(super) struct Group {
     txn: Txn,
+    bytes: usize,
     hosts: Vec<String>,
     removed: Vec<String>,
     pub(super) leases: Vec<(std::net::Ipv4Addr, Option<Mac>)>,
@@ -52,7 +56,13 @@ pub(super) struct RegistryErrorText(String);
 
 impl Group {
     pub(super) fn put(&mut self, key: String, value: Option<Vec<u8>>) {
+        self.bytes += value.as_ref().map_or(0, Vec::len);
         self.txn.writes.push((key, value));
+    }
+
+    fn put_host(&mut self, id: &str, record: Vec<u8>) {
+        self.put(format!("host/{id}"), Some(record));
+        self.hosts.push(id.to_string());
     }
 
     fn answer<T: Send + 'static>(&mut self, reply: super::Reply<T>, answer: Result<T, RegistryError>) {
@@ -93,9 +103,8 @@ impl Writer {
             let id = host.id.clone();
             writer.keep(HostView { host, inventory });
             group.hosts.push(id.clone());
-            if renamed {
-                // A record that was read fits into the store again.
-                let _ = writer.stage(&id, &mut group);
+            if renamed && let Ok(record) = encoded(&writer.hosts[&id]) {
+                group.put_host(&id, record);
             }
         }
         for (address, mac) in writer.leases.bound(clock::now()) {
@@ -111,6 +120,9 @@ impl Writer {
             let now = clock::now();
             self.take(first, &mut group, now);
             for _ in 1..GROUP_MAX {
+                if group.bytes > GROUP_BYTES_MAX {
+                    break;
+                }
                 match inbox.try_recv() {
                     Ok(command) => self.take(command, &mut group, now),
                     Err(_) => break,
@@ -146,6 +158,11 @@ impl Writer {
                 // Reads what is durable: a line of this very group is not yet.
                 let _ = reply.send(self.history(&name));
             }
+            Command::Watch { host, reply } => {
+                let id = host.map(|name| self.id_of(&name)).transpose();
+                let prefix = id.map(|id| id.map_or_else(|| "history/".to_string(), |id| history::prefix(&id)));
+                let _ = reply.send(prefix.map(|prefix| self.db.watch(&prefix)));
+            }
             Command::Tick => self.tick(group, now),
         }
     }
@@ -163,26 +180,19 @@ impl Writer {
         now: u64,
     ) -> Result<HostView, RegistryError> {
         let id = self.id_of(name)?;
-        match transition(&self.hosts[&id].host, &self.without_foreign_macs(&id, event), self.policy, now) {
+        let (event, absorbed) = self.own_nics(&id, event);
+        match transition(&self.hosts[&id].host, &event, self.policy, now) {
             Outcome::Refused(refusal) => Err(RegistryError::Refused(refusal)),
             Outcome::Unchanged => Ok(self.hosts[&id].clone()),
-            Outcome::Moved(host, entries) => {
+            Outcome::Moved(host, mut entries) => {
+                entries.extend(nics::merged(&absorbed, &host.state));
                 let inventory = inventory.map(|inventory| *inventory);
                 let inventory = inventory.or_else(|| self.hosts[&id].inventory.clone());
                 self.replace(HostView { host: *host, inventory }, &entries, group, now)?;
+                self.absorb(&id, &absorbed, group);
                 Ok(self.hosts[&id].clone())
             }
         }
-    }
-
-    /// An address that another record has stays there: a machine that names it in its inventory would otherwise get
-    /// the boot decisions of the machine that really has it.
-    fn without_foreign_macs(&self, id: &str, event: &Event) -> Event {
-        let mut event = event.clone();
-        if let Event::CheckedIn { identity, .. } = &mut event {
-            identity.macs.retain(|mac| self.by_mac.get(mac).is_none_or(|known| known == id));
-        }
-        event
     }
 
     /// Puts a new record into the working set and the group, or leaves all as it was.
@@ -199,32 +209,20 @@ impl Writer {
         let first = view.host.history_length;
         view.host.history_length += lines.len() as u64;
         let generation = view.host.generation;
-        let before = self.hosts.get(&id).cloned();
-        self.keep(view);
-        if let Err(error) = self.stage(&id, group) {
-            if let Some(before) = before {
-                self.keep(before);
-            }
-            return Err(error);
-        }
+        let record = encoded(&view)?;
+        let mut puts = Vec::with_capacity(lines.len());
         for (line, number) in lines.iter().zip(first..) {
             let line = history::line(line, number, generation, now);
-            tracing::info!(host = %id, generation, from = %line.from, to = %line.to, actor = %line.actor, cause = %line.cause, "host moved");
             // Plain strings and numbers: serialising them cannot fail.
-            group.put(history::key(&id, number), serde_json::to_vec(&line).ok());
+            let raw = fitting(serde_json::to_vec(&line).unwrap_or_default())?;
+            puts.push((line, raw));
         }
-        Ok(())
-    }
-
-    fn stage(&self, id: &str, group: &mut Group) -> Result<(), RegistryError> {
-        let view = &self.hosts[id];
-        let raw = stored::encode(&view.host, view.inventory.as_ref())
-            .map_err(|error| RegistryError::TooLarge(error.to_string()))?;
-        if raw.len() > VALUE_BYTES_MAX {
-            return Err(RegistryError::TooLarge(format!("{} bytes of at most {VALUE_BYTES_MAX}", raw.len())));
+        self.keep(view);
+        group.put_host(&id, record);
+        for (line, raw) in puts {
+            tracing::info!(host = %id, generation, from = %line.from, to = %line.to, actor = %line.actor, cause = %line.cause, "host moved");
+            group.put(history::key(&id, line.number), Some(raw));
         }
-        group.put(format!("host/{id}"), Some(raw));
-        group.hosts.push(id.to_string());
         Ok(())
     }
 
@@ -267,6 +265,7 @@ impl Writer {
         let mut host = Host::discovered(mac, DEFAULT_GROUP, now);
         host.name = self.names.get(&mac).cloned();
         let id = host.id.clone();
+        host.history_length = self.history_length(&id, group)?;
         let seen = Entry {
             from: State::Discovered,
             to: State::Discovered,
@@ -317,13 +316,17 @@ impl Writer {
             let open = crate::decide::host::Refusal::OrderOpen { generation: order.generation };
             return Err(RegistryError::Refused(open));
         }
+        self.forget(&id, group);
+        Ok(())
+    }
+
+    pub(super) fn forget(&mut self, id: &str, group: &mut Group) {
         group.put(format!("host/{id}"), None);
         self.by_mac.retain(|_, known| *known != id);
-        if let Some(gone) = self.hosts.remove(&id) {
+        if let Some(gone) = self.hosts.remove(id) {
             self.discovered -= usize::from(gone.host.state == State::Discovered);
         }
-        group.removed.push(id);
-        Ok(())
+        group.removed.push(id.to_string());
     }
 
     fn history(&self, name: &str) -> Result<Vec<history::Line>, RegistryError> {
@@ -331,6 +334,16 @@ impl Writer {
         let items = self.db.scan(&history::prefix(&id)).map_err(|error| RegistryError::Store(error.to_string()))?;
         let parse = |item: &crate::db::Item| serde_json::from_slice(&item.value);
         items.iter().map(parse).collect::<Result<_, _>>().map_err(|error| RegistryError::Store(error.to_string()))
+    }
+
+    /// Where the history of a host begins that is seen anew: a machine that was removed keeps its lines.
+    fn history_length(&self, id: &str, group: &Group) -> Result<u64, RegistryError> {
+        let prefix = history::prefix(id);
+        let stored = self.db.scan(&prefix).map_err(|error| RegistryError::Store(error.to_string()))?;
+        let stored = stored.iter().map(|item| item.key.as_str());
+        let staged = group.txn.writes.iter().map(|(key, _)| key.as_str());
+        let numbers = stored.chain(staged).filter_map(|key| key.strip_prefix(prefix.as_str())?.parse::<u64>().ok());
+        Ok(numbers.max().map_or(0, |last| last + 1))
     }
 
     fn tick(&mut self, group: &mut Group, now: u64) {
@@ -363,13 +376,14 @@ impl Writer {
         let failed = self.failed.clone().map(RegistryErrorText);
         if failed.is_none() {
             let mut view = self.view.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+            // Removed ones first: a host of this very group may have taken over their MACs.
+            for id in group.removed.iter().filter(|id| !self.hosts.contains_key(*id)) {
+                view.withdraw(id);
+            }
             for id in &group.hosts {
                 if let Some(host) = self.hosts.get(id) {
                     view.publish(host.clone());
                 }
-            }
-            for id in &group.removed {
-                view.withdraw(id);
             }
             for (address, holder) in &group.leases {
                 view.publish_lease(*address, *holder);
@@ -382,4 +396,19 @@ impl Writer {
             answer(failed.as_ref());
         }
     }
+}
+
+/// A record as it goes into the store, if it fits.
+fn encoded(view: &HostView) -> Result<Vec<u8>, RegistryError> {
+    let raw = stored::encode(&view.host, view.inventory.as_ref());
+    fitting(raw.map_err(|error| RegistryError::TooLarge(error.to_string()))?)
+}
+
+/// What does not fit must be refused before it is in a group: the store would refuse the whole group, which ends
+/// all writing.
+fn fitting(raw: Vec<u8>) -> Result<Vec<u8>, RegistryError> {
+    if raw.len() > VALUE_BYTES_MAX {
+        return Err(RegistryError::TooLarge(format!("{} bytes of at most {VALUE_BYTES_MAX}", raw.len())));
+    }
+    Ok(raw)
 }

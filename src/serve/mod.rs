@@ -2,6 +2,7 @@
 
 mod authority;
 
+use crate::causes;
 use crate::clock;
 use crate::config::{Config, ConfigError};
 use crate::db::DbError;
@@ -9,6 +10,7 @@ use crate::db::sled::SledDb;
 use crate::dhcp;
 use crate::http::{self, Shared, assets, listen};
 use crate::image::{self, ImageStore};
+use crate::ndp::{RecentMacs, RouterAnswers};
 use crate::registry::Registry;
 use crate::tftp;
 use authority::Deciding;
@@ -70,11 +72,15 @@ async fn serve(shared: Arc<Shared>, began: std::time::Instant) -> Result<(), Ser
     let sockets = bind(&shared).await?;
     let (stop, stopped) = watch::channel(false);
     let mut tasks = tokio::task::JoinSet::new();
-    let authority = Arc::new(Deciding::new(shared.clone()));
+    let ipxe = Arc::new(RecentMacs::default());
+    let authority = Arc::new(Deciding::new(shared.clone(), ipxe.clone()));
     let connections_max = shared.config.http.requests_max;
     let counters = Arc::new(dhcp::DhcpCounters::default());
     for server in sockets.dhcp {
         tasks.spawn(server.run(authority.clone(), counters.clone(), stopped.clone()));
+    }
+    for answers in sockets.router_answers {
+        tasks.spawn(answers.run(ipxe.clone(), stopped.clone()));
     }
     let files = Arc::new(boot_files(&shared.assets));
     let tftp_counters = Arc::new(tftp::TftpCounters::default());
@@ -110,6 +116,7 @@ struct Sockets {
     dhcp: Vec<dhcp::DhcpServer>,
     tftp: Vec<tftp::TftpServer>,
     http: Vec<TcpListener>,
+    router_answers: Vec<RouterAnswers>,
     operators: UnixListener,
 }
 
@@ -120,6 +127,7 @@ async fn bind(shared: &Shared) -> Result<Sockets, ServeError> {
         dhcp: Vec::new(),
         tftp: Vec::new(),
         http: Vec::new(),
+        router_answers: Vec::new(),
         operators: listen::bind_operators(&config.socket)
             .map_err(|source| ServeError::Bind { what: config.socket.display().to_string(), source })?,
     };
@@ -130,6 +138,16 @@ async fn bind(shared: &Shared) -> Result<Sockets, ServeError> {
         sockets.tftp.push(tftp::TftpServer::bind(tftp, None)?);
         let http = SocketAddr::from((network.server_ip, config.http.port));
         sockets.http.push(TcpListener::bind(http).await.map_err(failed(format!("HTTP {http}")))?);
+        if config.ipv6.answer_router_solicitations {
+            // Machines boot without it, some seconds later: no reason not to serve.
+            match RouterAnswers::bind(&network.interface) {
+                Ok(answers) => sockets.router_answers.push(answers),
+                Err(error) => {
+                    let error = causes::in_one_line(&error);
+                    tracing::warn!(%error, "iPXE will wait for an IPv6 router");
+                }
+            }
+        }
     }
     Ok(sockets)
 }

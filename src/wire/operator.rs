@@ -99,6 +99,15 @@ pub struct HistoryLine {
     pub actor: String,
 }
 
+/// One line of `GET /v1/watch`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WatchLine {
+    /// Host id.
+    pub host: String,
+    #[serde(flatten)]
+    pub line: HistoryLine,
+}
+
 /// Any answer that is not 2xx, on every listener: what was wrong, in words for the person who must act.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Problem {

@@ -19,8 +19,7 @@ pub struct Server {
 impl Server {
     /// Starts the server in the lab's directory, with boot assets as `make assets` built them.
     pub fn start(lab: &Lab, binary: &Path) -> Server {
-        let assets = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join(std::env::var("LEAD_ASSETS").unwrap_or("target/boot-assets".into()));
+        let assets = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/boot-assets");
         assert!(assets.join("SHA256SUMS").exists(), "no boot assets; do: make assets");
         std::os::unix::fs::symlink(assets, lab.dir().join("boot-assets")).expect("linking the boot assets");
         let mut server = Server { binary: binary.to_owned(), dir: lab.dir().to_owned(), process: None, starts: 0 };
@@ -42,6 +41,11 @@ impl Server {
     /// kill -9: no farewell, nothing flushed that was not flushed before.
     pub fn kill(&mut self) {
         self.process = None;
+    }
+
+    /// Its process id while it runs.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("the server runs").pid()
     }
 
     /// What the server logged since its last start.

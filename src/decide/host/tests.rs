@@ -152,9 +152,14 @@ fn another_machine_behind_a_known_mac_gets_no_job() {
     let mut host = after(&new_host(), &[approve(), script()]);
     host.system_uuid = Some("aaaa".into());
     let identity = Identity { system_uuid: Some("bbbb".into()), ..Identity::default() };
-    let (token_digest, session_digest) = ("token".into(), "session".into());
-    let event = Event::CheckedIn { generation: 1, token_digest, session_digest, identity };
-    assert!(matches!(refused(&host, &event), Refusal::IdentityChanged { .. }));
+    let event = |token_digest: String| Event::CheckedIn {
+        generation: 1,
+        token_digest,
+        session_digest: "session".into(),
+        identity: identity.clone(),
+    };
+    assert!(matches!(refused(&host, &event("token".into())), Refusal::IdentityChanged { .. }));
+    assert_eq!(refused(&host, &event("guess".into())), Refusal::TokenUnknown, "a guess learns nothing of the host");
 }
 
 #[test]

@@ -298,11 +298,6 @@ impl Change {
     }
 
     fn checked_in(&mut self, generation: u64, token: &str, session: &str, identity: &Identity) -> Result<(), Refusal> {
-        if let (Some(known), Some(seen)) = (&self.host.system_uuid, &identity.system_uuid)
-            && known != seen
-        {
-            return Err(Refusal::IdentityChanged { known: known.clone(), seen: seen.clone() });
-        }
         let order = self.host.order.as_mut().ok_or(Refusal::NoOpenOrder)?;
         if order.generation != generation {
             return Err(Refusal::WrongGeneration { asked: generation, open: order.generation });
@@ -310,6 +305,14 @@ impl Change {
         let claim = order.claim.as_mut().ok_or(Refusal::TokenUnknown)?;
         if claim.token_digest != token {
             return Err(Refusal::TokenUnknown);
+        }
+        // Behind the token: what is known of the host is told to nobody who only guesses.
+        // A machine that has a UUID has it at every boot: none is another machine, too.
+        if let Some(known) = &self.host.system_uuid
+            && identity.system_uuid.as_ref() != Some(known)
+        {
+            let seen = identity.system_uuid.clone().unwrap_or_else(|| "none".to_string());
+            return Err(Refusal::IdentityChanged { known: known.clone(), seen });
         }
         match &claim.session_digest {
             Some(claimed) if claimed == session => return Ok(()), // the answer was lost; the same claim again
