@@ -1,6 +1,7 @@
 # regild: the front door. `make demo` shows it, `make test` proves it.
 .DELETE_ON_ERROR:
-.PHONY: demo test test-fast test-power test-roads test-full setup assets images images-full build audit clean help bench bench-setup
+.PHONY: demo test test-fast test-power test-roads test-full setup assets images images-full build audit fuzz fuzz-setup clean help
+.PHONY: bench bench-setup
 
 ASSETS := target/boot-assets/SHA256SUMS
 AGENT_SOURCES := $(shell find src/agent src/wire src/decide src/bin src/gpt.rs src/clock.rs src/lib.rs Cargo.toml Cargo.lock 2>/dev/null)
@@ -18,6 +19,7 @@ help:
 	@echo "make setup      installs the Debian packages that all of this needs (as root)"
 	@echo "make assets     builds the deploy environment and the bootloaders into target/boot-assets"
 	@echo "make build      the release binary, target/release/regild"
+	@echo "make fuzz       hostile input for every parser, FUZZ_SECONDS (30) for each of the targets in fuzz/"
 	@echo "make bench      measures speed, memory and sizes, beside peers (docs/benchmarks.md; as root, about 8 minutes)"
 	@echo "make bench-NAME one of: sizes, serve, dhcp, tftp, image, http, netboot"
 	@echo "make audit      licences, bans and sources of the crates; the Vagrantfile"
@@ -62,8 +64,10 @@ test: setup test-fast test-power test-roads
 
 test-fast:
 	cargo fmt --check
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
 	tests/with-ticker.sh cargo clippy --all-targets --quiet -- -D warnings
 	cargo clippy --quiet --no-default-features --features agent --bin regild-agent -- -D warnings
+	cargo clippy --quiet --lib -- --cfg fuzzing -D warnings
 	cargo test --lib --bins --test tidy --test rollout_text
 	cargo test --test net --test write_path --test write_cuts
 	cargo test --test store_cuts
@@ -101,9 +105,18 @@ bench: setup bench-setup build assets images
 bench-%: setup bench-setup build assets images
 	benches/run.py $*
 
+# Advisories are not asked for: their database would have to be fetched from GitHub.
 audit:
-	cargo deny check bans licenses sources
+	@command -v cargo-deny >/dev/null || { echo "audit: no cargo-deny; do: cargo install cargo-deny --locked" >&2; exit 1; }
+	cargo deny --locked check bans licenses sources
 	tests/vagrant-validate.sh
+
+# Finds what nobody thought of; what it found is kept as a named test. Builds everything anew with its own flags.
+fuzz:
+	fuzz/run.sh
+
+fuzz-setup:
+	@command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked
 
 clean:
 	cargo clean

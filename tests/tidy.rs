@@ -145,7 +145,8 @@ fn no_left_over_marks_and_no_unexplained_unwraps() {
         )
     });
     let mut found = Vec::new();
-    for source in sources("src").iter().chain(&sources("tests")) {
+    let fuzzing = [sources("fuzz/src"), sources("fuzz/fuzz_targets")].into_iter().flatten();
+    for source in sources("src").into_iter().chain(sources("tests")).chain(fuzzing) {
         for (at, line) in source.text.lines().enumerate() {
             if marks.iter().any(|mark| line.contains(mark.as_str())) {
                 found.push(format!("{}:{}: {}", source.path.display(), at + 1, line.trim()));
@@ -176,7 +177,8 @@ fn unsafe_says_why_it_is_safe() {
 #[test]
 fn files_and_functions_stay_small() {
     let mut found = Vec::new();
-    for source in sources("src").iter().chain(&sources("tests")) {
+    let fuzzing = [sources("fuzz/src"), sources("fuzz/fuzz_targets")].into_iter().flatten();
+    for source in sources("src").into_iter().chain(sources("tests")).chain(fuzzing) {
         let lines = source.text.lines().count();
         if lines > FILE_LINES_MAX {
             found.push(format!("{}: {lines} lines, at most {FILE_LINES_MAX}", source.path.display()));

@@ -74,7 +74,9 @@ fn boot_entries(efivars: &Path) -> io::Result<Vec<(u16, Vec<u8>)>> {
         let Some(digits) = name.strip_prefix("Boot").and_then(|rest| rest.strip_suffix(&format!("-{GLOBAL}"))) else {
             continue;
         };
+        // from_str_radix would take a sign, too.
         if digits.len() == 4
+            && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
             && let Ok(number) = u16::from_str_radix(digits, 16)
             && let Some(option) = read(&efivars.join(&name))?
         {
@@ -121,7 +123,8 @@ fn device_path(place: &LoaderPlace) -> Vec<u8> {
 #[must_use]
 pub fn guid_bytes(text: &str) -> Option<[u8; 16]> {
     let hex: String = text.chars().filter(|c| *c != '-').collect();
-    let value = u128::from_str_radix(&hex, 16).ok().filter(|_| hex.len() == 32)?;
+    let is_hex = hex.len() == 32 && hex.bytes().all(|digit| digit.is_ascii_hexdigit());
+    let value = u128::from_str_radix(&hex, 16).ok().filter(|_| is_hex)?;
     let mut bytes = value.to_be_bytes();
     bytes[..4].reverse();
     bytes[4..6].reverse();
@@ -193,7 +196,9 @@ mod tests {
         // The type GUID of an EFI system partition, as it lies on every GPT disk.
         let esp = guid_bytes("c12a7328-f81f-11d2-ba4b-00a0c93ec93b").unwrap();
         assert_eq!(esp, *b"\x28\x73\x2a\xc1\x1f\xf8\xd2\x11\xba\x4b\x00\xa0\xc9\x3e\xc9\x3b");
-        assert_eq!(guid_bytes("c12a7328"), None);
+        for wrong in ["c12a7328", "+12a7328-f81f-11d2-ba4b-00a0c93ec93b", ""] {
+            assert_eq!(guid_bytes(wrong), None, "{wrong:?}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::extent::VerifiedExtent;
 use super::plan::{self, Segment};
 use super::source::{self, GaveUp};
 use super::write::{Job, WriteError};
+use crate::wire::manifest::Manifest;
 
 /// Requests that are under way at once. One more than this is waiting in the queue and one is being written, so
 /// memory stays below 100 MiB.
@@ -73,7 +74,7 @@ fn load(job: &Job, segment: &Segment, cancelled: &AtomicBool) -> Result<Vec<Veri
             GaveUp::Failed(source) => WriteError::Source(source),
         })?;
         job.fetched_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        match unpack(job, segment, &bytes, range.start) {
+        match unpack(job.manifest, segment, &bytes, range.start) {
             Ok(extents) => return Ok(extents),
             Err(frame) if tries == 1 => {
                 let offset_bytes = job.manifest.frames[frame].offset_bytes;
@@ -86,8 +87,13 @@ fn load(job: &Job, segment: &Segment, cancelled: &AtomicBool) -> Result<Vec<Veri
 }
 
 /// The extents of a segment out of its compressed bytes, or the index of a frame that is not right.
-fn unpack(job: &Job, segment: &Segment, compressed: &[u8], offset: u64) -> Result<Vec<VerifiedExtent>, usize> {
-    let frames = &job.manifest.frames;
+pub(super) fn unpack(
+    manifest: &Manifest,
+    segment: &Segment,
+    compressed: &[u8],
+    offset: u64,
+) -> Result<Vec<VerifiedExtent>, usize> {
+    let frames = &manifest.frames;
     // Raw frames one behind the other, so that an extent over a frame border is one slice.
     let mut starts = vec![0];
     for frame in &frames[segment.frames.clone()] {
@@ -107,7 +113,7 @@ fn unpack(job: &Job, segment: &Segment, compressed: &[u8], offset: u64) -> Resul
     let buffer = Arc::new(buffer);
     let mut verified = Vec::with_capacity(segment.extents.len());
     for &index in &segment.extents {
-        let extent = &job.manifest.extents[index];
+        let extent = &manifest.extents[index];
         let frame = extent.frame as usize;
         let start =
             starts[frame - segment.frames.start] + extent.frame_block as usize * crate::wire::manifest::BLOCK_BYTES;

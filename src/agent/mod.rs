@@ -39,6 +39,8 @@ mod aligned;
 mod boot_area;
 mod extent;
 mod fetch;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod holders;
 mod moved;
 mod plan;

@@ -224,5 +224,9 @@ fn inform(table: &LeaseTable, request: &LeaseRequest) -> LeaseAnswer {
     if !table.subnet().contains(ip) {
         return LeaseAnswer::Silent { reason: SilentReason::OtherSubnet { ip } };
     }
+    // The answer goes to this address: to ourselves, or as a broadcast to everybody, whoever asks for it.
+    if !table.subnet().may_be_a_machine(ip) {
+        return LeaseAnswer::Silent { reason: SilentReason::NoMachine { ip } };
+    }
     LeaseAnswer::Inform { ip }
 }

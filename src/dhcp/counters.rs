@@ -35,7 +35,7 @@ pub struct DhcpCounters {
     silent: [AtomicU64; SILENT_NAMES.len()],
 }
 
-const SILENT_NAMES: [&str; 7] = [
+const SILENT_NAMES: [&str; 8] = [
     "relay_not_supported",
     "other_server",
     "pool_full",
@@ -43,6 +43,7 @@ const SILENT_NAMES: [&str; 7] = [
     "no_address_asked",
     "not_the_holder",
     "other_subnet",
+    "no_machine",
 ];
 
 fn silent_place(reason: &SilentReason) -> usize {
@@ -54,6 +55,7 @@ fn silent_place(reason: &SilentReason) -> usize {
         SilentReason::NoAddressAsked => 4,
         SilentReason::NotTheHolder { .. } => 5,
         SilentReason::OtherSubnet { .. } => 6,
+        SilentReason::NoMachine { .. } => 7,
     }
 }
 

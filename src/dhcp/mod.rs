@@ -11,6 +11,8 @@
 pub mod codec;
 mod counters;
 mod deliver;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod network;
 mod reply;
 mod server;

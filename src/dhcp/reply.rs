@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 
 use super::Network;
 use super::codec::Request;
+use crate::decide::lease::LeaseAnswer;
 use crate::decide::netboot::NetbootClient;
 
 /// BOOTP's size; some relays and old ROMs drop anything shorter (RFC 1542 section 2.1).
@@ -44,6 +45,29 @@ pub(super) enum Reply {
 pub(super) enum LeaseReply {
     Offer,
     Ack,
+}
+
+impl Reply {
+    /// The reply that a lease answer asks for, and the address that it gives or speaks to; `None` where the answer
+    /// is no packet. The boot file is still to be filled in.
+    pub(super) fn to(answer: &LeaseAnswer, network: &Network) -> Option<(Reply, Option<Ipv4Addr>)> {
+        let (kind, ip, lease_seconds) = match answer {
+            LeaseAnswer::Offer { ip, .. } => (LeaseReply::Offer, *ip, network.lease_seconds),
+            LeaseAnswer::Ack { lease, lease_seconds, .. } => (LeaseReply::Ack, lease.ip, *lease_seconds),
+            LeaseAnswer::Nak { reason } => return Some((Reply::Nak { message: reason.to_string() }, None)),
+            LeaseAnswer::Inform { ip } => return Some((Reply::Parameters { boot_file: None }, Some(*ip))),
+            LeaseAnswer::Release { .. } | LeaseAnswer::Decline { .. } | LeaseAnswer::Silent { .. } => return None,
+        };
+        Some((Reply::Lease { kind, ip, lease_seconds, boot_file: None }, Some(ip)))
+    }
+
+    /// Where the boot file goes; `None` in a reply that has no place for one.
+    pub(super) fn boot_file_mut(&mut self) -> Option<&mut Option<String>> {
+        match self {
+            Reply::Lease { boot_file, .. } | Reply::Parameters { boot_file } => Some(boot_file),
+            Reply::Nak { .. } => None,
+        }
+    }
 }
 
 /// Makes the packet. Its size stays within what the client takes (option 57).

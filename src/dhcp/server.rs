@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use super::codec::{PACKET_BYTES_MAX, Request};
 use super::counters::{DhcpCounters, add};
 use super::deliver::{Sent, Wire, destination};
-use super::reply::{LeaseReply, Reply, encode};
+use super::reply::{Reply, encode};
 use super::{Authority, NetbootAnswer, Network};
 use crate::clock;
 use crate::decide::lease::LeaseAnswer;
@@ -156,9 +156,12 @@ async fn handle<A: Authority>(shared: Arc<Shared<A>>, packet: Vec<u8>, _permit: 
     };
     shared.counters.count_answer(&answer);
     log_answer(&shared, &request, &answer);
-    let Some((reply, yiaddr)) = reply_to(&shared, &request, answer).await else {
+    let Some((mut reply, yiaddr)) = Reply::to(&answer, &shared.server.network) else {
         return;
     };
+    if let Some(place) = reply.boot_file_mut() {
+        *place = boot_file(&shared, &request).await;
+    }
     let bytes = match encode(&shared.server.network, &request, &reply) {
         Ok(bytes) => bytes,
         Err(error) => {
@@ -177,30 +180,6 @@ async fn handle<A: Authority>(shared: Arc<Shared<A>>, packet: Vec<u8>, _permit: 
             }
         }
     }
-}
-
-/// What to send and the address that it gives or speaks to; `None` where the answer is no packet.
-async fn reply_to<A: Authority>(
-    shared: &Shared<A>,
-    request: &Request,
-    answer: LeaseAnswer,
-) -> Option<(Reply, Option<std::net::Ipv4Addr>)> {
-    let (kind, ip, lease_seconds) = match answer {
-        LeaseAnswer::Offer { ip, .. } => (LeaseReply::Offer, ip, shared.server.network.lease_seconds),
-        LeaseAnswer::Ack { lease, lease_seconds, .. } => (LeaseReply::Ack, lease.ip, lease_seconds),
-        LeaseAnswer::Nak { reason } => {
-            return Some((Reply::Nak { message: reason.to_string() }, None));
-        }
-        LeaseAnswer::Inform { ip } => {
-            let boot_file = boot_file(shared, request).await;
-            return Some((Reply::Parameters { boot_file }, Some(ip)));
-        }
-        LeaseAnswer::Release { .. } | LeaseAnswer::Decline { .. } | LeaseAnswer::Silent { .. } => {
-            return None;
-        }
-    };
-    let boot_file = boot_file(shared, request).await;
-    Some((Reply::Lease { kind, ip, lease_seconds, boot_file }, Some(ip)))
 }
 
 async fn boot_file<A: Authority>(shared: &Shared<A>, request: &Request) -> Option<String> {

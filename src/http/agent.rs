@@ -1,31 +1,23 @@
 //! What the agent and the installed system say.
 //!
-//! All of it is hostile text (rule 10): sizes are cut, control characters dropped, MACs parsed, and an
-//! agent may speak only with the token of the latest attempt or the session that claimed it, and only from the
-//! address that is leased to its host. Of tokens and sessions only digests are kept and compared, so how long a
-//! comparison takes tells nothing about either.
+//! All of it is hostile text (rule 10) until [`said`] has cleaned it, and an agent may speak only with the token of
+//! the latest attempt or the session that claimed it, and only from the address that is leased to its host. Of tokens
+//! and sessions only digests are kept and compared, so how long a comparison takes tells nothing about either.
 
 use super::Shared;
 use super::body::{self, JsonBody};
 use super::listen::Peer;
 use super::problem::Problem;
-use crate::decide::host::{AgentWord, Event, Host, Identity, Refusal};
+use super::said::{self, Said};
+use crate::decide::host::{AgentWord, Event, Host, Refusal};
 use crate::registry::{HostView, RegistryError};
-use crate::wire::agent::{self as wire, CheckIn, Job, PROTOCOL, Report, ReportAnswer};
+use crate::wire::agent::{CheckIn, Event as AgentEvent, Job, PROTOCOL, Report, ReportAnswer};
 use axum::Json;
 use axum::extract::{ConnectInfo, FromRequest, Request, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
-
-/// Longest text that is kept of anything a machine says.
-const TEXT_CHARS_MAX: usize = 200;
-const DISKS_MAX: usize = 64;
-const MACS_MAX: usize = 32;
-const LISTING_LINES_MAX: usize = 32;
-/// Of a failure with its listing: it must fit into the record beside the inventory of a machine with 64 disks.
-const REASON_CHARS_MAX: usize = 3000;
 
 /// What an agent says, in our protocol.
 ///
@@ -67,22 +59,12 @@ pub async fn check_in(
         Speaker::Host(id) if id == said.host => {}
         _ => return Err(foreign_address(peer, &said.host)),
     }
-    let inventory = cleaned(said.inventory);
-    let identity = Identity {
-        macs: inventory.macs.iter().filter_map(|mac| mac.parse().ok()).collect(),
-        system_uuid: inventory.system_uuid.clone(),
-        serial: inventory.serial.clone(),
-    };
-    let event = Event::CheckedIn {
-        generation: said.generation,
-        token_digest: digest(&said.token),
-        session_digest: digest(&said.session),
-        identity,
-    };
-    let checked_in = shared.registry.check_in(&said.host, event, inventory).await;
+    let id = said.host.clone();
+    let (event, inventory) = said::check_in(said);
+    let checked_in = shared.registry.check_in(&id, event, inventory).await;
     if let Err(RegistryError::Refused(Refusal::TokenClaimed)) = &checked_in {
         // Two machines with one MAC, or somebody who read the script on its way: a person must look.
-        tracing::warn!(host = said.host, peer = %peer.remote, "a second claimant of an order was refused");
+        tracing::warn!(host = id, peer = %peer.remote, "a second claimant of an order was refused");
     }
     let view = checked_in.map_err(unauthorised)?;
     job(&shared, &view.host).map(Json)
@@ -133,34 +115,25 @@ pub async fn report(
         other => Ok(Json(ReportAnswer { go_on: false, reason: Some(other.to_string()) })),
     };
     // What is over is noted under a stop, too.
-    let is_over = matches!(said.event, wire::Event::Verified { .. } | wire::Event::Failed { .. });
+    let is_over = matches!(said.event, AgentEvent::Verified { .. } | AgentEvent::Failed { .. });
     let stopped = shared.registry.stop_switch().pressed().filter(|stop| stop.running_too && !is_over);
-    let session_digest = digest(&said.session);
+    let session_digest = said::digest(&said.session);
     // Also an agent whose lease ran out while it writes; who has neither lease nor session hears nothing of it.
     let is_ours = || is_leased || progress_allowed(&view, said.generation, &session_digest).is_ok();
     if let Some(stop) = stopped.filter(|_| is_ours()) {
         return Ok(Json(ReportAnswer { go_on: false, reason: Some(format!("stopped {}", stop.sentence())) }));
     }
-    let mut gave_up = None;
-    let word = match said.event {
-        wire::Event::Progress { progress } => {
+    let word = match said::report(said.event) {
+        Said::Progress(progress) => {
             if let Err(refusal) = progress_allowed(&view, said.generation, &session_digest) {
                 return over(refusal);
             }
             shared.registry.note_progress(id, progress);
             return Ok(Json(ReportAnswer { go_on: true, reason: None }));
         }
-        wire::Event::Step { step } => AgentWord::Step(step.into()),
-        wire::Event::Target { disk } => AgentWord::Target(disk_id(clean_disk(disk))),
-        wire::Event::Verified { disk } => AgentWord::Verified(disk.into()),
-        wire::Event::Failed { step, reason, listing } => {
-            let lines = listing.iter().take(LISTING_LINES_MAX).map(|line| clean(line)).collect::<Vec<_>>();
-            let reason = [vec![clean(&reason)], lines].concat().join("; ");
-            let reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
-            gave_up = Some(reason.clone());
-            AgentWord::Failed { step: step.into(), reason }
-        }
+        Said::Word(word) => word,
     };
+    let gave_up = if let AgentWord::Failed { reason, .. } = &word { Some(reason.clone()) } else { None };
     let event = Event::Agent { generation: said.generation, session_digest, word };
     match shared.registry.host_event(id, event).await {
         Ok(_) => {
@@ -207,7 +180,7 @@ pub async fn installed(
     }
     let host = shared.registry.read(|view| view.by_mac(mac));
     let host = host.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format!("{mac} is not known")))?;
-    let event = Event::Installed { image: clean(&said.image) };
+    let event = Event::Installed { image: said::text(&said.image) };
     shared.registry.host_event(&host.host.id, event).await?;
     Ok("noted\n")
 }
@@ -242,7 +215,7 @@ fn speaker(shared: &Shared, peer: Peer) -> Speaker {
 /// The same words whether there is such a host or not: nobody learns from us which machines there are.
 fn foreign_address(peer: Peer, host: &str) -> Problem {
     let address = peer.remote.ip();
-    tracing::debug!(%address, host = clean(host), "an agent's words from an address that is not its host's");
+    tracing::debug!(%address, host = said::text(host), "an agent's words from an address that is not its host's");
     Problem::new(StatusCode::UNAUTHORIZED, format!("{address} is not leased to a NIC of that host"))
 }
 
@@ -252,44 +225,5 @@ fn unauthorised(error: RegistryError) -> Problem {
             Problem::new(StatusCode::UNAUTHORIZED, refusal.to_string())
         }
         other => other.into(),
-    }
-}
-
-fn digest(secret: &str) -> String {
-    blake3::hash(secret.as_bytes()).to_hex().to_string()
-}
-
-/// One line of printable text, cut to a length that fits records and logs.
-fn clean(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(TEXT_CHARS_MAX).collect()
-}
-
-fn clean_option(text: Option<String>) -> Option<String> {
-    text.map(|text| clean(text.trim())).filter(|text| !text.is_empty())
-}
-
-fn clean_disk(disk: wire::Disk) -> wire::Disk {
-    wire::Disk {
-        name: clean(&disk.name),
-        serial: clean_option(disk.serial),
-        wwn: clean_option(disk.wwn),
-        model: clean_option(disk.model),
-        transport: clean(&disk.transport),
-        content: clean_option(disk.content),
-        ..disk
-    }
-}
-
-fn disk_id(disk: wire::Disk) -> crate::decide::host::DiskId {
-    crate::decide::host::DiskId { serial: disk.serial, wwn: disk.wwn, size_bytes: disk.size_bytes }
-}
-
-fn cleaned(inventory: wire::Inventory) -> wire::Inventory {
-    wire::Inventory {
-        system_uuid: clean_option(inventory.system_uuid).map(|uuid| uuid.to_lowercase()),
-        serial: clean_option(inventory.serial),
-        product: clean_option(inventory.product),
-        macs: inventory.macs.into_iter().take(MACS_MAX).map(|mac| clean(&mac)).collect(),
-        disks: inventory.disks.into_iter().take(DISKS_MAX).map(clean_disk).collect(),
     }
 }

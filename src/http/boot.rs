@@ -59,7 +59,7 @@ pub async fn script(
 
 /// Boots the deploy environment. When a file cannot be had the machine reboots and asks again, which costs an
 /// attempt: after the last one it boots its disk.
-fn agent_script(server: &str, mac: Mac, host: &str, generation: u64, token: &str, args: &str) -> String {
+pub(super) fn agent_script(server: &str, mac: Mac, host: &str, generation: u64, token: &str, args: &str) -> String {
     let bootif = mac.to_string().replace(':', "-");
     format!(
         "#!ipxe\n\
@@ -78,7 +78,7 @@ fn agent_script(server: &str, mac: Mac, host: &str, generation: u64, token: &str
 /// Boots the machine's own disk. UEFI needs GRUB for it: iPXE's `exit` leads some firmware to its setup screen
 /// or to the next network entry (design.md section 9). A blank disk ends in another try, so that a machine that
 /// was just racked finds its order without a hand on the power button.
-fn local_script(server: &str, uefi: bool, reason: &str) -> String {
+pub(super) fn local_script(server: &str, uefi: bool, reason: &str) -> String {
     let boot = if uefi {
         format!("chain {server}/assets/local-boot.efi || goto nothing\n")
     } else {

@@ -114,7 +114,7 @@ impl<I: Iterator + Unpin> futures_core::Stream for IterStream<I> {
 
 /// `bytes=A-B` and `bytes=A-` of RFC 9110 section 14.1.2, one range, inside `length`. Suffix ranges and lists
 /// are not ours: the agent always knows what it wants.
-fn one_range(text: &str, length: usize) -> Option<(usize, usize)> {
+pub(super) fn one_range(text: &str, length: usize) -> Option<(usize, usize)> {
     let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
     let first: usize = first.parse().ok()?;
     let last =

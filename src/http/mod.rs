@@ -6,6 +6,8 @@ pub mod agent;
 pub mod assets;
 pub mod body;
 pub mod boot;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod guard;
 pub mod images;
 pub mod listen;
@@ -20,6 +22,7 @@ pub mod operator_rollouts;
 pub mod operator_watch;
 pub mod probe;
 pub mod problem;
+mod said;
 mod upload;
 
 use crate::config::Config;

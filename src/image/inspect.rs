@@ -5,14 +5,13 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::import::ImportError;
-use super::reader::ImageReader;
 use crate::gpt;
-use crate::wire::manifest::{BootFacts, Loader, Partition, WINDOW_BYTES};
+use crate::wire::manifest::{BootFacts, LOADERS_MAX, Loader, Partition, TEXT_BYTES_MAX, WINDOW_BYTES};
 
 /// Boot code in front of the disk signature and the MBR's table.
 const MBR_CODE_BYTES: usize = 440;
-/// Reading a few directories of a FAT takes some hundred KiB. A file system whose cluster chains run in circles
-/// would be read for ever.
+/// For all EFI system partitions of an image. Reading a few directories of a FAT takes some hundred KiB. A file system
+/// whose cluster chains run in circles would be read for ever, and a table has room for a thousand of them.
 const ESP_READ_BYTES_MAX: u64 = 64 << 20;
 const ENTRIES_MAX: usize = 4096;
 
@@ -24,7 +23,7 @@ const ARCHES: [&str; 5] = ["x64", "ia32", "aa64", "arm", "riscv64"];
 /// # Errors
 /// [`ImportError::Read`] when the store's data cannot be read, [`ImportError::PartitionTable`] when the table is
 /// one that could not be fitted to a disk later.
-pub(super) fn inspect(mut image: ImageReader, image_bytes: u64) -> Result<(BootFacts, u32), ImportError> {
+pub(super) fn inspect(mut image: impl Read + Seek, image_bytes: u64) -> Result<(BootFacts, u32), ImportError> {
     let mut head = vec![0; WINDOW_BYTES.min(image_bytes) as usize];
     image.read_exact(&mut head).map_err(ImportError::Read)?;
     let mut facts = BootFacts {
@@ -38,16 +37,19 @@ pub(super) fn inspect(mut image: ImageReader, image_bytes: u64) -> Result<(BootF
     table.fit(&head, image_bytes)?;
     facts.gpt = true;
     facts.partitions = table.partitions();
+    let mut budget_bytes = ESP_READ_BYTES_MAX;
     for partition in facts.partitions.iter().filter(|p| p.type_guid == gpt::ESP_TYPE) {
         let sector = u64::from(table.sector_bytes);
-        let section = Section::new(&mut image, partition, sector);
+        let section = Section::new(&mut image, partition, sector, &mut budget_bytes);
         facts.loaders.extend(find_loaders(section, partition.number));
     }
+    // What starts an image stands on its first EFI system partition; a manifest takes no more than this.
+    facts.loaders.truncate(LOADERS_MAX);
     Ok((facts, table.sector_bytes))
 }
 
 /// Loaders on one EFI system partition; none when it is no FAT, or damaged.
-fn find_loaders(section: Section<'_, '_>, partition: u32) -> Vec<Loader> {
+fn find_loaders<I: Read + Seek>(section: Section<'_, I>, partition: u32) -> Vec<Loader> {
     // fatfs is old and has never been fuzzed by its makers as far as is known; an image is outside text. A panic
     // in it means that this partition tells us nothing.
     let read = catch_unwind(AssertUnwindSafe(|| read_loaders(section)));
@@ -64,7 +66,7 @@ fn find_loaders(section: Section<'_, '_>, partition: u32) -> Vec<Loader> {
 }
 
 /// Every `\EFI\BOOT\BOOT<ARCH>.EFI`, and shim or GRUB in other directories for images without one.
-fn read_loaders(section: Section<'_, '_>) -> io::Result<Vec<(&'static str, String)>> {
+fn read_loaders<I: Read + Seek>(section: Section<'_, I>) -> io::Result<Vec<(&'static str, String)>> {
     let fat = fatfs::FileSystem::new(section, fatfs::FsOptions::new())?;
     let efi = fat.root_dir().open_dir("EFI")?;
     let mut found = Vec::new();
@@ -77,8 +79,10 @@ fn read_loaders(section: Section<'_, '_>) -> io::Result<Vec<(&'static str, Strin
         for file in vendor.to_dir().iter().take(ENTRIES_MAX) {
             let file = file?;
             let name = file.file_name();
-            if let Some(arch) = arch_of(&directory, &name).filter(|_| file.is_file()) {
-                found.push((arch, format!("\\EFI\\{directory}\\{name}")));
+            let path = format!("\\EFI\\{directory}\\{name}");
+            // No operating system has a directory with a name so long that a manifest cannot hold it.
+            if let Some(arch) = arch_of(&directory, &name).filter(|_| file.is_file() && path.len() <= TEXT_BYTES_MAX) {
+                found.push((arch, path));
             }
         }
     }
@@ -101,33 +105,33 @@ fn canonical(path: &str) -> String {
 }
 
 /// One partition as a read-only file.
-struct Section<'i, 'm> {
-    image: &'i mut ImageReader<'m>,
+struct Section<'i, I> {
+    image: &'i mut I,
     start: u64,
     len_bytes: u64,
     position: u64,
-    budget_bytes: u64,
+    budget_bytes: &'i mut u64,
 }
 
-impl<'i, 'm> Section<'i, 'm> {
-    fn new(image: &'i mut ImageReader<'m>, partition: &Partition, sector: u64) -> Section<'i, 'm> {
+impl<'i, I> Section<'i, I> {
+    fn new(image: &'i mut I, partition: &Partition, sector: u64, budget_bytes: &'i mut u64) -> Section<'i, I> {
         Section {
             image,
             start: partition.first_lba * sector,
             len_bytes: (partition.last_lba - partition.first_lba + 1) * sector,
             position: 0,
-            budget_bytes: ESP_READ_BYTES_MAX,
+            budget_bytes,
         }
     }
 }
 
-impl Read for Section<'_, '_> {
+impl<I: Read + Seek> Read for Section<'_, I> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let left = self.len_bytes.saturating_sub(self.position);
         let count = out.len().min(usize::try_from(left).unwrap_or(usize::MAX));
         // A read costs at least a sector, so that endless reads of nothing end too.
         let cost = (count as u64).max(512);
-        self.budget_bytes = self.budget_bytes.checked_sub(cost).ok_or(io::ErrorKind::FileTooLarge)?;
+        *self.budget_bytes = self.budget_bytes.checked_sub(cost).ok_or(io::ErrorKind::FileTooLarge)?;
         self.image.seek(SeekFrom::Start(self.start + self.position))?;
         let count = self.image.read(&mut out[..count])?;
         self.position += count as u64;
@@ -135,7 +139,7 @@ impl Read for Section<'_, '_> {
     }
 }
 
-impl Seek for Section<'_, '_> {
+impl<I> Seek for Section<'_, I> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         let position = match to {
             SeekFrom::Start(at) => Some(at),
@@ -148,7 +152,7 @@ impl Seek for Section<'_, '_> {
 }
 
 /// fatfs asks for a writer; an image never changes.
-impl Write for Section<'_, '_> {
+impl<I> Write for Section<'_, I> {
     fn write(&mut self, _: &[u8]) -> io::Result<usize> {
         Err(io::ErrorKind::ReadOnlyFilesystem.into())
     }

@@ -30,6 +30,8 @@ mod block_index;
 mod digest_log;
 mod export;
 mod files;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod import;
 mod inspect;
 mod pack;

@@ -112,6 +112,26 @@ async fn a_deploy_survives_a_restart_of_the_server_between_any_two_reports() {
     assert_eq!(history.last().unwrap().to, "rebooting");
 }
 
+/// Found by fuzz/agent_lives: such a host had no name until the server was started anew.
+#[tokio::test]
+async fn a_host_has_the_name_of_its_reservation_whichever_of_its_nics_booted_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = open(dir.path());
+    let other_nic = Mac([0x52, 0x54, 0, 0, 0, 8]);
+    let _ = registry.script(other_nic, IPXE).await.unwrap();
+    let id = "h-525400000008";
+    registry.host_event(id, approve()).await.unwrap();
+    let Script::Agent { token, .. } = registry.script(other_nic, IPXE).await.unwrap() else { panic!() };
+    let (token_digest, session_digest) = (digest(&token), "session".to_string());
+    let identity = Identity { macs: vec![other_nic, MAC], system_uuid: Some("u".into()), ..Identity::default() };
+    let check_in = Event::CheckedIn { generation: 1, token_digest, session_digest, identity };
+    registry.host_event(id, check_in).await.unwrap();
+    let before = registry.find("node-1").unwrap().host.clone();
+    assert_eq!(before.id, id);
+    let registry = reopen(dir.path(), registry).await;
+    assert_eq!(registry.find("node-1").unwrap().host, before, "a restart changes nothing");
+}
+
 #[tokio::test]
 async fn an_acknowledged_lease_is_there_after_a_restart_and_names_the_holder() {
     let dir = tempfile::tempdir().unwrap();

@@ -121,8 +121,7 @@ impl Writer {
                 reason: format!("record {} is not understood: {error}", item.key),
             };
             let (mut host, inventory) = stored::decode(&item.value).map_err(unreadable)?;
-            // A name of the configuration stands before one of a document.
-            let name = host.macs.iter().find_map(|mac| writer.names.get(mac)).or(host.name.as_ref()).cloned();
+            let name = writer.name_of(&host);
             let renamed = name != host.name;
             host.name = name;
             let id = host.id.clone();
@@ -335,6 +334,8 @@ impl Writer {
         now: u64,
     ) -> Result<(), RegistryError> {
         let id = view.host.id.clone();
+        // As at the start of the server: a check-in may have brought the NIC that the reservation names.
+        view.host.name = self.name_of(&view.host);
         let first = view.host.history_length;
         view.host.history_length += lines.len() as u64;
         let generation = view.host.generation;
@@ -353,6 +354,11 @@ impl Writer {
             batch.put(history::key(&id, line.number), Some(raw));
         }
         Ok(())
+    }
+
+    fn name_of(&self, host: &Host) -> Option<String> {
+        // A name of the configuration stands before one of a document.
+        host.macs.iter().find_map(|mac| self.names.get(mac)).or(host.name.as_ref()).cloned()
     }
 
     fn keep(&mut self, view: Arc<HostView>) {

@@ -34,7 +34,10 @@ const BODY_BYTES_MAX: usize = 256 << 20;
 /// zstd may make incompressible data a little longer.
 const FRAME_COMPRESSED_BYTES_MAX: u32 = 2 * FRAME_BYTES as u32;
 const PARTITIONS_MAX: usize = 1024;
-const TEXT_BYTES_MAX: usize = 512;
+/// EFI loaders that a manifest names.
+pub const LOADERS_MAX: usize = 1024;
+/// Longest path or name in the boot facts.
+pub const TEXT_BYTES_MAX: usize = 512;
 
 /// A blake3 digest.
 pub type Digest = [u8; 32];
@@ -311,7 +314,7 @@ fn is_blocks(bytes: u32, max: usize) -> bool {
 }
 
 fn check_boot(boot: &BootFacts) -> Result<(), String> {
-    if boot.partitions.len() > PARTITIONS_MAX || boot.loaders.len() > PARTITIONS_MAX {
+    if boot.partitions.len() > PARTITIONS_MAX || boot.loaders.len() > LOADERS_MAX {
         return Err("too many partitions or loaders".to_owned());
     }
     let partition_texts = boot.partitions.iter().flat_map(|p| [&p.name, &p.type_guid, &p.unique_guid]);

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use regild::dhcp::BindError;
+use rustix::process::{Pid, Signal};
 
 use crate::lab::{CLIENT_LINK, Lab, RESERVED_IP, RESERVED_MAC, SmallAuthority, ip};
 
@@ -88,7 +89,7 @@ fn udhcpc_gets_an_address_by_unicast_keeps_it_and_gives_it_back() {
     let mut client = Command::new("ip").args(arguments).stderr(Stdio::null()).spawn().unwrap();
     wait_for("a lease", || get(&told.read(), "ip") == "10.77.0.100");
     // `ip netns exec` has become udhcpc.
-    assert!(Command::new("kill").arg(client.id().to_string()).status().unwrap().success());
+    rustix::process::kill_process(Pid::from_child(&client), Signal::TERM).unwrap();
     client.wait().unwrap();
     wait_for("the release", || name(&authority).unwrap().1 < expires_at);
     assert_eq!(server.counters.releases.load(Ordering::Relaxed), 1);

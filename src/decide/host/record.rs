@@ -6,6 +6,9 @@ use crate::decide::disk::DiskId;
 use crate::decide::labels::Labels;
 use crate::decide::mac::Mac;
 
+/// Addresses that one record keeps. NICs are replaced now and then; further ones are not remembered.
+pub(super) const MACS_MAX: usize = 64;
+
 /// A machine, as the registry keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Host {

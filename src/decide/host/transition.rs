@@ -1,5 +1,6 @@
 //! How a host moves: (record, event, now) -> moved, unchanged, or refused with a reason.
 
+use super::record::MACS_MAX;
 use super::{Claim, Declared, DiskId, Host, State, Step};
 use crate::decide::boot::{self, BootDecision, BootPolicy};
 use crate::decide::cause::{Cause, CauseKind};
@@ -317,7 +318,7 @@ impl Change {
             None => claim.session_digest = Some(session.to_string()),
         }
         for mac in &identity.macs {
-            if !self.host.macs.contains(mac) {
+            if !self.host.macs.contains(mac) && self.host.macs.len() < MACS_MAX {
                 self.host.macs.push(*mac);
             }
         }

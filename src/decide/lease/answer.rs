@@ -138,6 +138,11 @@ pub enum SilentReason {
         /// That address.
         ip: Ipv4Addr,
     },
+    /// It says that it has an address that no machine can have: ours, the network's, or the broadcast address.
+    NoMachine {
+        /// That address.
+        ip: Ipv4Addr,
+    },
     /// It has an address that is not of this subnet.
     OtherSubnet {
         /// That address.
@@ -170,6 +175,7 @@ impl fmt::Display for SilentReason {
             }
             SilentReason::NoAddressAsked => write!(f, "it names no address"),
             SilentReason::NotTheHolder { ip } => write!(f, "{ip} is not leased to this machine"),
+            SilentReason::NoMachine { ip } => write!(f, "{ip} is an address that no machine can have"),
             SilentReason::OtherSubnet { ip } => write!(f, "{ip} is not of this subnet"),
         }
     }

@@ -31,6 +31,14 @@ impl Subnet {
         u32::from(ip) & mask == u32::from(self.server_id) & mask
     }
 
+    /// Whether a machine can have the address: it is of this subnet, and neither ours, nor the subnet's first
+    /// (network) or last (broadcast) one.
+    #[must_use]
+    pub fn may_be_a_machine(&self, ip: Ipv4Addr) -> bool {
+        let host = u32::from(ip) & !netmask(self.prefix_len);
+        self.contains(ip) && ip != self.server_id && host != 0 && host != !netmask(self.prefix_len)
+    }
+
     /// Whether one of the pools has the address.
     #[must_use]
     pub fn in_pool(&self, ip: Ipv4Addr) -> bool {

@@ -303,6 +303,11 @@ fn inform_gets_parameters_and_relayed_packets_get_nothing_yet() {
     let mut table = LeaseTable::new(subnet());
     let inform = LeaseRequest { ciaddr: ip(99), ..packet(MessageKind::Inform, mac(1)) };
     assert_eq!(say(&mut table, &inform, NOW), LeaseAnswer::Inform { ip: ip(99) });
+    // A law of fuzz/dhcp_sequence: the answer went to the subnet's broadcast address, or to ourselves.
+    for nobody in [0, 1, 255] {
+        let inform = LeaseRequest { ciaddr: ip(nobody), ..packet(MessageKind::Inform, mac(1)) };
+        assert_eq!(silent(&say(&mut table, &inform, NOW)), SilentReason::NoMachine { ip: ip(nobody) });
+    }
     let relayed = LeaseRequest { giaddr: ip(254), ..discover_from(mac(1)) };
     assert_eq!(silent(&say(&mut table, &relayed, NOW)), SilentReason::RelayNotSupported { giaddr: ip(254) });
     assert_eq!(table.iter().count(), 0);
