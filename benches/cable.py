@@ -140,10 +140,13 @@ class Cable:
         """Starts a server at the server's end."""
         return Process(self.server + list(command), self.directory / f"{name}.log", **options)
 
-    def ask(self, command, seconds=120):
+    def ask(self, command, seconds=180):
         """Runs a client to its end, and gives what it printed."""
         command = self.client + [str(word) for word in command]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, preexec_fn=die_with_us)
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, preexec_fn=die_with_us)
+        except subprocess.TimeoutExpired:
+            raise SystemExit(f"{' '.join(command)}: not done in {seconds} s") from None
         if done.returncode != 0:
             raise SystemExit(f"{' '.join(command)}: {done.stderr or done.stdout}")
         return done.stdout

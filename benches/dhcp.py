@@ -18,8 +18,8 @@ SERVERS = {
 # What is asked: name, clients that wait at a time, exchanges, further arguments of the load.
 QUESTIONS = [
     ("one client at a time, wants an address", 1, 200, []),
-    ("50 at a time, want an address", 50, 2000, []),
-    ("50 at a time, UEFI ROMs, all new", 50, 2000, ["--netboot"]),
+    ("50 at a time, want an address", 50, 1000, []),
+    ("50 at a time, UEFI ROMs, all new", 50, 1000, ["--netboot"]),
 ]
 SYNCS = re.compile(r"\b(fsync|fdatasync)\(")
 

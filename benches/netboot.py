@@ -24,7 +24,7 @@ def run(bench):
     summary, notes = [], []
     for firmware, title in FIRMWARE.items():
         out = bench.directory()
-        environment = {**os.environ, "TMPDIR": str(out), "RUST_LOG": "regild=debug"}
+        environment = {**os.environ, "TMPDIR": str(bench.work), "RUST_LOG": "regild=debug"}
         done = subprocess.run([built("netboot"), BINARY, firmware, out / "found"], env=environment, cwd=ROOT,
                               capture_output=True, text=True, timeout=400)
         if done.returncode:
