@@ -140,5 +140,11 @@ fn a_second_server_on_the_same_interface_does_not_start() {
     let error = lab.bind_again().expect_err("two servers share port 67");
     assert!(matches!(error, BindError::PortTaken { .. }), "{error}");
     drop(server);
-    lab.bind_again().expect("the port is free again");
+    // The runtime lets go of the socket when its task has ended, which takes a moment on a busy machine.
+    let free = (0..100).any(|_| {
+        let again = lab.bind_again();
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        again.is_ok()
+    });
+    assert!(free, "the port is free again");
 }
