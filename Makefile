@@ -1,17 +1,25 @@
 # regild: the front door. `make demo` shows it, `make test` proves it.
 .DELETE_ON_ERROR:
-.PHONY: demo test test-fast test-roads setup assets images build audit clean help
+.PHONY: demo test test-fast test-power test-roads test-full setup assets images images-full build audit clean help bench bench-setup
 
 ASSETS := target/boot-assets/SHA256SUMS
 AGENT_SOURCES := $(shell find src/agent src/wire src/decide src/bin src/gpt.rs src/clock.rs src/lib.rs Cargo.toml Cargo.lock 2>/dev/null)
 ASSET_SOURCES := $(shell find boot-assets -type f)
+IMAGE_SOURCES := tests/images/gpt-image.sh boot-assets/debian.sh
+
+# Management controllers for tests/power, from PyPI.
+CONTROLLERS := target/controllers/.installed
 
 help:
 	@echo "make demo       a blank machine becomes v1, then v2, before your eyes (QEMU, about 5 minutes)"
 	@echo "make test       all tests that CI runs"
+	@echo "make test-full  what takes minutes more: before an issue is called resolved"
+	@echo "make test-full  the long roads as well: a real Debian, power cuts, firmware without a server (about 30 minutes)"
 	@echo "make setup      installs the Debian packages that all of this needs (as root)"
 	@echo "make assets     builds the deploy environment and the bootloaders into target/boot-assets"
 	@echo "make build      the release binary, target/release/regild"
+	@echo "make bench      measures speed, memory and sizes, beside peers (docs/benchmarks.md; as root, about 8 minutes)"
+	@echo "make bench-NAME one of: sizes, serve, dhcp, tftp, image, http, netboot"
 	@echo "make audit      licences, bans and sources of the crates; the Vagrantfile"
 
 setup:
@@ -27,28 +35,71 @@ $(ASSETS): $(ASSET_SOURCES) $(AGENT_SOURCES)
 
 images: target/lab/tiny-v1.raw target/lab/tiny-v2.raw
 
-target/lab/tiny-%.raw: $(shell find tests/images -type f)
+target/lab/tiny-%.raw: tests/images/build-tiny.sh $(IMAGE_SOURCES) $(wildcard tests/images/tiny/*)
 	@mkdir -p target/lab
 	tests/images/build-tiny.sh $* $@
 
+# A golden image as people use them: Debian 12 from its archive (200 MB to download, 800 MB of data, about 5 minutes).
+images-full: images target/lab/debian-v1.raw
+
+target/lab/debian-%.raw: tests/images/build-debian.sh $(IMAGE_SOURCES) $(wildcard tests/images/debian/*) target/lab/ssh-key
+	REGILD_AUTHORIZED_KEY="$$(cat target/lab/ssh-key.pub)" tests/images/build-debian.sh $* $@
+
+# Who may log in to the machines of the tests.
+target/lab/ssh-key:
+	@mkdir -p target/lab
+	ssh-keygen -q -t ed25519 -N '' -C 'regild tests' -f $@
+
 demo: setup assets images
 	cargo build --quiet --bin regild --example demo
-	@# Machines and server die with the demo (PR_SET_PDEATHSIG), the namespace with them; files go here.
-	@dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; trap 'exit 130' INT TERM; \
-	TMPDIR="$$dir" target/debug/examples/demo target/debug/regild
+	@# Machines and server die with the demo (PR_SET_PDEATHSIG), the namespace with them; files go here. In the
+	@# background: while it waits for a command in the foreground a shell heeds no signal but the terminal's.
+	@dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; trap 'kill "$$demo"; wait "$$demo"; exit 130' INT TERM HUP; \
+	TMPDIR="$$dir" target/debug/examples/demo target/debug/regild & demo=$$!; wait "$$demo"
 
 # Fast first: a broken unit test shows within the first minutes, not after the boots.
-test: setup test-fast test-roads
+test: setup test-fast test-power test-roads
 
 test-fast:
 	cargo fmt --check
 	tests/with-ticker.sh cargo clippy --all-targets --quiet -- -D warnings
 	cargo clippy --quiet --no-default-features --features agent --bin regild-agent -- -D warnings
-	cargo test --lib --bins --test tidy
+	cargo test --lib --bins --test tidy --test rollout_text
 	cargo test --test net --test write_path --test write_cuts
+	cargo test --test store_cuts
+	@# These wait for the server, for timers and for disks more than they compute.
+	cargo test --test http -- --test-threads 6
+
+# Apart from test-fast: it needs PyPI once.
+test-power: $(CONTROLLERS)
+	cargo test --test power
+
+$(CONTROLLERS): tests/power/requirements.txt
+	rm -rf $(@D)
+	python3 -m venv $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
 
 test-roads: assets images
 	tests/with-ticker.sh cargo test --test lab_selftest --test boot_path -- --test-threads 2
+	tests/with-ticker.sh cargo test --test power -- --ignored
+
+# What takes minutes each. One machine at a time: two cores emulate one at a pace that the tests' patience was made for.
+test-full: test images-full
+	tests/with-ticker.sh cargo test --test long_roads -- --ignored --test-threads 1
+	tests/with-ticker.sh cargo test --test debian_road -- --ignored --test-threads 1
+	tests/with-ticker.sh cargo test --test store_cuts -- --ignored --nocapture --test-threads 1
+
+bench-setup:
+	@tests/setup.sh bench
+	@benches/unpack-peers.sh
+
+# Everything that it writes is under target/.
+bench: setup bench-setup build assets images
+	benches/run.py
+
+bench-%: setup bench-setup build assets images
+	benches/run.py $*
 
 audit:
 	cargo deny check bans licenses sources

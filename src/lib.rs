@@ -2,7 +2,7 @@
 //!
 //! The modules in the order in which a machine meets them:
 //!
-//! 1. [`dhcp`] answers the firmware's DISCOVER and says which boot file to fetch.
+//! 1. [`dhcp`] answers the firmware's DISCOVER and says which boot file to fetch; [`ndp`] tells iPXE not to wait for IPv6.
 //! 2. [`tftp`] hands out that boot file: bootloaders only, from memory.
 //! 3. [`http`] hands out the boot script, the deploy environment, manifests, image data; takes
 //!    the agent's reports; on a Unix socket it is the operator's API.
@@ -10,6 +10,8 @@
 //! 5. [`image`] is the golden image store: import, manifests, packs, export.
 //! 6. [`agent`] runs on the machine: choose the disk, write, read back, report.
 //! 7. [`registry`] is the one writer of leases, host records and orders; [`db`] is where it keeps them.
+//! 8. [`scheduler`] turns a group's cron lines, windows and days into the plain numbers that `decide` judges.
+//! 9. [`power`] makes a machine boot now: Redfish, IPMI, Wake-on-LAN, or somebody who is told to.
 //!
 //! Invariants (ARCHITECTURE.md tells why; `tests/tidy.rs` keeps the layers):
 //!
@@ -41,9 +43,15 @@ pub mod http;
 #[cfg(feature = "server")]
 pub mod image;
 #[cfg(feature = "server")]
+pub mod ndp;
+#[cfg(feature = "server")]
+pub mod power;
+#[cfg(feature = "server")]
 mod receive_buffer;
 #[cfg(feature = "server")]
 pub mod registry;
+#[cfg(feature = "server")]
+pub mod scheduler;
 #[cfg(feature = "server")]
 pub mod serve;
 #[cfg(feature = "server")]

@@ -4,34 +4,14 @@
 
 mod lab;
 
-use lab::{DiskSpec, Firmware, Lab, Machine, MachineSpec, Server};
+use lab::road::{self, DEPLOY, DISK_BYTES, HOST, MAC, NETBOOT, attempts, is_ready, states};
+use lab::{DiskSpec, Firmware, Lab, Server};
 use serde_json::Value;
 use std::path::Path;
 use std::time::Duration;
 
-/// The reservation of config/lab.toml.
-const MAC: &str = "52:54:00:77:00:10";
-const HOST: &str = "node-1";
-const DISK_BYTES: u64 = 2 << 30;
-/// Firmware, kernel and initramfs under emulation, on two cores that other tests share.
-const NETBOOT: Duration = Duration::from_secs(150);
-const DEPLOY: Duration = Duration::from_secs(300);
-
 fn server_with_images(lab: &Lab) -> Server {
-    let server = Server::start(lab, Path::new(env!("CARGO_BIN_EXE_regild")));
-    for version in ["v1", "v2"] {
-        let image = lab::tiny_image(version);
-        server.regild(&["image", "import", image.to_str().unwrap(), "--as", &format!("tiny:{version}")]);
-    }
-    server
-}
-
-fn machine(lab: &Lab, firmware: Firmware, disks: Vec<DiskSpec>) -> Machine {
-    lab.machine(MachineSpec { disks, ..MachineSpec::new("node-1", firmware, MAC) })
-}
-
-fn is_ready(image: &'static str) -> impl Fn(&Value) -> bool {
-    move |host| host["state"] == "ready" && host["detail"] == "confirmed" && host["reported"] == image
+    road::server_with_images(lab, env!("CARGO_BIN_EXE_regild"))
 }
 
 /// A disk that is not ours: bytes all over it, and nothing that looks like a partition table.
@@ -39,11 +19,6 @@ fn data_disk(path: &Path) {
     let text = "somebody's data, which no deploy may touch\n".repeat(3 << 20 >> 5);
     std::fs::write(path, text).unwrap();
     std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(64 << 20).unwrap();
-}
-
-fn states(server: &Server) -> Vec<String> {
-    let lines: Vec<Value> = serde_json::from_str(&server.regild(&["host", "history", HOST, "-o", "json"])).unwrap();
-    lines.iter().map(|line| line["to"].as_str().unwrap().to_string()).collect()
 }
 
 /// Promises: an unknown machine is never written; an order is carried out once; a finished machine boots its
@@ -57,7 +32,7 @@ fn from_blank_to_v1_to_v2(firmware: Firmware) {
         DiskSpec { serial: Some("data-7".into()), ..DiskSpec::new(&data, 64 << 20) },
         DiskSpec { serial: Some("target-1".into()), ..DiskSpec::new(&target, DISK_BYTES) },
     ];
-    let mut node = machine(&lab, firmware, disks);
+    let mut node = road::node(&lab, firmware, disks);
     let (blank, data_before) = (lab::sha256_file(&target), lab::sha256_file(&data));
 
     // Unknown: seen, sent to its (blank) disk, not written.
@@ -105,7 +80,7 @@ fn from_blank_to_v1_to_v2(firmware: Firmware) {
     ];
     let mut places = road.iter().map(|state| states.iter().position(|seen| seen == state));
     assert!(places.all(|place| place.is_some()), "{states:?}");
-    assert_eq!(states.iter().filter(|state| *state == "netbooting").count(), 2, "{states:?}");
+    assert_eq!(attempts(&server), 2, "{states:?}");
 }
 
 #[test]
@@ -127,7 +102,7 @@ fn a_power_cut_in_the_middle_of_the_write_and_then_a_server_that_dies() {
     let target = lab.dir().join("target.raw");
     let slow = lab::Throttle { write_bytes: 8 << 20, ..lab::Throttle::default() };
     let disk = DiskSpec { serial: Some("target-1".into()), throttle: Some(slow), ..DiskSpec::new(&target, DISK_BYTES) };
-    let mut node = machine(&lab, Firmware::Bios, vec![disk]);
+    let mut node = road::node(&lab, Firmware::Bios, vec![disk]);
     node.power_on();
     node.expect_console("no bootable disk", NETBOOT).unwrap();
     server.regild(&["host", "approve", MAC, "--image", "tiny:v1"]);
@@ -137,9 +112,7 @@ fn a_power_cut_in_the_middle_of_the_write_and_then_a_server_that_dies() {
     };
     server.wait_host(HOST, "in the middle of its write", DEPLOY, writing).unwrap();
     node.power_off();
-    let mut head = vec![1u8; 1 << 20];
-    std::io::Read::read_exact(&mut std::fs::File::open(&target).unwrap(), &mut head).unwrap();
-    assert!(head.iter().all(|byte| *byte == 0), "half a disk has a head that could boot");
+    assert!(road::head_of(&target, 1 << 20).iter().all(|byte| *byte == 0), "half a disk has a head that could boot");
 
     node.power_on();
     let second = |host: &Value| writing(host) && host["order"]["attempts"] == 2;
@@ -150,5 +123,5 @@ fn a_power_cut_in_the_middle_of_the_write_and_then_a_server_that_dies() {
     node.expect_console("regild golden image v1 up", DEPLOY).unwrap();
     let host = server.wait_host(HOST, "ready on v1", NETBOOT, is_ready("tiny:v1")).unwrap();
     assert_eq!(host["generation"], 1);
-    assert_eq!(states(&server).iter().filter(|state| *state == "netbooting").count(), 2);
+    assert_eq!(attempts(&server), 2);
 }

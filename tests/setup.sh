@@ -1,19 +1,23 @@
 #!/bin/sh
-# Installs the Debian packages that building, testing and the demo need. Idempotent: asks dpkg first, and
-# touches the network only when something is missing.
+# Installs the Debian packages that building, testing and the demo need; with the argument `bench`, those that
+# measuring needs. Idempotent: asks dpkg first, and touches the network only when something is missing.
 set -eu
 
 # build-essential: C parts of zstd and blake3. qemu, ovmf, ipxe-qemu: the lab's machines. ipxe, grub-*: bootloaders.
 # busybox-static, cpio, kmod, zstd, xz-utils: the deploy environment. mtools, dosfstools, gdisk, e2fsprogs, mmdebstrap:
-# golden images for tests. dnsmasq-base, atftp, tftp-hpa, curl, udhcpc, strace, tcpdump: foreign clients, peers, faults.
+# golden images for tests. openssh-client: logging in to one. dnsmasq-base, atftp, tftp-hpa, curl, udhcpc, strace,
+# tcpdump: foreign clients, peers, faults.
 # ansible-core: reads our inventory.
+# ipmitool: the ipmi power driver, at run time too. openipmi (ipmi_sim), openssl, python3-venv: controllers to test it on.
 packages="build-essential pkg-config ca-certificates
 qemu-system-x86 qemu-utils ovmf ipxe-qemu
 ipxe grub-common grub-pc-bin grub-efi-amd64-bin
 busybox-static cpio kmod zstd xz-utils
-mtools dosfstools gdisk e2fsprogs mmdebstrap
+mtools dosfstools gdisk e2fsprogs mmdebstrap openssh-client
 iproute2 dnsmasq-base atftp tftp-hpa curl udhcpc strace tcpdump
-ansible-core"
+ansible-core ipmitool openipmi openssl python3-venv"
+# What is measured beside regild is unpacked, not installed (benches/unpack-peers.sh).
+[ "${1:-}" != bench ] || packages="python3 util-linux iproute2 strace tcpdump zstd"
 
 missing=""
 for package in $packages; do
@@ -26,7 +30,7 @@ command -v cargo >/dev/null || {
 [ -n "$missing" ] || exit 0
 if [ "$(id -u)" -ne 0 ]; then
     echo "setup: these Debian packages are missing:$missing" >&2
-    echo "setup: run 'make setup' as root, or: apt-get install --no-install-recommends$missing" >&2
+    echo "setup: run 'make ${1:+$1-}setup' as root, or: apt-get install --no-install-recommends$missing" >&2
     exit 1
 fi
 echo "setup: installing$missing"

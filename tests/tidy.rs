@@ -111,6 +111,12 @@ fn the_agent_never_sees_the_servers_state() {
 }
 
 #[test]
+fn power_knows_no_orders_and_no_store() {
+    let callers = ["crate::registry", "crate::scheduler", "crate::db", "crate::http", "crate::dhcp", "crate::config"];
+    none(offences("src/power", &callers, &[]), "power is called, and calls nobody");
+}
+
+#[test]
 fn only_the_registry_writes_to_the_store() {
     let found = offences("src", &[".commit("], &["src/registry", "src/db", "src/cli/store.rs"]);
     none(found, "one writer for each state");

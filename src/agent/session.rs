@@ -83,9 +83,10 @@ impl Session {
     /// Says something that must arrive: it is repeated until the server has it on stable storage.
     ///
     /// # Errors
-    /// [`SessionError::Over`] when the order was closed meanwhile; the agent then writes nothing more.
+    /// [`SessionError::Over`] when the order was closed meanwhile, [`SessionError::Refused`] when another attempt
+    /// began; the agent then writes nothing more.
     pub fn say(&self, event: Event) -> Result<(), SessionError> {
-        let answer: ReportAnswer = self.persist("/agent/v1/report", &self.report(event))?;
+        let answer = self.persist("/agent/v1/report", &self.report(event));
         self.heed(answer)
     }
 
@@ -103,9 +104,7 @@ impl Session {
                 if let Some(progress) = newest {
                     let report = session.report(Event::Progress { progress });
                     // Progress may get lost: the next one says more. What the server answers is heeded.
-                    if let Ok(answer) = session.post("/agent/v1/report", &report) {
-                        let _ = session.heed(answer);
-                    }
+                    let _ = session.heed(session.post("/agent/v1/report", &report));
                 }
                 clock::sleep(PROGRESS_EVERY);
             }
@@ -127,12 +126,16 @@ impl Session {
         Report { protocol: PROTOCOL, host, generation: self.orders.generation, session, event }
     }
 
-    fn heed(&self, answer: ReportAnswer) -> Result<(), SessionError> {
-        if answer.go_on {
-            return Ok(());
-        }
-        self.over.store(true, Ordering::Relaxed);
-        Err(SessionError::Over { reason: answer.reason.unwrap_or_default() })
+    /// Ends the order on our side when the server says that it is over, or that we are not who carries it out.
+    fn heed(&self, answer: Result<ReportAnswer, SessionError>) -> Result<(), SessionError> {
+        let error = match answer {
+            Ok(answer) if answer.go_on => return Ok(()),
+            Ok(answer) => SessionError::Over { reason: answer.reason.unwrap_or_default() },
+            Err(error @ SessionError::Refused { .. }) => error,
+            Err(passing) => return Err(passing),
+        };
+        self.end();
+        Err(error)
     }
 
     fn persist<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, SessionError> {
@@ -148,7 +151,8 @@ impl Session {
         }
     }
 
-    /// One try. Whatever may pass by itself (no answer, 5xx) is `Silent`.
+    /// One try. Whatever may pass by itself (no answer, 5xx, a body that got stuck on its way, too many wrong
+    /// credentials from our address before) is `Silent`.
     fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, SessionError> {
         let silent = |error: &dyn std::fmt::Display| SessionError::Silent { last: error.to_string() };
         let url = format!("{}{path}", self.orders.server);
@@ -158,7 +162,7 @@ impl Session {
         let text = answer.body_mut().read_to_string().map_err(|error| silent(&error))?;
         match status {
             200..=299 => serde_json::from_str(&text).map_err(|error| silent(&error)),
-            500..=599 => Err(SessionError::Silent { last: format!("the server said {status}: {text}") }),
+            408 | 429 | 500..=599 => Err(SessionError::Silent { last: format!("the server said {status}: {text}") }),
             _ => {
                 let said = serde_json::from_str::<Problem>(&text).map_or(text, |problem| problem.error);
                 Err(SessionError::Refused { status, said })

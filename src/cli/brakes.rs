@@ -31,6 +31,22 @@ pub enum BreakerCommand {
     },
 }
 
+#[derive(Debug, Subcommand)]
+pub enum ClockCommand {
+    /// The time is right now: schedules go on from here, and nothing before is due.
+    Accept {
+        #[arg(long)]
+        reason: String,
+    },
+}
+
+pub fn clock(command: ClockCommand, server: &str) -> Result<(), Failure> {
+    let ClockCommand::Accept { reason } = command;
+    Client::new(server)?.order("/v1/clock/accept", &ByAndWhy { by: super::operator(), reason })?;
+    println!("schedules go on from now");
+    Ok(())
+}
+
 pub fn stop(args: StopArgs, server: &str) -> Result<(), Failure> {
     let by = super::operator();
     if let Some(dir) = args.state_dir {
@@ -64,9 +80,11 @@ pub fn show(output: Output, server: &str) -> Result<(), Failure> {
         format!("since {} by {}: {}{running}", output::time(stop.at), stop.by, stop.reason)
     });
     let tripped = brakes.tripped.as_ref().map(|trip| format!("since {}: {}", output::time(trip.at), trip.reason));
+    let clock = brakes.clock_held.map(|by| format!("jumped by {by} s; schedules are held until `regild clock accept`"));
     let rows = vec![
         vec!["stopped".to_string(), stopped.unwrap_or_else(|| "no".to_string())],
         vec!["breaker".to_string(), tripped.unwrap_or_else(|| "closed".to_string())],
+        vec!["clock".to_string(), clock.unwrap_or_else(|| "steady".to_string())],
         vec!["open orders".to_string(), brakes.open.to_string()],
         vec!["hosts that wait".to_string(), brakes.waiting.to_string()],
     ];

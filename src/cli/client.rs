@@ -72,6 +72,11 @@ impl Client {
         })
     }
 
+    pub fn put_json<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
+        let bytes = serde_json::to_vec(body)?;
+        self.json(Method::PUT, path, Full::new(Bytes::from(bytes)).map_err(never).boxed())
+    }
+
     /// Sends a body of any length and reads a JSON answer.
     pub fn put<T: DeserializeOwned>(&self, path: &str, body: Body) -> Result<T, Failure> {
         self.json(Method::PUT, path, body)
@@ -114,9 +119,9 @@ fn never(never: Infallible) -> std::io::Error {
     match never {}
 }
 
-/// A path segment of what a person typed: everything but letters, digits and `-._:` is escaped.
+/// A path segment of what a person typed: everything but letters, digits and `-._:@` is escaped.
 #[must_use]
 pub fn segment(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte);
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:@".contains(&byte);
     text.bytes().map(|byte| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }).collect()
 }

@@ -3,8 +3,10 @@
 use super::Failure;
 use super::client::{Client, segment};
 use super::output::{self, Output};
-use crate::wire::operator::{Approve, HistoryLine, Hold, Host, Problem, Reimage, Release, WatchLine};
+use crate::power::Written;
+use crate::wire::operator::{Approve, Asked, HistoryLine, Hold, Host, Problem, ReimageMany, Release, WatchLine};
 use clap::{Args, Subcommand};
+use std::path::{Path, PathBuf};
 
 /// ID is a MAC, a host name or the host id.
 #[derive(Debug, Subcommand)]
@@ -31,14 +33,23 @@ pub enum HostCommand {
     },
     /// Order a rebuild: the disk is rewritten at the next netboot.
     Reimage {
-        #[arg(required = true)]
+        #[arg(required_unless_present = "select")]
         ids: Vec<String>,
+        /// Hosts by what they are instead: `group=compute,rack=12`, or `all`.
+        #[arg(long, conflicts_with = "ids")]
+        select: Option<String>,
+        /// How many hosts that must be; needed above the fleet's threshold.
+        #[arg(long)]
+        expect_count: Option<usize>,
         /// NAME:VERSION; without it the image that is desired already.
         #[arg(long)]
         image: Option<String>,
         /// Why; kept in the history.
         #[arg(long)]
         reason: String,
+        /// Names this one request: given twice (a script that tries again), it is done once.
+        #[arg(long)]
+        key: Option<String>,
         #[command(flatten)]
         disk: ReleaseDisk,
     },
@@ -53,6 +64,12 @@ pub enum HostCommand {
     },
     /// End a hold, or put a failed machine back to where an order can be opened.
     Release { id: String },
+    /// How its power is reached: a TOML file with the keys of [host.power]; the password is sealed at once.
+    Power {
+        id: String,
+        #[arg(short, long = "file")]
+        file: PathBuf,
+    },
     /// Forget a machine. Its history stays.
     Remove { id: String },
     /// What happens to a machine, or to all, as it happens (json: one object a line).
@@ -87,20 +104,11 @@ pub fn run(command: HostCommand, server: &str) -> Result<(), Failure> {
             ordered(&client.post(&path(&id, "/approve"), &body)?);
             Ok(())
         }
-        HostCommand::Reimage { ids, image, reason, disk } => {
-            let mut refused = 0;
-            for id in &ids {
-                let (image, reason) = (image.clone(), reason.clone());
-                let body = Reimage { image, by: super::operator(), reason, release_disk: disk.release_disk };
-                match client.post(&path(id, "/reimage"), &body) {
-                    Ok(host) => ordered(&host),
-                    Err(error) => {
-                        refused += 1;
-                        eprintln!("regild: {id}: {error}");
-                    }
-                }
-            }
-            if refused == 0 { Ok(()) } else { Err(format!("{refused} of {} hosts were not ordered", ids.len()).into()) }
+        HostCommand::Reimage { ids, select, expect_count, image, reason, key, disk } => {
+            let by = super::operator();
+            let release_disk = disk.release_disk;
+            let body = ReimageMany { select, ids, image, by, reason, release_disk, expect_count, key };
+            asked(&client.post("/v1/reimage", &body)?)
         }
         HostCommand::Hold { id, reason, until } => {
             let until = until.as_deref().map(end_of_hold).transpose()?;
@@ -111,6 +119,15 @@ pub fn run(command: HostCommand, server: &str) -> Result<(), Failure> {
         HostCommand::Release { id } => {
             let host: Host = client.post(&path(&id, "/release"), &Release { by: super::operator() })?;
             println!("{} is {} again", called(&host), host.state);
+            Ok(())
+        }
+        HostCommand::Power { id, file } => {
+            let text = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+            let mut written: Written = toml::from_str(&text)?;
+            let directory = file.parent().unwrap_or(Path::new("."));
+            written.gather_password(|name| std::env::var(name).ok(), directory)?;
+            let shown: Written = client.put_json(&path(&id, "/power"), &written.for_socket())?;
+            print!("{}", toml::to_string(&shown)?);
             Ok(())
         }
         HostCommand::Remove { id } => client.delete(&path(&id, "")),
@@ -131,6 +148,33 @@ fn ordered(host: &Host) {
             println!("{}: order {order} is open for {image}; it is rebuilt when it next netboots", called(host));
         }
     }
+}
+
+/// What became of a request for many hosts. Fails when a host was refused.
+pub(super) fn asked(done: &Asked) -> Result<(), Failure> {
+    if let Some(number) = done.proposal {
+        println!("a second person must confirm this within a day: regild proposal confirm {number}");
+        return Ok(());
+    }
+    let mut refused = 0;
+    for host in &done.hosts {
+        let called = host.name.as_deref().unwrap_or(&host.id);
+        match (host.order, &host.waits, &host.refused) {
+            (_, _, Some(why)) => {
+                refused += 1;
+                eprintln!("regild: {called}: {why}");
+            }
+            (None, Some(waits), _) => println!("{called}: asked for, and waits: {waits}"),
+            (None, None, _) => {
+                println!("{called}: the request of this key was carried out before; no new order is open")
+            }
+            (Some(order), _, _) => {
+                let image = host.image.as_deref().unwrap_or("?");
+                println!("{called}: order {order} is open for {image}; it is rebuilt when it next netboots");
+            }
+        }
+    }
+    if refused == 0 { Ok(()) } else { Err(format!("{refused} of {} hosts were refused", done.hosts.len()).into()) }
 }
 
 fn called(host: &Host) -> &str {

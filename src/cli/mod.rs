@@ -4,9 +4,12 @@
 
 mod brakes;
 mod client;
+mod fleet;
 mod host;
 mod image;
 mod output;
+mod proposal;
+mod rollout;
 mod store;
 
 use crate::causes;
@@ -39,6 +42,41 @@ enum Command {
     /// Golden images: immutable versions.
     #[command(subcommand)]
     Image(image::ImageCommand),
+    /// The change of many hosts by waves, with a canary and a failure budget.
+    #[command(subcommand)]
+    Rollout(rollout::RolloutCommand),
+    /// The clock of the server, after a jump.
+    #[command(subcommand)]
+    Clock(brakes::ClockCommand),
+    /// Make groups, hosts, reservations and limits what the documents say. Opens no order.
+    Apply {
+        #[command(flatten)]
+        documents: fleet::Documents,
+        /// The documents make a brake hold less, and that is meant.
+        #[arg(long)]
+        loosen: bool,
+    },
+    /// What `apply` would change.
+    Diff {
+        #[command(flatten)]
+        documents: fleet::Documents,
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: output::Output,
+    },
+    /// The fleet as a document, as `apply` takes it.
+    Export {
+        #[arg(long, value_enum, default_value = "toml")]
+        form: fleet::Form,
+    },
+    /// The fleet as a dynamic inventory.
+    Inventory {
+        /// For Ansible, the one form that there is.
+        #[arg(long, required = true)]
+        ansible: bool,
+    },
+    /// Requests that wait for a second person.
+    #[command(subcommand)]
+    Proposal(proposal::ProposalCommand),
     /// Open no order and begin none, at once, until `resume`. Works when the store does not.
     Stop(brakes::StopArgs),
     /// End `stop`.
@@ -89,6 +127,13 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Serve { config } => crate::serve::run(&config).map_err(Failure::from),
         Command::Host(command) => host::run(command, &cli.server),
         Command::Image(command) => image::run(command, &cli.server),
+        Command::Rollout(command) => rollout::run(command, &cli.server),
+        Command::Clock(command) => brakes::clock(command, &cli.server),
+        Command::Apply { documents, loosen } => fleet::apply(&documents, loosen, &cli.server),
+        Command::Diff { documents, output } => fleet::diff(&documents, output, &cli.server),
+        Command::Export { form } => fleet::export(form, &cli.server),
+        Command::Inventory { ansible: _ } => fleet::inventory(&cli.server),
+        Command::Proposal(command) => proposal::run(command, &cli.server),
         Command::Stop(args) => brakes::stop(args, &cli.server),
         Command::Resume { reason } => brakes::resume(reason, &cli.server),
         Command::Brakes { output } => brakes::show(output, &cli.server),
@@ -101,5 +146,17 @@ pub fn run(cli: Cli) -> ExitCode {
             eprintln!("{}", causes::in_lines("regild", &*failure));
             ExitCode::FAILURE
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    /// clap looks at a command only when it is used: two arguments of one name would be found by an operator.
+    #[test]
+    fn every_command_is_well_formed() {
+        Cli::command().debug_assert();
     }
 }

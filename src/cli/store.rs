@@ -7,6 +7,7 @@ use crate::db::sled::SledDb;
 use crate::db::{Db, Txn};
 use crate::decide::boot::{BootPolicy, Halt};
 use crate::decide::host::{Event, Outcome, transition};
+use crate::registry::stop::{Stop, StopSwitch};
 use crate::registry::{history, stored};
 use clap::Subcommand;
 use std::path::PathBuf;
@@ -24,6 +25,14 @@ pub enum StoreCommand {
 pub fn run(command: StoreCommand) -> Result<(), Failure> {
     let StoreCommand::Accept { config } = command;
     let config = Config::load(&config)?;
+    // Rollouts, schedules and waiting causes of a time that is over would go on by themselves: a person looks first.
+    let stop = Stop {
+        by: "regild store accept".to_string(),
+        reason: "the store was restored; compare it with the machines, then `regild resume`".to_string(),
+        at: clock::now(),
+        running_too: false,
+    };
+    StopSwitch::new(&config.state_dir).press(&stop)?;
     let (mut db, what) = SledDb::accept(&config.state_dir, clock::now())?;
     println!("{what}");
     let hold = Event::Hold {
@@ -50,5 +59,6 @@ pub fn run(command: StoreCommand) -> Result<(), Failure> {
         }
     }
     db.commit(&[txn])?;
+    println!("everything is stopped; `regild resume` ends that");
     Ok(())
 }

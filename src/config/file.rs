@@ -1,9 +1,7 @@
 //! The configuration file as written (TOML). Unknown keys are refused, so that a typing error cannot
 //! silently switch a limit off. [`super::Config`] is what it means once checked.
 
-use crate::wire::agent::DiskRule;
 use serde::Deserialize;
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// The whole file.
@@ -24,12 +22,12 @@ pub struct File {
     pub deploy: Deploy,
     #[serde(default)]
     pub image: Image,
+    #[serde(default)]
+    pub ipv6: Ipv6,
     #[serde(default, rename = "network")]
     pub networks: Vec<Network>,
     #[serde(default, rename = "reservation")]
     pub reservations: Vec<Reservation>,
-    #[serde(default, rename = "group")]
-    pub groups: BTreeMap<String, Group>,
 }
 
 /// HTTP for machines, on the address of each network.
@@ -90,6 +88,20 @@ impl Default for Image {
     }
 }
 
+/// What is said about IPv6, which regild does not serve.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Ipv6 {
+    /// Tell a netbooting iPXE that asks for an IPv6 router that we are none.
+    pub answer_router_solicitations: bool,
+}
+
+impl Default for Ipv6 {
+    fn default() -> Self {
+        Ipv6 { answer_router_solicitations: true }
+    }
+}
+
 /// One directly connected network that regild serves.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -119,12 +131,4 @@ pub struct Reservation {
     pub address: String,
     /// Name of the host that has this MAC, for lists and for `ID` on the command line.
     pub name: Option<String>,
-}
-
-/// What hosts of a group share.
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Group {
-    /// Which disk may be written; unset: exactly one candidate must exist.
-    pub disk: DiskRule,
 }

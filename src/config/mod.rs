@@ -5,13 +5,11 @@ pub mod fleet;
 
 use crate::decide::mac::Mac;
 use crate::dhcp::{Network, check_networks};
-use crate::wire::agent::DiskRule;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
-/// The group of every host, until groups come with the fleet.
-pub const DEFAULT_GROUP: &str = "default";
+pub use crate::decide::group::DEFAULT_GROUP;
 
 /// Everything `serve` needs to know.
 #[derive(Debug)]
@@ -23,10 +21,12 @@ pub struct Config {
     pub tftp: file::Tftp,
     pub deploy: file::Deploy,
     pub image: file::Image,
+    pub ipv6: file::Ipv6,
     pub networks: Vec<Network>,
     /// Names of hosts by MAC, from the reservations.
     pub names: BTreeMap<Mac, String>,
-    pub disk_rules: BTreeMap<String, DiskRule>,
+    /// MACs of this machine: never rebuilt (faults.md R2).
+    pub own_macs: BTreeSet<Mac>,
 }
 
 /// Why a configuration cannot be used.
@@ -97,11 +97,6 @@ fn checked(file: file::File) -> Result<Config, Wrong> {
         kernel_word(word).map_err(|message| ("deploy.kernel_args".to_string(), message))?;
     }
     let socket = file.socket.unwrap_or_else(|| file.state_dir.join("regild.sock"));
-    let mut disk_rules: BTreeMap<_, _> = file.groups.into_iter().map(|(name, group)| (name, group.disk)).collect();
-    if let Some(unknown) = disk_rules.keys().find(|name| *name != DEFAULT_GROUP) {
-        return Err((format!("group.{unknown}"), format!("only the group {DEFAULT_GROUP:?} exists yet")));
-    }
-    disk_rules.entry(DEFAULT_GROUP.to_string()).or_default();
     Ok(Config {
         state_dir: file.state_dir,
         boot_assets: file.boot_assets,
@@ -110,10 +105,20 @@ fn checked(file: file::File) -> Result<Config, Wrong> {
         tftp: file.tftp,
         deploy: file.deploy,
         image: file.image,
+        ipv6: file.ipv6,
         networks,
         names,
-        disk_rules,
+        own_macs: own_macs(),
     })
+}
+
+/// Of every interface that this machine has now.
+fn own_macs() -> BTreeSet<Mac> {
+    let interfaces = std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+    let address = |entry: std::fs::DirEntry| std::fs::read_to_string(entry.path().join("address")).ok();
+    let macs = interfaces.filter_map(address).filter_map(|text| text.trim().parse().ok());
+    // A bridge takes the MAC of one of its ports: a tap's, say, which is no machine's. The loopback has none.
+    macs.filter(|mac| *mac != Mac([0; 6])).collect()
 }
 
 fn checked_network(line: &file::Network, reservations: &BTreeMap<Mac, Ipv4Addr>) -> Result<Network, Wrong> {
@@ -206,7 +211,6 @@ mod tests {
         assert_eq!(config.deploy.attempts_max, 3);
         assert_eq!(config.socket, Path::new("/var/lib/regild/regild.sock"));
         assert_eq!(config.networks[0].reservations.len(), 1);
-        assert_eq!(config.disk_rules[DEFAULT_GROUP], DiskRule::default());
     }
 
     #[test]

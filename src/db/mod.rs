@@ -6,8 +6,8 @@
 //! key that every transaction compares.
 //!
 //! Keys (text, `/`-parted): `host/<id>`, `history/<id>/<number>`, `lease/<ip>`, `meta/...`.
-//! Values are at most [`VALUE_BYTES_MAX`]: sled 0.34 keeps larger ones as files of their own, which our
-//! fdatasync would not cover.
+//! Values are at most [`VALUE_BYTES_MAX`]: up to 20 of them share a page of sled 0.34, and it keeps pages that are
+//! too long for its log as files of their own, which our fdatasync would not cover (`sled/place.rs`).
 
 pub mod sled;
 pub mod watch;

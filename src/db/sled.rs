@@ -4,19 +4,18 @@
 //! acknowledged writes were lost in 8 of 10 power cuts, and in none with an fdatasync of the `db` file after
 //! each flush. So every group ends with flush, fdatasync, and for guarded keys the watermark.
 
+mod place;
+
 use super::watch::{Change, Watch, Watched};
-use super::watermark::{GuardSum, Mark, Watermark};
+use super::watermark::{GuardSum, Mark};
 use super::{Committed, Db, DbError, GUARDED_PREFIX, Item, Revision, Txn, VALUE_BYTES_MAX};
+use place::Place;
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::path::Path;
 
 /// Version of keys and values; a store with another one is refused.
 const FORM_VERSION: u64 = 1;
-const LOCK_NAME: &str = "lock";
 const META_KEY: &str = "meta/commit";
 
 /// The store in `<state_dir>/store`, with its lock and watermark beside it.
@@ -24,19 +23,12 @@ pub struct SledDb {
     tree: ::sled::Db,
     /// A second descriptor on sled's log, for fdatasync.
     log: File,
-    watermark: Watermark,
+    place: Place,
     meta: Meta,
     stopped: bool,
+    /// Taken by `accept`: the next commit, whatever is in it, makes the store trusted.
+    untrusted: bool,
     watched: Watched,
-    /// Held for the life of the store: one writer.
-    lock: Lock,
-}
-
-/// The writer's lease: an flock on `<state_dir>/lock`, which the kernel takes back when the process ends.
-#[derive(Debug)]
-struct Lock {
-    file: File,
-    state_dir: PathBuf,
 }
 
 impl std::fmt::Debug for SledDb {
@@ -60,99 +52,136 @@ impl SledDb {
     /// [`DbError::Locked`] when another process has it; [`DbError::Untrusted`] when it is damaged or older
     /// than the watermark; [`DbError::WrongVersion`]; IO errors.
     pub fn open(state_dir: &Path) -> Result<SledDb, DbError> {
-        let lock = lock(state_dir)?;
-        let dir = state_dir.join("store");
-        let io = |what| move |source| DbError::Io { what, source };
-        let (watermark, newest) = Watermark::open(&state_dir.join("watermark")).map_err(io("opening the watermark"))?;
-        let untrusted = |reason: &str| DbError::Untrusted { dir: dir.clone(), reason: reason.to_string() };
-        if !dir.exists() && newest.is_some() {
-            return Err(untrusted("it is missing, but host records were acknowledged"));
-        }
-        let tree = open_tree(&dir)?;
-        let log = File::open(dir.join("db")).map_err(io("opening the log"))?;
-        let mut db = SledDb::of(tree, log, watermark, lock);
-        // A first start that was cut before its first commit looks like this, and so does a blank disk: in
-        // both no host is known, and an unknown host boots locally.
-        if newest.is_none() && db.tree.is_empty() {
-            db.begin()?;
-            sync_dir(&dir).and_then(|()| sync_dir(state_dir)).map_err(io("syncing the directory"))?;
-        } else {
-            db.check(&dir, newest)?;
-        }
+        let place = Place::take(state_dir)?;
+        let tree = place.open_tree()?;
+        let mut db = SledDb::on(place, tree)?;
+        db.check()?;
         Ok(db)
     }
 
-    /// Takes the store as it is: what `open` would call untrusted gets a fresh watermark, and a store that
-    /// does not open at all is set aside as `store.broken-<now>`. The caller then closes all orders.
+    /// Takes the store as it is, also one that `open` calls untrusted; one that does not open at all is set
+    /// aside as `store.broken-<now>`. It stays untrusted until the first commit: the caller closes all orders
+    /// in that one, so that a crash between the two cannot leave a trusted store with orders of the past.
     ///
     /// # Errors
     /// As [`SledDb::open`], but for [`DbError::Untrusted`].
     pub fn accept(state_dir: &Path, now: u64) -> Result<(SledDb, String), DbError> {
-        let io = |what| move |source| DbError::Io { what, source };
-        let why = match SledDb::open(state_dir) {
-            Ok(db) => return Ok((db, "the store is sound; nothing was changed".to_string())),
-            Err(DbError::Untrusted { reason, .. }) => reason,
+        let place = Place::take(state_dir)?;
+        let (mut db, what) = match place.open_tree() {
+            Ok(tree) => {
+                let mut db = SledDb::on(place, tree)?;
+                match (db.check(), db.guard_sum()) {
+                    (Ok(()), _) => return Ok((db, "the store is sound".to_string())),
+                    (Err(DbError::Untrusted { reason, .. }), Ok(_)) => (db, format!("{reason}: taken as it is")),
+                    (Err(DbError::Untrusted { reason, .. }), Err(_)) => SledDb::anew(db.place, &reason, now)?,
+                    (Err(other), _) => return Err(other),
+                }
+            }
+            Err(DbError::Untrusted { reason, .. }) => SledDb::anew(place, &reason, now)?,
             Err(other) => return Err(other),
         };
-        let lock = lock(state_dir)?;
-        let dir = state_dir.join("store");
-        let (watermark, _) = Watermark::open(&state_dir.join("watermark")).map_err(io("opening the watermark"))?;
-        let opened = open_tree(&dir).and_then(|tree| Ok((sum_of(&tree)?, tree)));
-        let (what, sum, tree) = match opened {
-            Ok((sum, tree)) => (format!("{why}: taken as it is"), sum, tree),
-            Err(_) => {
-                let aside = state_dir.join(format!("store.broken-{now}"));
-                std::fs::rename(&dir, &aside).map_err(io("setting the broken store aside"))?;
-                (format!("{why}: set aside as {}, begun anew", aside.display()), GuardSum::default(), open_tree(&dir)?)
-            }
-        };
-        let log = File::open(dir.join("db")).map_err(io("opening the log"))?;
-        let mut db = SledDb::of(tree, log, watermark, lock);
-        db.meta = read_meta(&db.tree)?.unwrap_or_default();
-        db.meta.sum = sum;
-        db.begin()?;
-        sync_dir(&dir).and_then(|()| sync_dir(state_dir)).map_err(io("syncing the directory"))?;
+        // A spoiled commit record is one of the things that are accepted.
+        db.meta = db.stored_meta().ok().flatten().map_or(Meta::default(), |(_, meta)| meta);
+        db.meta.sum = db.guard_sum()?;
+        // Above both, so that the watermark of what was lost does not outlast this one.
+        db.meta.mark_number = db.meta.mark_number.max(db.place.newest.map_or(0, |mark| mark.number));
+        db.untrusted = true;
+        db.place.sync()?;
         Ok((db, what))
     }
 
-    fn of(tree: ::sled::Db, log: File, watermark: Watermark, lock: Lock) -> SledDb {
-        SledDb { tree, log, watermark, meta: Meta::default(), stopped: false, watched: Watched::default(), lock }
-    }
-
-    /// Writes meta and watermark of a store that is new or newly accepted.
-    fn begin(&mut self) -> Result<(), DbError> {
-        let mut batch = ::sled::Batch::default();
-        self.meta.mark_number += 1;
-        batch.insert(META_KEY.as_bytes(), self.meta.encode());
-        self.flush(batch, true)
-    }
-
-    fn check(&mut self, dir: &Path, newest: Option<Mark>) -> Result<(), DbError> {
-        let untrusted = |reason: &str| DbError::Untrusted { dir: dir.to_path_buf(), reason: reason.to_string() };
-        let mark = newest.ok_or_else(|| untrusted("its watermark file is missing or spoiled"))?;
-        let raw = self.tree.get(META_KEY).map_err(|error| untrusted(&format!("it cannot be read: {error}")))?;
-        let raw = raw.ok_or_else(|| untrusted("it is empty, but records were acknowledged"))?;
-        let (version, meta) = Meta::decode(&raw).ok_or_else(|| untrusted("its commit record is spoiled"))?;
-        if version != FORM_VERSION {
-            return Err(DbError::WrongVersion { dir: dir.to_path_buf(), found: version, known: FORM_VERSION });
+    /// An empty store where one was that cannot be read. What there is of it is kept.
+    fn anew(place: Place, reason: &str, now: u64) -> Result<(SledDb, String), DbError> {
+        let mut what = format!("{reason}: begun anew");
+        if place.dir.exists() {
+            let aside = place.dir.with_file_name(format!("store.broken-{now}"));
+            let io = |source| DbError::Io { what: "setting the broken store aside", source };
+            std::fs::rename(&place.dir, &aside).map_err(io)?;
+            what = format!("{reason}: set aside as {}, begun anew", aside.display());
         }
-        let sum = sum_of(&self.tree).map_err(|error| untrusted(&format!("it cannot be read: {error}")))?;
+        let tree = place.make_tree()?;
+        Ok((SledDb::on(place, tree)?, what))
+    }
+
+    fn on(place: Place, tree: ::sled::Db) -> Result<SledDb, DbError> {
+        let log = File::open(place.dir.join("db")).map_err(|source| DbError::Io { what: "opening the log", source })?;
+        Ok(SledDb {
+            tree,
+            log,
+            place,
+            meta: Meta::default(),
+            stopped: false,
+            untrusted: false,
+            watched: Watched::default(),
+        })
+    }
+
+    /// Whether the store is what the watermark says, or a new one, which is then begun.
+    fn check(&mut self) -> Result<(), DbError> {
+        let untrusted = |reason: &str| self.place.untrusted(reason);
+        let meta = match (self.stored_meta()?, self.place.newest) {
+            (Some((version, _)), _) if version != FORM_VERSION => {
+                let dir = self.place.dir.clone();
+                return Err(DbError::WrongVersion { dir, found: version, known: FORM_VERSION });
+            }
+            (Some((_, meta)), _) => meta,
+            // A first start that was cut before its first commit looks like this, and so does a blank disk: in
+            // both no host is known, and an unknown host boots locally.
+            (None, None) if self.tree.is_empty() => return self.begin(),
+            (None, _) => return Err(untrusted("it is empty, but records were acknowledged")),
+        };
+        let sum = self.guard_sum()?;
         if sum != meta.sum {
             return Err(untrusted("its host records do not add up to its own commit record"));
         }
+        let mark = match self.place.newest {
+            Some(mark) => mark,
+            // Cut between the two writes of `begin`: nothing was acknowledged yet.
+            None if meta == Meta::FIRST => Mark { number: meta.mark_number, sum },
+            None => return Err(untrusted("its watermark file is missing or spoiled")),
+        };
         // One ahead is a crash between sled's fdatasync and the watermark's: written, never acknowledged.
         if meta.mark_number < mark.number || meta.mark_number > mark.number + 1 {
-            return Err(untrusted(&format!(
-                "it stands at commit {}, acknowledged was {}",
-                meta.mark_number, mark.number
-            )));
+            let at = format!("it stands at commit {}, acknowledged was {}", meta.mark_number, mark.number);
+            return Err(untrusted(&at));
         }
         if meta.mark_number == mark.number && meta.sum != mark.sum {
             return Err(untrusted("its host records are not those that were acknowledged"));
         }
         self.meta = meta;
-        let io = |source| DbError::Io { what: "writing the watermark", source };
-        self.watermark.write(Mark { number: meta.mark_number, sum: meta.sum }).map_err(io)
+        self.write_watermark()
+    }
+
+    /// Writes meta and watermark of a new store.
+    fn begin(&mut self) -> Result<(), DbError> {
+        let mut batch = ::sled::Batch::default();
+        self.meta = Meta::FIRST;
+        batch.insert(META_KEY.as_bytes(), self.meta.encode());
+        self.flush(batch, true)?;
+        self.place.sync()
+    }
+
+    /// The commit record with its version of the form; `None` when there is none.
+    fn stored_meta(&self) -> Result<Option<(u64, Meta)>, DbError> {
+        let unreadable = |error| self.place.untrusted(format!("it cannot be read: {error}"));
+        let Some(raw) = self.tree.get(META_KEY).map_err(unreadable)? else { return Ok(None) };
+        Meta::decode(&raw).map(Some).ok_or_else(|| self.place.untrusted("its commit record is spoiled"))
+    }
+
+    /// The sum over the guarded records as they lie in the store.
+    fn guard_sum(&self) -> Result<GuardSum, DbError> {
+        let mut sum = GuardSum::default();
+        for pair in self.tree.scan_prefix(GUARDED_PREFIX) {
+            let (key, raw) = pair.map_err(|error| self.place.untrusted(format!("it cannot be read: {error}")))?;
+            let item = item(String::from_utf8_lossy(&key).into_owned(), &raw);
+            sum.add(&item.key, &item.value);
+        }
+        Ok(sum)
+    }
+
+    fn write_watermark(&self) -> Result<(), DbError> {
+        let mark = Mark { number: self.meta.mark_number, sum: self.meta.sum };
+        self.place.watermark.write(mark).map_err(|source| DbError::Io { what: "writing the watermark", source })
     }
 
     fn flush(&mut self, batch: ::sled::Batch, guarded: bool) -> Result<(), DbError> {
@@ -161,11 +190,7 @@ impl SledDb {
         self.tree.apply_batch(batch).map_err(sled("writing"))?;
         self.tree.flush().map_err(sled("flushing"))?;
         self.log.sync_data().map_err(io("fdatasync of the log"))?;
-        if guarded {
-            let mark = Mark { number: self.meta.mark_number, sum: self.meta.sum };
-            self.watermark.write(mark).map_err(io("writing the watermark"))?;
-        }
-        Ok(())
+        if guarded { self.write_watermark() } else { Ok(()) }
     }
 
     /// What the group writes in the end, on top of what is stored.
@@ -239,12 +264,12 @@ impl Db for SledDb {
         }
         self.lease()?;
         let (outcomes, staged) = self.stage(group)?;
-        if staged.keys.is_empty() {
+        if staged.keys.is_empty() && !self.untrusted {
             return Ok(outcomes);
         }
         let mut batch = ::sled::Batch::default();
         let mut sum = self.meta.sum;
-        let mut guarded = false;
+        let mut guarded = self.untrusted;
         for (key, value) in &staged.keys {
             if key.starts_with(GUARDED_PREFIX) {
                 guarded = true;
@@ -272,6 +297,7 @@ impl Db for SledDb {
         self.stopped = true;
         self.flush(batch, guarded)?;
         self.stopped = false;
+        self.untrusted = false;
         self.watched.tell(|| staged.changes());
         Ok(outcomes)
     }
@@ -280,19 +306,15 @@ impl Db for SledDb {
         self.watched.watch(prefix)
     }
 
-    /// An flock is on the file, not on its name: whoever removes the name and starts a second server gets a new file
-    /// and a lock on it. Then the name no longer leads to the file that we hold.
     fn lease(&self) -> Result<(), DbError> {
-        let ours = self.lock.file.metadata().map(|data| (data.dev(), data.ino()));
-        let named = std::fs::metadata(self.lock.state_dir.join(LOCK_NAME)).map(|data| (data.dev(), data.ino()));
-        match (ours, named) {
-            (Ok(ours), Ok(named)) if ours == named => Ok(()),
-            _ => Err(DbError::LeaseLost { dir: self.lock.state_dir.clone() }),
-        }
+        self.place.is_ours()
     }
 }
 
 impl Meta {
+    /// Of a store that was begun and never used.
+    const FIRST: Meta = Meta { revision: 0, mark_number: 1, sum: GuardSum(0) };
+
     fn encode(self) -> Vec<u8> {
         let mut raw = self.revision.to_le_bytes().to_vec();
         raw.extend_from_slice(&FORM_VERSION.to_le_bytes());
@@ -312,49 +334,6 @@ fn item(key: String, raw: &[u8]) -> Item {
     let (revision, value) = raw.split_at(raw.len().min(8));
     let revision = revision.try_into().map_or(0, u64::from_le_bytes);
     Item { key, value: value.to_vec(), revision }
-}
-
-fn read_meta(tree: &::sled::Db) -> Result<Option<Meta>, DbError> {
-    let raw = tree.get(META_KEY).map_err(|source| DbError::Sled { what: "reading", source })?;
-    Ok(raw.and_then(|raw| Meta::decode(&raw)).map(|(_, meta)| meta))
-}
-
-fn sum_of(tree: &::sled::Db) -> Result<GuardSum, DbError> {
-    let mut sum = GuardSum::default();
-    for pair in tree.scan_prefix(GUARDED_PREFIX) {
-        let (key, raw) = pair.map_err(|source| DbError::Sled { what: "scanning", source })?;
-        let item = item(String::from_utf8_lossy(&key).into_owned(), &raw);
-        sum.add(&item.key, &item.value);
-    }
-    Ok(sum)
-}
-
-/// sled 0.34 panics on some damage instead of returning an error; both mean the same to us.
-fn open_tree(dir: &Path) -> Result<::sled::Db, DbError> {
-    let untrusted = |reason: String| DbError::Untrusted { dir: dir.to_path_buf(), reason };
-    let config = ::sled::Config::new().path(dir).cache_capacity(8 << 20).flush_every_ms(None);
-    match catch_unwind(AssertUnwindSafe(|| config.open())) {
-        Ok(Ok(tree)) => Ok(tree),
-        Ok(Err(error)) => Err(untrusted(format!("it does not open: {error}"))),
-        Err(_) => Err(untrusted("it does not open: sled gave up on its files".to_string())),
-    }
-}
-
-fn lock(state_dir: &Path) -> Result<Lock, DbError> {
-    let io = |what| move |source| DbError::Io { what, source };
-    std::fs::create_dir_all(state_dir).map_err(io("making the state directory"))?;
-    let path = state_dir.join(LOCK_NAME);
-    let file =
-        OpenOptions::new().write(true).create(true).truncate(false).open(path).map_err(io("opening the lock"))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Lock { file, state_dir: state_dir.to_path_buf() }),
-        Err(TryLockError::WouldBlock) => Err(DbError::Locked { dir: state_dir.to_path_buf() }),
-        Err(TryLockError::Error(source)) => Err(DbError::Io { what: "locking", source }),
-    }
-}
-
-fn sync_dir(dir: &Path) -> io::Result<()> {
-    File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]

@@ -64,12 +64,14 @@ pub struct Cause {
     pub image: Option<ImageChoice>,
     /// Foreign content on the target disk may be overwritten. Only a person says so.
     pub releases_disk: bool,
+    /// What the asker calls this one request: asked twice with the same key, it is one request.
+    pub key: Option<String>,
 }
 
 impl Cause {
     /// A cause that names no image and releases no disk.
     #[must_use]
     pub fn new(kind: CauseKind, reason: &str, by: &str, at: u64) -> Cause {
-        Cause { kind, reason: reason.to_string(), by: by.to_string(), at, image: None, releases_disk: false }
+        Cause { kind, reason: reason.to_string(), by: by.to_string(), at, image: None, releases_disk: false, key: None }
     }
 }

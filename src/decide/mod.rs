@@ -6,8 +6,10 @@
 pub mod boot;
 pub mod brakes;
 pub mod cause;
+pub mod deadline;
 pub mod disk;
 pub mod group;
+pub mod guesses;
 pub mod host;
 pub mod labels;
 pub mod lease;

@@ -26,6 +26,8 @@ pub struct Calendar {
     pub blackout_until: Option<u64>,
     /// Every start of the group's `rebuild` lines after the last tick and up to this one, oldest first.
     pub rebuilds: Vec<u64>,
+    /// Starts of windows that opened after the last tick and are closed again: nobody was there to use them.
+    pub windows_missed: Vec<u64>,
 }
 
 /// The maintenance windows of a group, all together.
@@ -33,9 +35,7 @@ pub struct Calendar {
 pub enum Window {
     /// The group has no windows.
     Always,
-    Open {
-        until: u64,
-    },
+    Open,
     /// `next` is `None` when no window ever opens again.
     Closed {
         next: Option<u64>,
@@ -106,7 +106,7 @@ pub fn may_act(kind: CauseKind, facts: &ActFacts<'_>, now: u64) -> MayAct {
     }
     let never = u64::MAX;
     let closed = match facts.calendar.window {
-        Window::Always | Window::Open { .. } => None,
+        Window::Always | Window::Open => None,
         Window::Closed { next } => Some(next.unwrap_or(never)),
     };
     let pause_over = facts.written_at.map(|written| written.saturating_add(facts.schedule.pause_seconds));

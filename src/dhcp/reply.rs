@@ -1,6 +1,6 @@
 //! Answers as bytes: RFC 2131 table 3, RFC 2132, and what PXE ROMs want on top.
 
-use dhcproto::v4::{DhcpOption, Flags, Message, MessageType, Opcode, OptionCode};
+use dhcproto::v4::{DhcpOption, Flags, Message, MessageType, Opcode, OptionCode, UnknownOption};
 use dhcproto::{Encodable, Encoder};
 use std::net::Ipv4Addr;
 
@@ -23,6 +23,11 @@ const FILE_BYTES_MAX: usize = 127;
 /// prompt, no menu, no discovery". Without it ROMs that see an option 60 `PXEClient` ask port 4011 for a boot
 /// server first and lose seconds, or give up (pixiecore's README.booting tells of both).
 const PXE_BOOT_FILE_AT_ONCE: [u8; 4] = [6, 1, 8, 255];
+
+/// iPXE's own option space, and in it 176, `no-pxedhcp`, set: do not wait for offers of a proxyDHCP server. Without it
+/// iPXE looks for one for at least two seconds before it sends its REQUEST (docs/benchmarks.md has what that cost).
+const IPXE_OPTIONS: u8 = 175;
+const IPXE_NO_PROXY: [u8; 3] = [176, 1, 1];
 
 /// One reply, before it is bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,6 +143,10 @@ fn set_boot_file(message: &mut Message, network: &Network, request: &Request, na
             options.insert(DhcpOption::ClassIdentifier(b"HTTPClient".to_vec()));
         }
         // iPXE would take an option 60 as a promise of PXE menus.
+        NetbootClient::Ipxe { .. } => {
+            let code = OptionCode::from(IPXE_OPTIONS);
+            options.insert(DhcpOption::Unknown(UnknownOption::new(code, IPXE_NO_PROXY.to_vec())));
+        }
         _ => {}
     }
 }

@@ -1,19 +1,22 @@
 //! What the agent and the installed system say.
 //!
 //! All of it is hostile text (rule 10): sizes are cut, control characters dropped, MACs parsed, and an
-//! agent may speak only with the token of the latest attempt or the session that claimed it.
+//! agent may speak only with the token of the latest attempt or the session that claimed it, and only from the
+//! address that is leased to its host. Of tokens and sessions only digests are kept and compared, so how long a
+//! comparison takes tells nothing about either.
 
 use super::Shared;
-use super::body::JsonBody;
+use super::body::{self, JsonBody};
 use super::listen::Peer;
 use super::problem::Problem;
 use crate::decide::host::{AgentWord, Event, Host, Identity, Refusal};
 use crate::registry::{HostView, RegistryError};
 use crate::wire::agent::{self as wire, CheckIn, Job, PROTOCOL, Report, ReportAnswer};
 use axum::Json;
-use axum::extract::{ConnectInfo, State};
+use axum::extract::{ConnectInfo, FromRequest, Request, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use std::sync::Arc;
 
 /// Longest text that is kept of anything a machine says.
@@ -21,17 +24,49 @@ const TEXT_CHARS_MAX: usize = 200;
 const DISKS_MAX: usize = 64;
 const MACS_MAX: usize = 32;
 const LISTING_LINES_MAX: usize = 32;
+/// Of a failure with its listing: it must fit into the record beside the inventory of a machine with 64 disks.
+const REASON_CHARS_MAX: usize = 3000;
+
+/// What an agent says, in our protocol.
+///
+/// The protocol is looked at before all else: an agent of another version is told so, instead of what its fields
+/// look like to this one.
+#[derive(Debug)]
+pub struct AgentBody<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for AgentBody<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        /// What every version says, beside what we do not know.
+        #[derive(Deserialize)]
+        struct Spoken {
+            protocol: u32,
+        }
+        let bytes = body::read(request, state).await?;
+        if let Ok(Spoken { protocol }) = serde_json::from_slice(&bytes) {
+            same_protocol(protocol)?;
+        }
+        body::parse(&bytes).map(AgentBody)
+    }
+}
 
 /// `POST /agent/v1/checkin`.
 ///
 /// # Errors
-/// 401 for a token or session that is not the latest attempt's, 404 for no such host, 409 when the order is
-/// over or another machine answers, 426 for another protocol.
+/// 401 for a token or session that is not the latest attempt's, and from an address that is not leased to the host;
+/// 409 when the order is over or another machine answers, 426 for another protocol, 429 after too many of these.
 pub async fn check_in(
     State(shared): State<Arc<Shared>>,
-    JsonBody(said): JsonBody<CheckIn>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    AgentBody(said): AgentBody<CheckIn>,
 ) -> Result<Json<Job>, Problem> {
-    same_protocol(said.protocol)?;
+    // The script went to the address that is leased to the host's MAC, and so does the job. The lease is fresh: the
+    // deploy environment has renewed it a moment ago, on the NIC that the script names (BOOTIF).
+    match speaker(&shared, peer) {
+        Speaker::Host(id) if id == said.host => {}
+        _ => return Err(foreign_address(peer, &said.host)),
+    }
     let inventory = cleaned(said.inventory);
     let identity = Identity {
         macs: inventory.macs.iter().filter_map(|mac| mac.parse().ok()).collect(),
@@ -44,7 +79,12 @@ pub async fn check_in(
         session_digest: digest(&said.session),
         identity,
     };
-    let view = shared.registry.check_in(known(&shared, &said.host)?, event, inventory).await.map_err(unauthorised)?;
+    let checked_in = shared.registry.check_in(&said.host, event, inventory).await;
+    if let Err(RegistryError::Refused(Refusal::TokenClaimed)) = &checked_in {
+        // Two machines with one MAC, or somebody who read the script on its way: a person must look.
+        tracing::warn!(host = said.host, peer = %peer.remote, "a second claimant of an order was refused");
+    }
+    let view = checked_in.map_err(unauthorised)?;
     job(&shared, &view.host).map(Json)
 }
 
@@ -52,7 +92,7 @@ pub async fn check_in(
 fn job(shared: &Shared, host: &Host) -> Result<Job, Problem> {
     let gone = || Problem::new(StatusCode::CONFLICT, Refusal::NoOpenOrder.to_string());
     let order = host.order.as_ref().ok_or_else(gone)?;
-    let image = host.desired.as_ref().ok_or_else(gone)?;
+    let image = &order.image;
     Ok(Job {
         protocol: PROTOCOL,
         host: host.id.clone(),
@@ -60,7 +100,7 @@ fn job(shared: &Shared, host: &Host) -> Result<Job, Problem> {
         attempt: order.attempts,
         image: image.name.clone(),
         manifest: image.manifest.clone(),
-        disk_rule: shared.config.disk_rules.get(&host.group).cloned().unwrap_or_default(),
+        disk_rule: shared.registry.read(|view| view.group(&host.group)).disk.into(),
         own_disk: host.own_disk.clone().map(Into::into),
         foreign_released: order.foreign_released,
     })
@@ -72,27 +112,43 @@ fn job(shared: &Shared, host: &Host) -> Result<Job, Problem> {
 /// As [`check_in`]; 503 when the store cannot take the report now, and the agent says it again.
 pub async fn report(
     State(shared): State<Arc<Shared>>,
-    JsonBody(said): JsonBody<Report>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    AgentBody(said): AgentBody<Report>,
 ) -> Result<Json<ReportAnswer>, Problem> {
-    same_protocol(said.protocol)?;
-    let id = known(&shared, &said.host)?;
+    let id = said.host.as_str();
+    let view = shared.registry.find(id).filter(|view| view.host.id == id);
+    // Weaker than for the check-in, on purpose: a deploy can outlast its lease (nothing renews it), and one that is
+    // half done must not be lost because the server restarted meanwhile and knows nobody at that address. It has
+    // its session's secret; who has not, hears no more than that the address is wrong.
+    let is_leased = match speaker(&shared, peer) {
+        Speaker::Host(leased) if leased == id => true,
+        Speaker::Unknown => false,
+        Speaker::Host(_) | Speaker::Stranger => return Err(foreign_address(peer, id)),
+    };
+    let view = view.ok_or_else(|| foreign_address(peer, id))?;
+    let over = |refusal: Refusal| match refusal {
+        _ if !is_leased => Err(foreign_address(peer, id)),
+        Refusal::SessionUnknown => Err(unauthorised(RegistryError::Refused(refusal))),
+        // Our own agent, whose order was closed: it stops before its next write.
+        other => Ok(Json(ReportAnswer { go_on: false, reason: Some(other.to_string()) })),
+    };
     // What is over is noted under a stop, too.
     let is_over = matches!(said.event, wire::Event::Verified { .. } | wire::Event::Failed { .. });
     let stopped = shared.registry.stop_switch().pressed().filter(|stop| stop.running_too && !is_over);
-    if let Some(stop) = stopped {
+    let session_digest = digest(&said.session);
+    // Also an agent whose lease ran out while it writes; who has neither lease nor session hears nothing of it.
+    let is_ours = || is_leased || progress_allowed(&view, said.generation, &session_digest).is_ok();
+    if let Some(stop) = stopped.filter(|_| is_ours()) {
         return Ok(Json(ReportAnswer { go_on: false, reason: Some(format!("stopped {}", stop.sentence())) }));
     }
-    let session_digest = digest(&said.session);
+    let mut gave_up = None;
     let word = match said.event {
         wire::Event::Progress { progress } => {
-            let view = shared.registry.find(id).ok_or_else(|| RegistryError::UnknownHost(id.to_string()))?;
-            return Ok(Json(match progress_allowed(&view, said.generation, &session_digest) {
-                Ok(()) => {
-                    shared.registry.note_progress(&view.host.id, progress);
-                    ReportAnswer { go_on: true, reason: None }
-                }
-                Err(refusal) => ReportAnswer { go_on: false, reason: Some(refusal.to_string()) },
-            }));
+            if let Err(refusal) = progress_allowed(&view, said.generation, &session_digest) {
+                return over(refusal);
+            }
+            shared.registry.note_progress(id, progress);
+            return Ok(Json(ReportAnswer { go_on: true, reason: None }));
         }
         wire::Event::Step { step } => AgentWord::Step(step.into()),
         wire::Event::Target { disk } => AgentWord::Target(disk_id(clean_disk(disk))),
@@ -100,16 +156,20 @@ pub async fn report(
         wire::Event::Failed { step, reason, listing } => {
             let lines = listing.iter().take(LISTING_LINES_MAX).map(|line| clean(line)).collect::<Vec<_>>();
             let reason = [vec![clean(&reason)], lines].concat().join("; ");
-            tracing::warn!(host = id, %reason, "the agent gave up");
+            let reason: String = reason.chars().take(REASON_CHARS_MAX).collect();
+            gave_up = Some(reason.clone());
             AgentWord::Failed { step: step.into(), reason }
         }
     };
     let event = Event::Agent { generation: said.generation, session_digest, word };
     match shared.registry.host_event(id, event).await {
-        Ok(_) => Ok(Json(ReportAnswer { go_on: true, reason: None })),
-        Err(RegistryError::Refused(refusal)) => {
-            Ok(Json(ReportAnswer { go_on: false, reason: Some(refusal.to_string()) }))
+        Ok(_) => {
+            if let Some(reason) = gave_up {
+                tracing::warn!(host = id, %reason, "the agent gave up");
+            }
+            Ok(Json(ReportAnswer { go_on: true, reason: None }))
         }
+        Err(RegistryError::Refused(refusal)) => over(refusal),
         Err(error) => Err(error.into()),
     }
 }
@@ -161,12 +221,29 @@ fn same_protocol(theirs: u32) -> Result<(), Problem> {
     Err(Problem::new(StatusCode::UPGRADE_REQUIRED, error))
 }
 
-/// The id as we know it; what a machine sends is looked up, never used as a key.
-fn known<'a>(shared: &Shared, host: &'a str) -> Result<&'a str, Problem> {
-    match shared.registry.find(host) {
-        Some(view) if view.host.id == host => Ok(host),
-        _ => Err(Problem::new(StatusCode::NOT_FOUND, "there is no such host")),
+/// Who speaks, as far as the address tells.
+enum Speaker {
+    /// The address is leased to a MAC of this host.
+    Host(String),
+    /// It is leased to a machine that is no host.
+    Stranger,
+    /// It is leased to nobody that we know of.
+    Unknown,
+}
+
+fn speaker(shared: &Shared, peer: Peer) -> Speaker {
+    let Some(mac) = shared.lease_holder(peer) else { return Speaker::Unknown };
+    match shared.registry.read(|view| view.by_mac(mac)) {
+        Some(view) => Speaker::Host(view.host.id.clone()),
+        None => Speaker::Stranger,
     }
+}
+
+/// The same words whether there is such a host or not: nobody learns from us which machines there are.
+fn foreign_address(peer: Peer, host: &str) -> Problem {
+    let address = peer.remote.ip();
+    tracing::debug!(%address, host = clean(host), "an agent's words from an address that is not its host's");
+    Problem::new(StatusCode::UNAUTHORIZED, format!("{address} is not leased to a NIC of that host"))
 }
 
 fn unauthorised(error: RegistryError) -> Problem {

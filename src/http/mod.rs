@@ -6,12 +6,19 @@ pub mod agent;
 pub mod assets;
 pub mod body;
 pub mod boot;
+mod guard;
 pub mod images;
 pub mod listen;
 pub mod operator;
 pub mod operator_brakes;
+pub mod operator_channels;
+pub mod operator_fleet;
 pub mod operator_images;
+pub mod operator_many;
+pub mod operator_power;
+pub mod operator_rollouts;
 pub mod operator_watch;
+pub mod probe;
 pub mod problem;
 mod upload;
 
@@ -22,13 +29,19 @@ use crate::registry::Registry;
 use assets::Assets;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
-use axum::routing::{get, post};
+use axum::middleware;
+use axum::routing::{get, post, put};
 use listen::Peer;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 /// The longest body that a machine may send. An inventory of 64 disks has 20 KiB.
 const MACHINE_BODY_BYTES_MAX: usize = 256 * 1024;
+
+/// A document of 100,000 hosts with labels has 30 MB.
+const FLEET_BODY_BYTES_MAX: usize = 64 << 20;
+/// The longest JSON body that an operator may send.
+const OPERATOR_BODY_BYTES_MAX: usize = 256 * 1024;
 
 /// What every handler is given.
 #[derive(Debug)]
@@ -37,6 +50,7 @@ pub struct Shared {
     pub images: ImageStore,
     pub assets: Assets,
     pub config: Config,
+    pub scheduler: crate::scheduler::run::Handle,
 }
 
 impl Shared {
@@ -51,15 +65,18 @@ impl Shared {
 
 /// Routes for machines: firmware, iPXE, the agent, the installed system. None of them lists anything.
 pub fn machine_routes(shared: Arc<Shared>) -> Router {
+    let guarded = Router::new()
+        .route("/agent/v1/checkin", post(agent::check_in))
+        .route("/agent/v1/report", post(agent::report))
+        .layer(middleware::from_fn_with_state(guard::Door::new(), guard::bounded_guesses));
     Router::new()
+        .merge(guarded)
         .route("/healthz", get(async || "ok\n"))
         .route("/boot/{mac}/{firmware}", get(boot::script))
         .route("/assets/{name}", get(assets::serve))
         .route("/images/refs/{name}", get(images::resolve))
         .route("/images/manifests/{digest}", get(images::manifest))
         .route("/images/packs/{id}", get(images::pack))
-        .route("/agent/v1/checkin", post(agent::check_in))
-        .route("/agent/v1/report", post(agent::report))
         .route("/agent/v1/installed", post(agent::installed))
         .layer(DefaultBodyLimit::max(MACHINE_BODY_BYTES_MAX))
         .with_state(shared)
@@ -74,16 +91,31 @@ pub fn operator_routes(shared: Arc<Shared>) -> Router {
         .route("/v1/hosts/{id}", get(operator::host_show).delete(operator::host_remove))
         .route("/v1/hosts/{id}/history", get(operator::host_history))
         .route("/v1/hosts/{id}/approve", post(operator::host_approve))
-        .route("/v1/hosts/{id}/reimage", post(operator::host_reimage))
+        .route("/v1/fleet", get(operator_fleet::show))
+        .route("/v1/fleet/diff", post(operator_fleet::diff).layer(DefaultBodyLimit::max(FLEET_BODY_BYTES_MAX)))
+        .route("/v1/fleet/apply", post(operator_fleet::apply).layer(DefaultBodyLimit::max(FLEET_BODY_BYTES_MAX)))
+        .route("/v1/inventory/ansible", get(operator_fleet::inventory))
+        .route("/v1/reimage", post(operator_many::reimage))
+        .route("/v1/proposals", get(operator_many::proposals))
+        .route("/v1/proposals/{number}/confirm", post(operator_many::confirm))
+        .route("/v1/channels", get(operator_channels::list))
+        .route("/v1/channels/{name}", put(operator_channels::set))
+        .route("/v1/images/{name}/mark", post(operator_channels::mark))
         .route("/v1/hosts/{id}/hold", post(operator::host_hold))
         .route("/v1/hosts/{id}/release", post(operator::host_release))
         .route("/v1/brakes", get(operator_brakes::show))
         .route("/v1/stop", post(operator_brakes::stop))
         .route("/v1/resume", post(operator_brakes::resume))
         .route("/v1/breaker/reset", post(operator_brakes::reset))
+        .route("/v1/clock/accept", post(operator_brakes::accept_clock))
+        .route("/v1/hosts/{id}/power", put(operator_power::set))
+        .route("/v1/rollouts", get(operator_rollouts::list).post(operator_rollouts::start))
+        .route("/v1/rollouts/{number}", get(operator_rollouts::show))
+        .route("/v1/rollouts/{number}/{verb}", post(operator_rollouts::command))
         .route("/v1/watch", get(operator_watch::watch))
         .route("/v1/images", get(operator_images::list))
         .route("/v1/images/{name}", image)
         .route("/v1/images/{name}/export", post(operator_images::export))
+        .layer(DefaultBodyLimit::max(OPERATOR_BODY_BYTES_MAX))
         .with_state(shared)
 }

@@ -60,22 +60,6 @@ pub async fn host_approve(
     moved(&shared, &id, Event::Approve { cause }).await
 }
 
-/// `POST /v1/hosts/{id}/reimage`.
-///
-/// # Errors
-/// As [`host_approve`]; 400 without a reason.
-pub async fn host_reimage(
-    State(shared): Server,
-    Path(id): Path<String>,
-    JsonBody(asked): JsonBody<wire::Reimage>,
-) -> Result<Json<wire::Host>, Problem> {
-    let image = asked.image.as_deref().map(|name| image_choice(&shared, name)).transpose()?;
-    let (by, reason) = (one_line(&asked.by)?, one_line(&asked.reason)?);
-    let releases_disk = asked.release_disk;
-    let cause = Cause { image, releases_disk, ..Cause::new(CauseKind::Operator, &reason, &by, clock::now()) };
-    moved(&shared, &id, Event::Ask { cause }).await
-}
-
 /// `POST /v1/hosts/{id}/hold`.
 ///
 /// # Errors
@@ -119,7 +103,7 @@ async fn moved(shared: &Shared, id: &str, event: Event) -> Result<Json<wire::Hos
 }
 
 /// Resolves a name to one immutable content now: what a host is ordered to run cannot change afterwards.
-fn image_choice(shared: &Shared, name: &str) -> Result<ImageChoice, Problem> {
+pub(super) fn image_choice(shared: &Shared, name: &str) -> Result<ImageChoice, Problem> {
     let manifest = super::images::manifest_of(shared, name)?;
     Ok(ImageChoice { name: name.to_string(), manifest })
 }

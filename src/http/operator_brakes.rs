@@ -18,6 +18,7 @@ type Server = State<Arc<Shared>>;
 pub async fn show(State(shared): Server) -> Json<wire::Brakes> {
     let tripped = shared.registry.read(|view| view.breaker().cloned());
     Json(wire::Brakes {
+        clock_held: shared.scheduler.clock_held(),
         stopped: shared.registry.stop_switch().pressed().map(|stop| wire::Stopped {
             by: stop.by,
             reason: stop.reason,
@@ -69,5 +70,22 @@ pub async fn resume(State(shared): Server, JsonBody(asked): JsonBody<wire::ByAnd
 /// 400 without a reason; 409 when it has not tripped; 503 when the store fails.
 pub async fn reset(State(shared): Server, JsonBody(asked): JsonBody<wire::ByAndWhy>) -> Result<StatusCode, Problem> {
     shared.registry.reset_breaker(one_line(&asked.by)?, one_line(&asked.reason)?).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// `POST /v1/clock/accept`: schedules go on from now; nothing before is due.
+///
+/// # Errors
+/// 400 without a reason; 409 when the clock is not held.
+pub async fn accept_clock(
+    State(shared): Server,
+    JsonBody(asked): JsonBody<wire::ByAndWhy>,
+) -> Result<StatusCode, Problem> {
+    let (by, reason) = (one_line(&asked.by)?, one_line(&asked.reason)?);
+    if shared.scheduler.clock_held().is_none() {
+        return Err(Problem::new(StatusCode::CONFLICT, "the clock is not held"));
+    }
+    shared.scheduler.accept_clock().await;
+    tracing::warn!(by, reason, "the clock was accepted");
     Ok(StatusCode::NO_CONTENT)
 }

@@ -29,7 +29,15 @@ impl From<RegistryError> for Problem {
     fn from(error: RegistryError) -> Problem {
         let status = match &error {
             RegistryError::UnknownHost(_) => StatusCode::NOT_FOUND,
-            RegistryError::Refused(_) | RegistryError::NotTripped => StatusCode::CONFLICT,
+            RegistryError::Refused(_)
+            | RegistryError::NotTripped
+            | RegistryError::ImageBlocked { .. }
+            | RegistryError::InRollout { .. }
+            | RegistryError::RolloutCommand(_) => StatusCode::CONFLICT,
+            RegistryError::NoProposal(_) | RegistryError::NoRollout(_) | RegistryError::UnknownImage(_) => {
+                StatusCode::NOT_FOUND
+            }
+            RegistryError::SamePerson(_) => StatusCode::FORBIDDEN,
             RegistryError::Denied(_) => StatusCode::UNPROCESSABLE_ENTITY,
             RegistryError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             RegistryError::Store(_) | RegistryError::Busy => StatusCode::SERVICE_UNAVAILABLE,

@@ -1,7 +1,7 @@
 //! Import: a stream of raw bytes becomes blocks, a pack of those that are new, and a manifest.
 //!
 //! Memory is bounded whatever comes in: one window of 1 MiB, a few frames, the block index, and about 70 bytes
-//! for each extent and 32 for each new block.
+//! for each extent.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufReader, Read};
@@ -277,11 +277,11 @@ impl Scan {
     /// Where this content lies, in this store or, new, in the pack that is being written.
     fn place(&mut self, block: &[u8], digest: &Digest) -> Result<Location, StoreError> {
         if let Some(found) = self.index.candidate(digest) {
-            let there = match self.index.packs.get(found.pack as usize) {
-                Some(known) => known.index.digest(found.block),
-                None => self.writer.digest(found.block).map(|d| d.as_slice()),
+            let is_same = match self.index.packs.get(found.pack as usize) {
+                Some(known) => known.index.digest(found.block) == Some(digest.as_slice()),
+                None => self.writer.digest(found.block)?.as_ref() == Some(digest),
             };
-            if there == Some(digest.as_slice()) {
+            if is_same {
                 return Ok(found);
             }
         }

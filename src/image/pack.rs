@@ -1,13 +1,14 @@
 //! Packs: the files that hold compressed blocks, and beside each the index of its blocks.
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
 
-use super::files::{self, TempFile};
+use super::digest_log::DigestLog;
+use super::files::TempFile;
 use super::{StoreError, io_error, pack_cache};
 use crate::wire::manifest::{self, BLOCK_BYTES, Digest, FRAME_BLOCKS, FRAME_BYTES, PACK_HEADER_BYTES};
 
@@ -21,7 +22,7 @@ const INDEX_HEADER_BYTES: usize = 20;
 const INDEX_FRAME_BYTES: usize = 16;
 const DIGEST_BYTES: usize = 32;
 /// Blocks in one pack are counted in 32 bits; this is 4 TiB of new data in one import.
-const BLOCKS_MAX: usize = 1 << 30;
+const BLOCKS_MAX: u32 = 1 << 30;
 
 /// Where one frame lies in its pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,10 +36,16 @@ pub(super) struct FrameSpan {
 #[derive(Debug)]
 pub(super) struct PackWriter {
     frame: Vec<u8>,
-    digests: Vec<Digest>,
-    /// `None` after the worker was seen to fail.
+    digests: DigestLog,
+    compressing: Compressing,
+}
+
+/// The thread that compresses.
+#[derive(Debug)]
+struct Compressing {
+    /// `None` after the thread was seen to fail.
     sender: Option<SyncSender<Vec<u8>>>,
-    worker: Option<JoinHandle<Result<Compressed, StoreError>>>,
+    thread: Option<JoinHandle<Result<Compressed, StoreError>>>,
 }
 
 #[derive(Debug)]
@@ -56,40 +63,36 @@ pub(super) struct FinishedPack {
     pub id: Digest,
     pub frames: Vec<FrameSpan>,
     pub pack_bytes: u64,
-    digests: Vec<Digest>,
+    digests: DigestLog,
 }
 
 impl PackWriter {
     pub fn create(store: &Path) -> Result<PackWriter, StoreError> {
-        let temp = TempFile::create(store)?;
+        let (digests, temp) = (DigestLog::create(store)?, TempFile::create(store)?);
         // Four frames: enough to keep both threads busy, 1 MiB of memory.
         let (sender, receiver) = sync_channel(4);
-        Ok(PackWriter {
-            frame: Vec::with_capacity(FRAME_BYTES),
-            digests: Vec::new(),
-            sender: Some(sender),
-            worker: Some(std::thread::spawn(move || compress(temp, &receiver))),
-        })
+        let thread = std::thread::spawn(move || compress(temp, &receiver));
+        let compressing = Compressing { sender: Some(sender), thread: Some(thread) };
+        Ok(PackWriter { frame: Vec::with_capacity(FRAME_BYTES), digests, compressing })
     }
 
     /// Number that the next block will have in this pack.
     pub fn next_block(&self) -> u32 {
-        // BLOCKS_MAX fits.
-        self.digests.len() as u32
+        self.digests.count()
     }
 
-    pub fn digest(&self, block: u32) -> Option<&Digest> {
-        self.digests.get(block as usize)
+    pub fn digest(&self, block: u32) -> Result<Option<Digest>, StoreError> {
+        self.digests.get(block)
     }
 
     /// Appends one block of 4 KiB.
     pub fn push(&mut self, block: &[u8], digest: Digest) -> Result<(), StoreError> {
-        if self.digests.len() >= BLOCKS_MAX {
+        if self.digests.count() >= BLOCKS_MAX {
             let full = io::Error::other("more new data in one import than a pack can count");
             return Err(io_error("write", Path::new("pack"))(full));
         }
         self.frame.extend_from_slice(block);
-        self.digests.push(digest);
+        self.digests.push(digest)?;
         if self.frame.len() == FRAME_BYTES {
             self.send_frame()?;
         }
@@ -98,16 +101,7 @@ impl PackWriter {
 
     fn send_frame(&mut self) -> Result<(), StoreError> {
         let frame = std::mem::replace(&mut self.frame, Vec::with_capacity(FRAME_BYTES));
-        let sent = self.sender.as_ref().is_some_and(|sender| sender.send(frame).is_ok());
-        // The worker ends early only because of an error; that error is what the caller must see.
-        if sent { Ok(()) } else { self.join().map(|_| ()) }
-    }
-
-    fn join(&mut self) -> Result<Compressed, StoreError> {
-        self.sender = None;
-        let gone = || io_error("write", Path::new("pack"))(io::Error::other("the compressing thread panicked"));
-        let worker = self.worker.take().ok_or_else(gone)?;
-        worker.join().map_err(|_| gone())?
+        self.compressing.take(frame)
     }
 
     /// The pack as a synced file, or `None` when no block was new.
@@ -115,26 +109,39 @@ impl PackWriter {
         if !self.frame.is_empty() {
             self.send_frame()?;
         }
-        let compressed = self.join()?;
-        if self.digests.is_empty() {
+        let Compressed { temp, id, frames, pack_bytes } = self.compressing.join()?;
+        if self.digests.count() == 0 {
             return Ok(None);
         }
-        let Compressed { temp, id, frames, pack_bytes } = compressed;
-        let digests = std::mem::take(&mut self.digests);
-        Ok(Some(FinishedPack { temp, id, frames, pack_bytes, digests }))
+        Ok(Some(FinishedPack { temp, id, frames, pack_bytes, digests: self.digests }))
     }
 }
 
-impl Drop for PackWriter {
+impl Compressing {
+    fn take(&mut self, frame: Vec<u8>) -> Result<(), StoreError> {
+        let sent = self.sender.as_ref().is_some_and(|sender| sender.send(frame).is_ok());
+        // The thread ends early only because of an error; that error is what the caller must see.
+        if sent { Ok(()) } else { self.join().map(|_| ()) }
+    }
+
+    fn join(&mut self) -> Result<Compressed, StoreError> {
+        self.sender = None;
+        let gone = || io_error("write", Path::new("pack"))(io::Error::other("the compressing thread panicked"));
+        let thread = self.thread.take().ok_or_else(gone)?;
+        thread.join().map_err(|_| gone())?
+    }
+}
+
+impl Drop for Compressing {
     /// An import that is given up waits for its thread, which then removes the unfinished file.
     fn drop(&mut self) {
-        if self.worker.is_some() {
+        if self.thread.is_some() {
             let _ = self.join();
         }
     }
 }
 
-/// The worker: one zstd frame for each message, and the digest of the file as it grows.
+/// The thread: one zstd frame for each message, and the digest of the file as it grows.
 fn compress(mut temp: TempFile, receiver: &Receiver<Vec<u8>>) -> Result<Compressed, StoreError> {
     let path = temp.path().to_owned();
     let mut compressor = zstd::bulk::Compressor::new(ZSTD_LEVEL).map_err(io_error("compress for", &path))?;
@@ -171,30 +178,35 @@ impl FinishedPack {
     /// Puts index and pack at their places: the index first, since an index without a pack is known to be rubbish.
     pub fn publish(self, store: &Path) -> Result<(), StoreError> {
         let place = store.join("packs").join(format!("{}.pack", manifest::to_hex(&self.id)));
-        files::write_whole(store, &place.with_extension("idx"), &encode_index(&self.frames, &self.digests))?;
+        write_index(store, &place.with_extension("idx"), &self.frames, &self.digests)?;
         self.temp.publish(&place)
     }
 }
 
-fn encode_index(frames: &[FrameSpan], digests: &[Digest]) -> Vec<u8> {
-    let mut index = Vec::with_capacity(INDEX_HEADER_BYTES + frames.len() * 16 + (digests.len() + 1) * DIGEST_BYTES);
-    index.extend_from_slice(INDEX_MAGIC);
-    index.extend_from_slice(&VERSION.to_le_bytes());
-    index.extend_from_slice(&[0; 2]);
+fn write_index(store: &Path, place: &Path, frames: &[FrameSpan], digests: &DigestLog) -> Result<(), StoreError> {
+    let temp = TempFile::create(store)?;
+    let mut out = BufWriter::new(&temp.file);
+    let mut hasher = blake3::Hasher::new();
+    let mut put = |bytes: &[u8]| {
+        hasher.update(bytes);
+        out.write_all(bytes).map_err(io_error("write", temp.path()))
+    };
+    put(INDEX_MAGIC)?;
+    put(&VERSION.to_le_bytes())?;
+    put(&[0; 2])?;
     // Both are bounded by BLOCKS_MAX.
-    index.extend_from_slice(&(frames.len() as u32).to_le_bytes());
-    index.extend_from_slice(&(digests.len() as u32).to_le_bytes());
+    put(&(frames.len() as u32).to_le_bytes())?;
+    put(&digests.count().to_le_bytes())?;
     for frame in frames {
-        index.extend_from_slice(&frame.offset_bytes.to_le_bytes());
-        index.extend_from_slice(&frame.compressed_bytes.to_le_bytes());
-        index.extend_from_slice(&frame.raw_bytes.to_le_bytes());
+        put(&frame.offset_bytes.to_le_bytes())?;
+        put(&frame.compressed_bytes.to_le_bytes())?;
+        put(&frame.raw_bytes.to_le_bytes())?;
     }
-    for digest in digests {
-        index.extend_from_slice(digest);
-    }
-    let checksum = manifest::digest(&index);
-    index.extend_from_slice(&checksum);
-    index
+    digests.for_each_piece(&mut put)?;
+    let checksum = hasher.finalize();
+    out.write_all(checksum.as_bytes()).and_then(|()| out.flush()).map_err(io_error("write", temp.path()))?;
+    drop(out);
+    temp.publish(place)
 }
 
 /// The index of a published pack, mapped: digests of its blocks in order, and its frames.

@@ -11,6 +11,7 @@ use crate::decide::group::Group;
 use crate::decide::host::{Event, Host};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 const BREAKER_KEY: &str = "fleet/breaker";
 /// Waiting hosts that one tick looks at: bounds how long the writer is busy with them.
@@ -32,11 +33,25 @@ pub struct Tripped {
     pub at: u64,
 }
 
+/// What is set for all hosts: groups and the fleet's own limits.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fleet {
+    pub policy: brakes::Policy,
+    pub groups: BTreeMap<String, Group>,
+}
+
+impl Fleet {
+    /// A group by name; one that nobody wrote down has the careful defaults.
+    #[must_use]
+    pub fn group(&self, name: &str) -> Group {
+        self.groups.get(name).cloned().unwrap_or_else(|| Group::new(name))
+    }
+}
+
 /// What the brakes know beside the records.
 #[derive(Debug, Default)]
 pub(super) struct Brakes {
-    pub policy: brakes::Policy,
-    pub groups: BTreeMap<String, Group>,
+    pub fleet: Arc<Fleet>,
     pub breaker: Breaker,
     /// Whether automatic causes may act now, for each host that asks by itself; from the scheduler's last tick.
     pub schedule: BTreeMap<String, brakes::ScheduleVerdict>,
@@ -46,11 +61,6 @@ pub(super) struct Brakes {
 }
 
 impl Brakes {
-    /// The group of a host; a group that is gone is the careful default, protected from automatic causes by its window.
-    pub fn group(&self, name: &str) -> Group {
-        self.groups.get(name).cloned().unwrap_or_else(|| Group::new(name))
-    }
-
     pub fn count(&mut self, host: &Host) {
         self.usage.count(host);
         self.waiting.extend(asks_since(host).map(|at| (at, host.id.clone())));
@@ -82,10 +92,13 @@ impl Writer {
         if view.host.asks.is_empty() {
             return;
         }
-        let group = self.brakes.group(&view.host.group);
+        if let Some(waits) = self.rollout_stands_still(&view.host) {
+            return self.set_waits(id, Some(waits), batch);
+        }
+        let group = self.brakes.fleet.group(&view.host.group);
         let unknown: brakes::ScheduleVerdict = Err("the schedule has not been looked at yet".to_string());
         let schedule = self.brakes.schedule.get(id).unwrap_or(&unknown);
-        let (policy, usage) = (&self.brakes.policy, &self.brakes.usage);
+        let (policy, usage) = (&self.brakes.fleet.policy, &self.brakes.usage);
         let waits = match brakes::admit(&view.host, &group, policy, standing, usage, schedule, now) {
             Admission::Open => match self.apply(id, &Event::Admit, None, batch, now) {
                 Ok(()) => None,
@@ -115,7 +128,7 @@ impl Writer {
         if breaker.tripped.is_some() {
             return;
         }
-        let trips = brakes::trips(&self.brakes.usage, self.brakes.policy.breaker, breaker.reset_at, now);
+        let trips = brakes::trips(&self.brakes.usage, self.brakes.fleet.policy.breaker, breaker.reset_at, now);
         if let Some(reason) = trips {
             tracing::error!(%reason, "the fleet breaker tripped: no order is opened until `regild breaker reset`");
             self.brakes.breaker.tripped = Some(Tripped { reason, at: now });

@@ -3,14 +3,17 @@
 use super::writer::Batch;
 use crate::config::Config;
 use crate::db::{Db, DbError};
-use crate::decide::lease::{self, Lease, LeaseAnswer, LeaseRequest, LeaseState, LeaseTable};
+use crate::decide::lease::{self, Lease, LeaseAnswer, LeaseRequest, LeaseState, LeaseTable, Subnet};
 use crate::decide::mac::Mac;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
 /// One table for each configured network, in their order.
 pub(super) struct Leases {
     tables: Vec<LeaseTable>,
+    /// The subnets as configured, without the reservations of documents.
+    configured: Vec<Subnet>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -33,8 +36,25 @@ impl Leases {
                 None => tracing::warn!(key = item.key, "a stored lease is not understood and is left out"),
             }
         }
-        let subnets = config.networks.iter().map(|network| network.subnet());
-        Ok(Leases { tables: subnets.map(|subnet| LeaseTable::load(subnet, stored.iter().cloned())).collect() })
+        let configured: Vec<Subnet> = config.networks.iter().map(|network| network.subnet()).collect();
+        let load = |subnet: &Subnet| LeaseTable::load(subnet.clone(), stored.iter().cloned());
+        Ok(Leases { tables: configured.iter().map(load).collect(), configured })
+    }
+
+    /// Takes the reservations of fleet documents beside those of the configuration, which come first. Leases stay.
+    pub(super) fn reserve(&mut self, reservations: &BTreeMap<Mac, Ipv4Addr>) {
+        for (table, configured) in self.tables.iter_mut().zip(&self.configured) {
+            let mut subnet = configured.clone();
+            for (mac, ip) in reservations.iter().filter(|(_, ip)| configured.contains(**ip)) {
+                let is_taken = subnet.reservations.values().any(|taken| taken == ip) || *ip == configured.server_id;
+                if !is_taken {
+                    subnet.reservations.entry(*mac).or_insert(*ip);
+                }
+            }
+            if subnet != *table.subnet() {
+                *table = LeaseTable::load(subnet, table.iter().cloned().collect::<Vec<_>>());
+            }
+        }
     }
 
     /// Who holds which address now.

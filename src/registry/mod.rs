@@ -5,38 +5,51 @@
 //! Readers see a [`View`] that holds nothing which is not on stable storage.
 
 mod admission;
+pub mod fleet;
 pub mod history;
+pub mod images;
 mod leases;
 pub mod ledger;
 mod nics;
+pub mod requests;
+mod rollout_form;
+pub mod rollouts;
+mod steps;
 pub mod stop;
 pub mod stored;
 mod view;
 mod writer;
 
-pub use admission::Tripped;
+pub use admission::{Fleet, Tripped};
+use images::{Channel, Mark};
+use requests::{Asked, Proposal};
+use rollouts::{CheckAsked, RolloutCommand};
+pub use steps::{Steps, StoredClock};
 use stop::StopSwitch;
 pub use view::{HostView, ProgressSeen, View};
 
 use crate::clock;
 use crate::config::Config;
+use crate::config::fleet::diff::Write;
 use crate::db::watch::Watch;
 use crate::db::{Db, DbError};
 use crate::decide::boot::{BootDecision, BootPolicy, Halt, IgnoreReason, LocalReason, boot};
 use crate::decide::brakes::Deny;
+use crate::decide::cause::Cause;
 use crate::decide::host::{Event, Refusal, State};
 use crate::decide::lease::{LeaseAnswer, LeaseRequest};
 use crate::decide::mac::Mac;
 use crate::decide::netboot::NetbootClient;
+use crate::decide::rollout::plan::Plan;
+use crate::power::Settings;
 use crate::wire;
 use std::sync::{Arc, Mutex, RwLock};
-use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 /// Commands that may wait for the writer; over it the asker is told to come again (rule 9).
 const QUEUE_MAX: usize = 4096;
-/// How often holds are looked at for their end.
-const TICK: Duration = Duration::from_secs(5);
+/// Hosts of one request in one commit: about 1 MiB of records and history.
+const ASKED_AT_ONCE: usize = 500;
 
 /// Why the registry did not do as asked.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +60,20 @@ pub enum RegistryError {
     Refused(Refusal),
     #[error("{0}")]
     Denied(Deny),
+    #[error("{image} is blocked: {reason}; choose another version")]
+    ImageBlocked { image: String, reason: String },
+    #[error("there is no image {0}; `regild image list` shows them")]
+    UnknownImage(String),
+    #[error("{host} is in rollout {rollout}, which is not over; wait for it or abort it")]
+    InRollout { host: String, rollout: u64 },
+    #[error("there is no rollout {0}; `regild rollout list` shows them")]
+    NoRollout(u64),
+    #[error("{0}")]
+    RolloutCommand(String),
+    #[error("no proposal {0} waits for a second person (they end after a day); `regild proposal list` shows them")]
+    NoProposal(u64),
+    #[error("{0} asked for this; a second person must confirm it")]
+    SamePerson(String),
     #[error("the fleet breaker has not tripped")]
     NotTripped,
     #[error("the store failed, nothing was changed: {0}")]
@@ -106,6 +133,47 @@ pub(crate) enum Command {
         name: String,
         reply: Reply<Vec<history::Line>>,
     },
+    Apply {
+        writes: Vec<Write>,
+        images: fleet::Images,
+        by: String,
+        reply: Reply<()>,
+    },
+    StartRollout {
+        plan: Box<Plan>,
+        reply: Reply<u64>,
+    },
+    Rollout {
+        number: u64,
+        command: RolloutCommand,
+        reply: Reply<()>,
+    },
+    AskMany {
+        ids: Vec<String>,
+        cause: Cause,
+        reply: Reply<Asked>,
+    },
+    Propose {
+        proposal: Proposal,
+        reply: Reply<u64>,
+    },
+    TakeProposal {
+        number: u64,
+        by: String,
+        reply: Reply<Proposal>,
+    },
+    Proposals {
+        reply: Reply<Vec<Proposal>>,
+    },
+    SetChannel {
+        channel: Channel,
+        reply: Reply<Channel>,
+    },
+    MarkImage {
+        image: String,
+        mark: Option<Mark>,
+        reply: Reply<()>,
+    },
     ResetBreaker {
         by: String,
         reason: String,
@@ -115,7 +183,19 @@ pub(crate) enum Command {
         host: Option<String>,
         reply: Reply<Watch>,
     },
-    Tick,
+    Tick {
+        steps: Box<Steps>,
+        reply: Reply<Vec<CheckAsked>>,
+    },
+    AcceptClock {
+        clock: StoredClock,
+        reply: Reply<()>,
+    },
+    SetPower {
+        name: String,
+        settings: Box<Settings>,
+        reply: Reply<()>,
+    },
 }
 
 type Reply<T> = oneshot::Sender<Result<T, RegistryError>>;
@@ -128,6 +208,7 @@ pub struct Registry {
     progress: Arc<Mutex<view::ProgressBoard>>,
     attempts_max: u32,
     stop: StopSwitch,
+    stored_clock: Option<StoredClock>,
 }
 
 impl Registry {
@@ -139,13 +220,14 @@ impl Registry {
         let (commands, inbox) = mpsc::channel(QUEUE_MAX);
         let view = Arc::new(RwLock::new(View::default()));
         let writer = writer::Writer::load(db, config, view.clone())?;
+        let stored_clock = writer.clock;
         let thread = std::thread::Builder::new()
             .name("registry".to_string())
             .spawn(move || writer.run(inbox))
             .map_err(|source| DbError::Io { what: "starting the writer thread", source })?;
         let progress = Arc::new(Mutex::new(view::ProgressBoard::default()));
         let (attempts_max, stop) = (config.deploy.attempts_max, StopSwitch::new(&config.state_dir));
-        Ok((Registry { commands, view, progress, attempts_max, stop }, thread))
+        Ok((Registry { commands, view, progress, attempts_max, stop, stored_clock }, thread))
     }
 
     /// `regild stop`, which needs neither the store nor the writer.
@@ -194,6 +276,84 @@ impl Registry {
     /// [`RegistryError::UnknownHost`], or the store cannot be read.
     pub async fn history(&self, name: &str) -> Result<Vec<history::Line>, RegistryError> {
         self.ask(|reply| Command::History { name: name.to_string(), reply }).await
+    }
+
+    /// Makes the changes of a diff, all or none, in one commit.
+    ///
+    /// # Errors
+    /// What forbids one of them by now.
+    pub async fn apply(&self, writes: Vec<Write>, images: fleet::Images, by: String) -> Result<(), RegistryError> {
+        self.ask(|reply| Command::Apply { writes, images, by, reply }).await
+    }
+
+    /// Gives a plan its number and begins it.
+    ///
+    /// # Errors
+    /// [`RegistryError::InRollout`].
+    pub async fn start_rollout(&self, plan: Plan) -> Result<u64, RegistryError> {
+        self.ask(|reply| Command::StartRollout { plan: Box::new(plan), reply }).await
+    }
+
+    /// Pauses, resumes or aborts a rollout, or takes in what a health check said.
+    ///
+    /// # Errors
+    /// [`RegistryError::NoRollout`], [`RegistryError::RolloutCommand`].
+    pub async fn command_rollout(&self, number: u64, command: RolloutCommand) -> Result<(), RegistryError> {
+        self.ask(|reply| Command::Rollout { number, command, reply }).await
+    }
+
+    /// One cause for many hosts; what became of each.
+    ///
+    /// # Errors
+    /// Only when the store failed, or the queue is full: hosts before that were asked all the same.
+    pub async fn ask_many(&self, ids: Vec<String>, cause: Cause) -> Result<Asked, RegistryError> {
+        let mut done = Vec::with_capacity(ids.len());
+        // A commit of the store must stay far below the size of its segments (db/sled/place.rs).
+        for chunk in ids.chunks(ASKED_AT_ONCE) {
+            let (ids, cause) = (chunk.to_vec(), cause.clone());
+            done.extend(self.ask(|reply| Command::AskMany { ids, cause, reply }).await?);
+        }
+        Ok(done)
+    }
+
+    /// Keeps a request for a second person; the answer is its number.
+    ///
+    /// # Errors
+    /// [`RegistryError::Busy`] when a hundred wait already.
+    pub async fn propose(&self, proposal: Proposal) -> Result<u64, RegistryError> {
+        self.ask(|reply| Command::Propose { proposal, reply }).await
+    }
+
+    /// Takes a proposal, to be carried out by the caller.
+    ///
+    /// # Errors
+    /// [`RegistryError::NoProposal`], [`RegistryError::SamePerson`].
+    pub async fn take_proposal(&self, number: u64, by: String) -> Result<Proposal, RegistryError> {
+        self.ask(|reply| Command::TakeProposal { number, by, reply }).await
+    }
+
+    /// Requests that wait for a second person.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub async fn proposals(&self) -> Result<Vec<Proposal>, RegistryError> {
+        self.ask(|reply| Command::Proposals { reply }).await
+    }
+
+    /// Points a channel to a version.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn set_channel(&self, channel: Channel) -> Result<Channel, RegistryError> {
+        self.ask(|reply| Command::SetChannel { channel, reply }).await
+    }
+
+    /// Deprecates or blocks a version, or with `None` makes it good again.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn mark_image(&self, image: String, mark: Option<Mark>) -> Result<(), RegistryError> {
+        self.ask(|reply| Command::MarkImage { image, mark, reply }).await
     }
 
     /// Closes the fleet breaker.
@@ -268,7 +428,7 @@ impl Registry {
     /// thousand agents would otherwise cost a thousand commits a second. Steps go through `host_event`.
     pub fn note_progress(&self, host: &str, progress: wire::agent::Progress) {
         let mut board = self.progress.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        board.note(host, progress, clock::instant());
+        board.note(host, progress, clock::instant(), clock::now());
     }
 
     /// The last progress of a host that is being deployed.
@@ -278,15 +438,34 @@ impl Registry {
         board.get(host)
     }
 
-    /// Drives what depends on time until the registry stops.
-    pub async fn tick_for_ever(&self) {
-        let mut timer = tokio::time::interval(TICK);
-        loop {
-            timer.tick().await;
-            if self.commands.send(Command::Tick).await.is_err() {
-                return;
-            }
-        }
+    /// Takes what one tick of the scheduler found; the answer is the health checks that rollouts ask for.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn tick(&self, steps: Steps) -> Result<Vec<CheckAsked>, RegistryError> {
+        self.ask(|reply| Command::Tick { steps: Box::new(steps), reply }).await
+    }
+
+    /// Stores that a person accepted the clock.
+    ///
+    /// # Errors
+    /// When the store fails.
+    pub async fn accept_clock(&self, clock: StoredClock) -> Result<(), RegistryError> {
+        self.ask(|reply| Command::AcceptClock { clock, reply }).await
+    }
+
+    /// How a host's power is reached.
+    ///
+    /// # Errors
+    /// [`RegistryError::UnknownHost`].
+    pub async fn set_power(&self, name: &str, settings: Settings) -> Result<(), RegistryError> {
+        self.ask(|reply| Command::SetPower { name: name.to_string(), settings: Box::new(settings), reply }).await
+    }
+
+    /// The clock as the last run of the server left it.
+    #[must_use]
+    pub fn stored_clock(&self) -> Option<StoredClock> {
+        self.stored_clock
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, RegistryError> {

@@ -14,6 +14,10 @@ impl Writer {
         let mut event = event.clone();
         let mut absorbed = Vec::new();
         if let Event::CheckedIn { identity, .. } = &mut event {
+            // Without a system UUID nothing would tell the machine that has such a NIC from this one, and it would be
+            // written under this host's order.
+            let (own, has_uuid) = (&self.hosts[id].host.macs, identity.system_uuid.is_some());
+            identity.macs.retain(|mac| own.contains(mac) || has_uuid);
             identity.macs.retain(|mac| match self.holder_of(*mac) {
                 Some(other) if other != id => {
                     let is_free = self.hosts[other].host.state == State::Discovered;

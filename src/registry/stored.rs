@@ -34,13 +34,16 @@ pub struct StoredHost {
     asks: Vec<StoredCause>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     ordered_at: Vec<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_key: Option<String>,
     own_disk: Option<wire::agent::DiskId>,
     history_length: u64,
     inventory: Option<wire::agent::Inventory>,
 }
 
+/// An image as stored, wherever a record names one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct StoredImage {
+pub(super) struct StoredImage {
     name: String,
     manifest: String,
 }
@@ -48,11 +51,13 @@ struct StoredImage {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct StoredOrder {
     generation: u64,
+    image: StoredImage,
     causes: Vec<StoredCause>,
     opened_at: u64,
     attempts: u32,
     foreign_released: bool,
     power_cycles: u32,
+    powered_at: Option<u64>,
     token_digest: Option<String>,
     session_digest: Option<String>,
 }
@@ -68,6 +73,8 @@ struct StoredCause {
     at: u64,
     image: Option<StoredImage>,
     releases_disk: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -123,6 +130,7 @@ pub fn encode(host: &Host, inventory: Option<&wire::agent::Inventory>) -> Result
         order: host.order.as_ref().map(store_order),
         asks: host.asks.iter().map(store_cause).collect(),
         ordered_at: host.ordered_at.clone(),
+        last_key: host.last_key.clone(),
         own_disk: host.own_disk.clone().map(Into::into),
         history_length: host.history_length,
         inventory: inventory.cloned(),
@@ -144,6 +152,7 @@ pub fn decode(raw: &[u8]) -> Result<(Host, Option<wire::agent::Inventory>), Stor
         built_at: stored.built_at,
         asks: stored.asks.into_iter().map(load_cause).collect::<Result<_, _>>()?,
         ordered_at: stored.ordered_at,
+        last_key: stored.last_key,
         macs: stored.macs.iter().map(|mac| mac.parse()).collect::<Result<_, _>>()?,
         state: load_state(stored.state)?,
         desired: stored.desired.map(load_image),
@@ -163,11 +172,11 @@ pub fn decode(raw: &[u8]) -> Result<(Host, Option<wire::agent::Inventory>), Stor
     Ok((host, stored.inventory))
 }
 
-fn store_image(image: &ImageChoice) -> StoredImage {
+pub(super) fn store_image(image: &ImageChoice) -> StoredImage {
     StoredImage { name: image.name.clone(), manifest: image.manifest.clone() }
 }
 
-fn load_image(stored: StoredImage) -> ImageChoice {
+pub(super) fn load_image(stored: StoredImage) -> ImageChoice {
     ImageChoice { name: stored.name, manifest: stored.manifest }
 }
 
@@ -175,7 +184,9 @@ fn store_order(order: &Order) -> StoredOrder {
     StoredOrder {
         generation: order.generation,
         causes: order.causes.iter().map(store_cause).collect(),
+        image: store_image(&order.image),
         power_cycles: order.power_cycles,
+        powered_at: order.powered_at,
         opened_at: order.opened_at,
         attempts: order.attempts,
         foreign_released: order.foreign_released,
@@ -189,7 +200,9 @@ fn load_order(stored: StoredOrder) -> Result<Order, StoredError> {
     Ok(Order {
         generation: stored.generation,
         causes: stored.causes.into_iter().map(load_cause).collect::<Result<_, _>>()?,
+        image: load_image(stored.image),
         power_cycles: stored.power_cycles,
+        powered_at: stored.powered_at,
         opened_at: stored.opened_at,
         attempts: stored.attempts,
         foreign_released: stored.foreign_released,
@@ -207,6 +220,7 @@ fn store_cause(cause: &Cause) -> StoredCause {
         at: cause.at,
         image: cause.image.as_ref().map(store_image),
         releases_disk: cause.releases_disk,
+        key: cause.key.clone(),
     }
 }
 
@@ -229,6 +243,7 @@ fn load_cause(stored: StoredCause) -> Result<Cause, StoredError> {
         at: stored.at,
         image: stored.image.map(load_image),
         releases_disk: stored.releases_disk,
+        key: stored.key,
     })
 }
 
@@ -281,6 +296,13 @@ impl From<wire::agent::DiskId> for DiskId {
     }
 }
 
+impl From<crate::decide::disk::Rule> for wire::agent::DiskRule {
+    fn from(rule: crate::decide::disk::Rule) -> Self {
+        let crate::decide::disk::Rule { serial, wwn, model, transport, min_bytes, max_bytes } = rule;
+        wire::agent::DiskRule { serial, wwn, model, transport, min_bytes, max_bytes }
+    }
+}
+
 impl From<wire::agent::Step> for Step {
     fn from(step: wire::agent::Step) -> Self {
         use wire::agent::Step as Said;
@@ -317,7 +339,12 @@ mod tests {
             CauseKind::ImageDeprecated,
             CauseKind::ImageBlocked,
         ];
-        let cause = |kind| Cause { image: image("a:2"), releases_disk: true, ..Cause::new(kind, "r", "b", 6) };
+        let cause = |kind| Cause {
+            image: image("a:2"),
+            releases_disk: true,
+            key: Some("k".into()),
+            ..Cause::new(kind, "r", "b", 6)
+        };
         let mut labels = Labels::default();
         labels.set("rack", "12").unwrap();
         let order = Order {
@@ -327,6 +354,8 @@ mod tests {
             attempts: 2,
             foreign_released: true,
             power_cycles: 1,
+            powered_at: Some(4),
+            image: ImageChoice { name: "a:2".into(), manifest: "ab".into() },
             claim: Some(Claim { token_digest: "t".into(), session_digest: Some("s".into()) }),
         };
         let full = Host {
@@ -344,6 +373,7 @@ mod tests {
             built_at: 8,
             asks: vec![cause(CauseKind::Drift)],
             ordered_at: vec![5, 6],
+            last_key: Some("k".into()),
             ..Host::discovered(mac, "default", 1)
         };
         let mut states = vec![

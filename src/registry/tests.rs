@@ -11,6 +11,7 @@ use crate::decide::lease::MessageKind;
 use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 const MAC: Mac = Mac([0x52, 0x54, 0, 0, 0, 1]);
 const IPXE: NetbootClient = NetbootClient::Ipxe { uefi: false };
@@ -134,10 +135,10 @@ async fn an_acknowledged_lease_is_there_after_a_restart_and_names_the_holder() {
 const OTHER_NIC: Mac = Mac([0x52, 0x54, 0, 0, 0, 2]);
 
 /// A check-in of `MAC`'s host whose inventory names a second NIC, too.
-async fn check_in_with_two_nics(registry: &Registry) -> Arc<HostView> {
+async fn check_in_with_two_nics(registry: &Registry, system_uuid: Option<String>) -> Arc<HostView> {
     registry.host_event("node-1", approve()).await.unwrap();
     let Script::Agent { token, .. } = registry.script(MAC, IPXE).await.unwrap() else { panic!() };
-    let identity = Identity { macs: vec![MAC, OTHER_NIC], ..Identity::default() };
+    let identity = Identity { macs: vec![MAC, OTHER_NIC], system_uuid, serial: None };
     let (token_digest, session_digest) = (digest(&token), "session".to_string());
     let check_in = Event::CheckedIn { generation: 1, token_digest, session_digest, identity };
     registry.host_event("node-1", check_in).await.unwrap()
@@ -151,7 +152,7 @@ async fn a_machine_that_was_seen_by_two_nics_becomes_one_host_when_it_checks_in(
         let _ = registry.script(mac, IPXE).await.unwrap();
     }
     assert_eq!(registry.read(|view| view.hosts().count()), 2);
-    let host = check_in_with_two_nics(&registry).await.host.clone();
+    let host = check_in_with_two_nics(&registry, Some("uuid-1".into())).await.host.clone();
     assert_eq!(host.macs, [MAC, OTHER_NIC]);
     let lines = registry.history("node-1").await.unwrap();
     assert!(lines.iter().any(|line| line.cause.contains("h-525400000002 is a NIC of this machine")), "{lines:?}");
@@ -159,6 +160,19 @@ async fn a_machine_that_was_seen_by_two_nics_becomes_one_host_when_it_checks_in(
     assert_eq!(registry.read(|view| view.hosts().count()), 1);
     // By whichever NIC it netboots, it is this host, and its order is open.
     assert!(matches!(registry.script(OTHER_NIC, IPXE).await.unwrap(), Script::Agent { generation: 1, .. }));
+}
+
+/// With nothing that tells two machines apart, another machine's NIC would be written under this host's order.
+#[tokio::test]
+async fn a_machine_without_a_system_uuid_takes_no_other_nic_for_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = open(dir.path());
+    for mac in [MAC, OTHER_NIC] {
+        let _ = registry.script(mac, IPXE).await.unwrap();
+    }
+    assert_eq!(check_in_with_two_nics(&registry, None).await.host.macs, [MAC]);
+    assert!(matches!(registry.script(OTHER_NIC, IPXE).await.unwrap(), Script::Local { .. }));
+    assert_eq!(registry.read(|view| view.hosts().count()), 2);
 }
 
 #[tokio::test]
@@ -171,7 +185,7 @@ async fn an_agent_that_names_the_nic_of_another_approved_host_does_not_take_that
     let victim = "h-525400000002";
     registry.host_event(victim, approve()).await.unwrap();
     registry.host_event(victim, Event::Hold { by: "ann".into(), reason: "r".into(), until: None }).await.unwrap();
-    assert_eq!(check_in_with_two_nics(&registry).await.host.macs, [MAC]);
+    assert_eq!(check_in_with_two_nics(&registry, Some("uuid-1".into())).await.host.macs, [MAC]);
     let registry = reopen(dir.path(), registry).await;
     assert_eq!(registry.read(|view| view.by_mac(OTHER_NIC)).unwrap().host.id, victim);
     assert_eq!(registry.script(OTHER_NIC, IPXE).await.unwrap(), Script::Local { reason: LocalReason::Held });
@@ -221,16 +235,8 @@ async fn a_hold_ends_when_its_time_has_come() {
     registry.host_event("node-1", approve()).await.unwrap();
     let hold = Event::Hold { by: "ann".into(), reason: "r".into(), until: Some(clock::now()) };
     registry.host_event("node-1", hold).await.unwrap();
-    registry.commands.send(Command::Tick).await.unwrap();
-    // Commands are taken in order, so this answer comes after the tick.
-    registry.history("node-1").await.unwrap();
-    for _ in 0..100 {
-        if registry.find("node-1").unwrap().host.state == State::Enrolled {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("{:?}", registry.find("node-1").unwrap().host.state);
+    registry.tick(Steps::default()).await.unwrap();
+    assert_eq!(registry.find("node-1").unwrap().host.state, State::Enrolled);
 }
 
 /// A store whose disk starts to fail: the fake at the edge. Power cuts and EIO on the real one are elsewhere.

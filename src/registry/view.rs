@@ -1,8 +1,13 @@
 //! What readers see: published records, and the progress of running deploys.
 
-use super::admission::Tripped;
+use super::admission::{Fleet, Tripped};
+use super::images::ImageFacts;
+use super::rollouts::Rollouts;
+use crate::decide::brakes;
+use crate::decide::group::Group;
 use crate::decide::host::Host;
 use crate::decide::mac::Mac;
+use crate::power::Settings;
 use crate::wire;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -15,6 +20,16 @@ pub struct HostView {
     pub inventory: Option<wire::agent::Inventory>,
     /// What the causes that ask for it wait for. Found anew at each tick, not stored.
     pub waits: Option<String>,
+    /// How its power is reached, when a document says so.
+    pub power: Option<Arc<Settings>>,
+}
+
+impl HostView {
+    /// Whether anybody but a person can switch the machine.
+    #[must_use]
+    pub fn can_be_switched(&self) -> bool {
+        self.power.as_ref().is_some_and(|power| !matches!(**power, Settings::Manual | Settings::Agent))
+    }
 }
 
 /// All published records.
@@ -24,8 +39,13 @@ pub struct View {
     by_mac: HashMap<Mac, String>,
     by_name: HashMap<String, String>,
     breaker: Option<Tripped>,
+    images: Arc<ImageFacts>,
+    fleet: Arc<Fleet>,
+    rollouts: Arc<Rollouts>,
+    reservations: BTreeMap<Mac, std::net::Ipv4Addr>,
     /// Which MAC has which address now; bound leases only.
     lease_macs: HashMap<std::net::Ipv4Addr, Mac>,
+    lease_addresses: HashMap<Mac, std::net::Ipv4Addr>,
 }
 
 impl View {
@@ -55,6 +75,70 @@ impl View {
     #[must_use]
     pub fn breaker(&self) -> Option<&Tripped> {
         self.breaker.as_ref()
+    }
+
+    /// All rollouts.
+    #[must_use]
+    pub fn rollouts(&self) -> &Arc<Rollouts> {
+        &self.rollouts
+    }
+
+    pub(super) fn publish_rollouts(&mut self, rollouts: &Arc<Rollouts>) {
+        self.rollouts = rollouts.clone();
+    }
+
+    /// Groups and policy, as last applied.
+    #[must_use]
+    pub fn groups(&self) -> &BTreeMap<String, Group> {
+        &self.fleet.groups
+    }
+
+    /// A group by name, or what holds where nobody wrote it down.
+    #[must_use]
+    pub fn group(&self, name: &str) -> Group {
+        self.fleet.group(name)
+    }
+
+    #[must_use]
+    pub fn policy(&self) -> &brakes::Policy {
+        &self.fleet.policy
+    }
+
+    /// The deny list.
+    ///
+    /// # Errors
+    /// Why the host is never rebuilt.
+    pub fn allowed(&self, host: &Host) -> Result<(), brakes::Deny> {
+        brakes::allowed(host, &self.fleet.group(&host.group), &self.fleet.policy)
+    }
+
+    /// Reservations of the documents.
+    #[must_use]
+    pub fn reservations(&self) -> &BTreeMap<Mac, std::net::Ipv4Addr> {
+        &self.reservations
+    }
+
+    /// The address of a machine: reserved for it, or leased to it now.
+    #[must_use]
+    pub fn address_of(&self, mac: Mac) -> Option<std::net::Ipv4Addr> {
+        self.reservations.get(&mac).or_else(|| self.lease_addresses.get(&mac)).copied()
+    }
+
+    pub(super) fn publish_fleet(&mut self, fleet: &Arc<Fleet>, reservations: &BTreeMap<Mac, std::net::Ipv4Addr>) {
+        self.fleet = fleet.clone();
+        if self.reservations != *reservations {
+            self.reservations.clone_from(reservations);
+        }
+    }
+
+    /// Channels and marks of images.
+    #[must_use]
+    pub fn images(&self) -> &Arc<ImageFacts> {
+        &self.images
+    }
+
+    pub(super) fn publish_images(&mut self, images: &Arc<ImageFacts>) {
+        self.images = images.clone();
     }
 
     pub(super) fn publish_breaker(&mut self, breaker: Option<Tripped>) {
@@ -88,10 +172,14 @@ impl View {
     }
 
     pub(super) fn publish_lease(&mut self, address: std::net::Ipv4Addr, holder: Option<Mac>) {
-        match holder {
+        let former = match holder {
             Some(mac) => self.lease_macs.insert(address, mac),
             None => self.lease_macs.remove(&address),
         };
+        if let Some(former) = former.filter(|former| self.lease_addresses.get(former) == Some(&address)) {
+            self.lease_addresses.remove(&former);
+        }
+        self.lease_addresses.extend(holder.map(|mac| (mac, address)));
     }
 }
 
@@ -101,6 +189,8 @@ pub struct ProgressSeen {
     pub progress: wire::agent::Progress,
     /// Mean rate of the current step, bytes a second.
     pub rate_bytes: u64,
+    /// When the agent last got further, Unix seconds.
+    pub moved_at: u64,
 }
 
 /// The latest progress of each host; entries are replaced, so it is bounded by the number of hosts.
@@ -115,23 +205,34 @@ struct Line {
     /// When the step's first report came, and how far it was then.
     began: (Instant, u64),
     seen: Instant,
+    moved_at: u64,
 }
 
 impl ProgressBoard {
-    pub(super) fn note(&mut self, host: &str, progress: wire::agent::Progress, now: Instant) {
+    pub(super) fn note(&mut self, host: &str, progress: wire::agent::Progress, now: Instant, wall: u64) {
+        let moved_at = match self.lines.get(host) {
+            Some(line) if line.progress.step == progress.step && line.progress.done_bytes >= progress.done_bytes => {
+                line.moved_at
+            }
+            _ => wall,
+        };
         let began = match self.lines.get(host) {
             Some(line) if line.progress.step == progress.step && line.progress.done_bytes <= progress.done_bytes => {
                 line.began
             }
             _ => (now, progress.done_bytes),
         };
-        self.lines.insert(host.to_string(), Line { progress, began, seen: now });
+        self.lines.insert(host.to_string(), Line { progress, began, seen: now, moved_at });
     }
 
     pub(super) fn get(&self, host: &str) -> Option<ProgressSeen> {
         let line = self.lines.get(host)?;
         let moved = line.progress.done_bytes.saturating_sub(line.began.1);
         let millis = u64::try_from(line.seen.duration_since(line.began.0).as_millis()).unwrap_or(u64::MAX);
-        Some(ProgressSeen { progress: line.progress, rate_bytes: moved.saturating_mul(1000) / millis.max(1) })
+        Some(ProgressSeen {
+            progress: line.progress,
+            rate_bytes: moved.saturating_mul(1000) / millis.max(1),
+            moved_at: line.moved_at,
+        })
     }
 }

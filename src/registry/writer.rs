@@ -1,9 +1,13 @@
 //! The writer thread: take what has queued up, decide, commit once, publish, answer.
 
 use super::admission::Brakes;
+use super::fleet::Reservations;
 use super::history;
+use super::images::ImageFacts;
 use super::leases::Leases;
 use super::nics;
+use super::rollouts::Rollouts;
+use super::steps::StoredClock;
 use super::stop::StopSwitch;
 use super::stored;
 use super::view::{HostView, View};
@@ -17,12 +21,14 @@ use crate::decide::host::{Entry, Event, Host, Outcome, State, transition};
 use crate::decide::mac::Mac;
 use crate::decide::netboot::NetbootClient;
 use crate::wire::agent::Inventory;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, RwLock};
 use tokio::sync::mpsc;
 
 /// Commands that share one flush at most.
 const GROUP_MAX: usize = 512;
+/// Bytes that share one flush, about: a group takes no further command beyond it (db::sled::place says why).
+const GROUP_BYTES_MAX: usize = 1 << 20;
 /// Machines that were seen but never approved. Beyond it a new one still boots its disk, unrecorded.
 const DISCOVERED_MAX: usize = 10_000;
 
@@ -36,17 +42,25 @@ pub(super) struct Writer {
     pub(super) hosts: BTreeMap<String, Arc<HostView>>,
     pub(super) by_mac: HashMap<Mac, String>,
     discovered: usize,
+    pub(super) last_proposal: u64,
+    pub(super) clock: Option<StoredClock>,
+    /// The server's own NICs, which are on the deny list whatever a document says.
+    pub(super) own_macs: BTreeSet<Mac>,
+    pub(super) reservations: Reservations,
+    pub(super) images: Arc<ImageFacts>,
+    pub(super) rollouts: Arc<Rollouts>,
     pub(super) leases: Leases,
     view: Arc<RwLock<View>>,
     /// Set when a commit failed: the working records are ahead of the disk, so nothing is decided any more.
-    failed: Option<String>,
+    pub(super) failed: Option<String>,
 }
 
 /// What one group of commands will write, publish and answer once it is durable.
 #[derive(Default)]
 pub(super) struct Batch {
     txn: Txn,
-    hosts: Vec<String>,
+    bytes: usize,
+    pub(super) hosts: Vec<String>,
     removed: Vec<String>,
     pub(super) leases: Vec<(std::net::Ipv4Addr, Option<Mac>)>,
     answers: Vec<Answer>,
@@ -58,7 +72,13 @@ pub(super) struct RegistryErrorText(String);
 
 impl Batch {
     pub(super) fn put(&mut self, key: String, value: Option<Vec<u8>>) {
+        self.bytes += value.as_ref().map_or(0, Vec::len);
         self.txn.writes.push((key, value));
+    }
+
+    fn put_host(&mut self, id: &str, record: Vec<u8>) {
+        self.put(format!("host/{id}"), Some(record));
+        self.hosts.push(id.to_string());
     }
 
     fn answer<T: Send + 'static>(&mut self, reply: super::Reply<T>, answer: Result<T, RegistryError>) {
@@ -83,6 +103,12 @@ impl Writer {
             hosts: BTreeMap::new(),
             by_mac: HashMap::new(),
             discovered: 0,
+            last_proposal: 0,
+            clock: None,
+            own_macs: BTreeSet::new(),
+            reservations: Reservations::new(),
+            images: Arc::default(),
+            rollouts: Arc::default(),
             leases: Leases::load(&*db, config)?,
             db,
             view,
@@ -95,18 +121,23 @@ impl Writer {
                 reason: format!("record {} is not understood: {error}", item.key),
             };
             let (mut host, inventory) = stored::decode(&item.value).map_err(unreadable)?;
-            let name = host.macs.iter().find_map(|mac| writer.names.get(mac)).cloned();
+            // A name of the configuration stands before one of a document.
+            let name = host.macs.iter().find_map(|mac| writer.names.get(mac)).or(host.name.as_ref()).cloned();
             let renamed = name != host.name;
             host.name = name;
             let id = host.id.clone();
-            writer.keep(Arc::new(HostView { host, inventory, waits: None }));
+            let power = writer.load_power(&id)?;
+            writer.keep(Arc::new(HostView { host, inventory, waits: None, power }));
             batch.hosts.push(id.clone());
-            if renamed {
-                // A record that was read fits into the store again.
-                let _ = writer.stage(&id, &mut batch);
+            if renamed && let Ok(record) = encoded(&writer.hosts[&id]) {
+                batch.put_host(&id, record);
             }
         }
         writer.load_breaker()?;
+        writer.load_fleet(&config.own_macs)?;
+        writer.load_images()?;
+        writer.load_clock()?;
+        writer.load_rollouts()?;
         for (address, mac) in writer.leases.bound(clock::now()) {
             batch.leases.push((address, Some(mac)));
         }
@@ -120,6 +151,9 @@ impl Writer {
             let now = clock::now();
             self.take(first, &mut batch, now);
             for _ in 1..GROUP_MAX {
+                if batch.bytes > GROUP_BYTES_MAX {
+                    break;
+                }
                 match inbox.try_recv() {
                     Ok(command) => self.take(command, &mut batch, now),
                     Err(_) => break,
@@ -155,6 +189,48 @@ impl Writer {
                 // Reads what is durable: a line of this very group is not yet.
                 let _ = reply.send(self.history(&name));
             }
+            other => self.take_operator(other, batch, now),
+        }
+    }
+
+    /// What operators and the scheduler ask.
+    fn take_operator(&mut self, command: Command, batch: &mut Batch, now: u64) {
+        match command {
+            Command::Apply { writes, images, by, reply } => {
+                let answer = self.guard().and_then(|()| self.apply_fleet(writes, &images, &by, batch, now));
+                batch.answer(reply, answer);
+            }
+            Command::StartRollout { plan, reply } => {
+                let answer = self.guard().and_then(|()| self.start_rollout(*plan, batch, now));
+                batch.answer(reply, answer);
+            }
+            Command::Rollout { number, command, reply } => {
+                let answer = self.guard().and_then(|()| self.command_rollout(number, command, batch, now));
+                batch.answer(reply, answer);
+            }
+            Command::AskMany { ids, cause, reply } => {
+                let answer = self.guard().map(|()| self.ask_many(ids, &cause, batch, now));
+                batch.answer(reply, answer);
+            }
+            Command::Propose { proposal, reply } => {
+                let answer = self.guard().and_then(|()| self.propose(proposal, batch, now));
+                batch.answer(reply, answer);
+            }
+            Command::TakeProposal { number, by, reply } => {
+                let answer = self.guard().and_then(|()| self.take_proposal(number, &by, batch, now));
+                batch.answer(reply, answer);
+            }
+            Command::Proposals { reply } => {
+                let _ = reply.send(self.proposals());
+            }
+            Command::SetChannel { channel, reply } => {
+                let answer = self.guard().map(|()| self.set_channel(channel, batch, now));
+                batch.answer(reply, answer);
+            }
+            Command::MarkImage { image, mark, reply } => {
+                let answer = self.guard().map(|()| self.mark_image(&image, mark, batch));
+                batch.answer(reply, answer);
+            }
             Command::ResetBreaker { by, reason, reply } => {
                 let answer = self.guard().and_then(|()| self.reset_breaker(&by, &reason, batch, now));
                 batch.answer(reply, answer);
@@ -164,7 +240,20 @@ impl Writer {
                 let prefix = id.map(|id| id.map_or_else(|| "history/".to_string(), |id| history::prefix(&id)));
                 let _ = reply.send(prefix.map(|prefix| self.db.watch(&prefix)));
             }
-            Command::Tick => self.tick(batch, now),
+            Command::Tick { steps, reply } => {
+                let checks = self.take_steps(*steps, batch, now);
+                batch.answer(reply, Ok(checks));
+            }
+            Command::AcceptClock { clock, reply } => {
+                let answer = self.guard().map(|()| self.put_clock(clock, batch));
+                batch.answer(reply, answer);
+            }
+            Command::SetPower { name, settings, reply } => {
+                let answer = self.guard().and_then(|()| self.set_power(&name, *settings, batch));
+                batch.answer(reply, answer);
+            }
+            // All others were taken by `take`, the only caller.
+            _ => {}
         }
     }
 
@@ -177,7 +266,7 @@ impl Writer {
     }
 
     /// One event, and what the brakes make of it: a cause that need not wait is an order when this returns.
-    fn host_event(
+    pub(super) fn host_event(
         &mut self,
         name: &str,
         event: &Event,
@@ -186,10 +275,14 @@ impl Writer {
         now: u64,
     ) -> Result<Arc<HostView>, RegistryError> {
         let id = self.id_of(name)?;
-        if let Event::Approve { .. } | Event::Ask { .. } = event {
+        if let Event::Approve { cause } | Event::Ask { cause } = event {
             let view = &self.hosts[&id];
-            let group = self.brakes.group(&view.host.group);
-            brakes::allowed(&view.host, &group, &self.brakes.policy).map_err(RegistryError::Denied)?;
+            let group = self.brakes.fleet.group(&view.host.group);
+            brakes::allowed(&view.host, &group, &self.brakes.fleet.policy).map_err(RegistryError::Denied)?;
+            let image = cause.image.as_ref().or(view.host.desired.as_ref());
+            if let Some(mark) = image.and_then(|image| self.images.blocked(&image.name)) {
+                return Err(RegistryError::ImageBlocked { image: mark.image.clone(), reason: mark.reason.clone() });
+            }
         }
         self.apply(&id, event, inventory, batch, now)?;
         self.look_at_breaker(batch, now);
@@ -215,7 +308,8 @@ impl Writer {
                 entries.extend(nics::merged(&absorbed, &host.state));
                 let inventory = inventory.map(|inventory| *inventory).or_else(|| view.inventory.clone());
                 let waits = view.waits.clone().filter(|_| !host.asks.is_empty());
-                self.replace(HostView { host: *host, inventory, waits }, &entries, batch, now)?;
+                let power = view.power.clone();
+                self.replace(HostView { host: *host, inventory, waits, power }, &entries, batch, now)?;
                 self.absorb(id, &absorbed, batch);
                 Ok(())
             }
@@ -233,7 +327,7 @@ impl Writer {
     }
 
     /// Puts a new record into the working set and the batch, or leaves all as it was.
-    fn replace(
+    pub(super) fn replace(
         &mut self,
         mut view: HostView,
         lines: &[Entry],
@@ -244,32 +338,20 @@ impl Writer {
         let first = view.host.history_length;
         view.host.history_length += lines.len() as u64;
         let generation = view.host.generation;
-        let before = self.hosts.get(&id).cloned();
-        self.keep(Arc::new(view));
-        if let Err(error) = self.stage(&id, batch) {
-            if let Some(before) = before {
-                self.keep(before);
-            }
-            return Err(error);
-        }
+        let record = encoded(&view)?;
+        let mut puts = Vec::with_capacity(lines.len());
         for (line, number) in lines.iter().zip(first..) {
             let line = history::line(line, number, generation, now);
-            tracing::info!(host = %id, generation, from = %line.from, to = %line.to, actor = %line.actor, cause = %line.cause, "host moved");
             // Plain strings and numbers: serialising them cannot fail.
-            batch.put(history::key(&id, number), serde_json::to_vec(&line).ok());
+            let raw = fitting(serde_json::to_vec(&line).unwrap_or_default())?;
+            puts.push((line, raw));
         }
-        Ok(())
-    }
-
-    fn stage(&self, id: &str, batch: &mut Batch) -> Result<(), RegistryError> {
-        let view = &self.hosts[id];
-        let raw = stored::encode(&view.host, view.inventory.as_ref())
-            .map_err(|error| RegistryError::TooLarge(error.to_string()))?;
-        if raw.len() > VALUE_BYTES_MAX {
-            return Err(RegistryError::TooLarge(format!("{} bytes of at most {VALUE_BYTES_MAX}", raw.len())));
+        self.keep(Arc::new(view));
+        batch.put_host(&id, record);
+        for (line, raw) in puts {
+            tracing::info!(host = %id, generation, from = %line.from, to = %line.to, actor = %line.actor, cause = %line.cause, "host moved");
+            batch.put(history::key(&id, line.number), Some(raw));
         }
-        batch.put(format!("host/{id}"), Some(raw));
-        batch.hosts.push(id.to_string());
         Ok(())
     }
 
@@ -288,7 +370,7 @@ impl Writer {
         self.hosts.insert(view.host.id.clone(), view);
     }
 
-    fn id_of(&self, name: &str) -> Result<String, RegistryError> {
+    pub(super) fn id_of(&self, name: &str) -> Result<String, RegistryError> {
         if self.hosts.contains_key(name) {
             return Ok(name.to_string());
         }
@@ -318,7 +400,7 @@ impl Writer {
             cause: format!("{mac} asked to netboot for the first time"),
             actor: "machine".to_string(),
         };
-        self.replace(HostView { host, inventory: None, waits: None }, &[seen], batch, now)?;
+        self.replace(HostView { host, inventory: None, waits: None, power: None }, &[seen], batch, now)?;
         Ok(Some(id))
     }
 
@@ -384,29 +466,13 @@ impl Writer {
     }
 
     /// Where the history of a host begins that is seen anew: a machine that was removed keeps its lines.
-    fn history_length(&self, id: &str, batch: &Batch) -> Result<u64, RegistryError> {
+    pub(super) fn history_length(&self, id: &str, batch: &Batch) -> Result<u64, RegistryError> {
         let prefix = history::prefix(id);
         let stored = self.db.scan(&prefix).map_err(|error| RegistryError::Store(error.to_string()))?;
         let stored = stored.iter().map(|item| item.key.as_str());
         let staged = batch.txn.writes.iter().map(|(key, _)| key.as_str());
         let numbers = stored.chain(staged).filter_map(|key| key.strip_prefix(prefix.as_str())?.parse::<u64>().ok());
         Ok(numbers.max().map_or(0, |last| last + 1))
-    }
-
-    fn tick(&mut self, batch: &mut Batch, now: u64) {
-        if self.failed.is_some() {
-            return;
-        }
-        let held =
-            |view: &&Arc<HostView>| matches!(view.host.state, State::Held { until: Some(until), .. } if until <= now);
-        let due: Vec<String> = self.hosts.values().filter(held).map(|view| view.host.id.clone()).collect();
-        for id in due {
-            if let Err(error) = self.host_event(&id, &Event::HoldEnded, None, batch, now) {
-                tracing::warn!(host = %id, %error, "cannot end the hold");
-            }
-        }
-        self.look_at_breaker(batch, now);
-        self.admit_waiting(batch, now);
     }
 
     /// Commits the batch, publishes it, answers everybody: in this order (rule 7).
@@ -435,6 +501,9 @@ impl Writer {
                     view.publish(host.clone());
                 }
             }
+            view.publish_fleet(&self.brakes.fleet, &self.reservations);
+            view.publish_rollouts(&self.rollouts);
+            view.publish_images(&self.images);
             view.publish_breaker(self.brakes.breaker.tripped.clone());
             for (address, holder) in &batch.leases {
                 view.publish_lease(*address, *holder);
@@ -447,4 +516,19 @@ impl Writer {
             answer(failed.as_ref());
         }
     }
+}
+
+/// A record as it goes into the store, if it fits.
+fn encoded(view: &HostView) -> Result<Vec<u8>, RegistryError> {
+    let raw = stored::encode(&view.host, view.inventory.as_ref());
+    fitting(raw.map_err(|error| RegistryError::TooLarge(error.to_string()))?)
+}
+
+/// What does not fit must be refused before it is in a group: the store would refuse the whole group, which ends
+/// all writing.
+fn fitting(raw: Vec<u8>) -> Result<Vec<u8>, RegistryError> {
+    if raw.len() > VALUE_BYTES_MAX {
+        return Err(RegistryError::TooLarge(format!("{} bytes of at most {VALUE_BYTES_MAX}", raw.len())));
+    }
+    Ok(raw)
 }

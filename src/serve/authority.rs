@@ -1,22 +1,26 @@
 //! What DHCP asks: leases from the registry, boot files from the one boot decision.
 
+use crate::clock;
 use crate::decide::boot::{BootDecision, IgnoreReason};
 use crate::decide::lease::{LeaseAnswer, LeaseRequest};
 use crate::decide::mac::Mac;
 use crate::decide::netboot::{FirmwareArch, NetbootClient};
 use crate::dhcp::{Authority, LeaseError, NetbootAnswer};
 use crate::http::Shared;
+use crate::ndp::RecentMacs;
 use std::sync::Arc;
 
 /// The registry and the boot decision, in the words of a DHCP answer.
 #[derive(Debug)]
 pub struct Deciding {
     shared: Arc<Shared>,
+    /// Those that asked as iPXE.
+    ipxe: Arc<RecentMacs>,
 }
 
 impl Deciding {
-    pub fn new(shared: Arc<Shared>) -> Deciding {
-        Deciding { shared }
+    pub fn new(shared: Arc<Shared>, ipxe: Arc<RecentMacs>) -> Deciding {
+        Deciding { shared, ipxe }
     }
 
     /// The boot file for a decision. iPXE is always sent to its script: the script is the decision.
@@ -57,6 +61,9 @@ impl Authority for Deciding {
     }
 
     async fn netboot(&self, network: usize, mac: Mac, client: NetbootClient) -> NetbootAnswer {
+        if matches!(client, NetbootClient::Ipxe { .. }) {
+            self.ipxe.note(mac, clock::instant());
+        }
         match self.shared.registry.netboot(mac, client).await {
             Ok(decision) => {
                 let answer = self.boot_file(network, mac, client, &decision);

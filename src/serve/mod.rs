@@ -2,6 +2,7 @@
 
 mod authority;
 
+use crate::causes;
 use crate::clock;
 use crate::config::{Config, ConfigError};
 use crate::db::DbError;
@@ -9,7 +10,10 @@ use crate::db::sled::SledDb;
 use crate::dhcp;
 use crate::http::{self, Shared, assets, listen};
 use crate::image::{self, ImageStore};
+use crate::ndp::{RecentMacs, RouterAnswers};
+use crate::power::{self, Power};
 use crate::registry::Registry;
+use crate::scheduler;
 use crate::tftp;
 use authority::Deciding;
 use std::net::{SocketAddr, SocketAddrV4};
@@ -33,6 +37,8 @@ pub enum ServeError {
     Images(#[from] image::StoreError),
     #[error("the boot assets cannot be used")]
     Assets(#[from] assets::AssetError),
+    #[error("the key of the power passwords cannot be used")]
+    PowerKey(#[from] power::seal::SealError),
     #[error("DHCP cannot be served")]
     Dhcp(#[from] dhcp::BindError),
     #[error("TFTP cannot be served")]
@@ -57,8 +63,15 @@ pub fn run(config: &Path) -> Result<(), ServeError> {
     let (registry, writer) = Registry::start(Box::new(store), &config)?;
     // Two workers: the machine's other cores belong to hashing and compressing (spawn_blocking).
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let shared = Arc::new(Shared { registry, images, assets, config });
-    runtime.block_on(serve(shared, began))?;
+    let power = Power {
+        key_file: config.state_dir.join("power.key"),
+        command_dir: config.state_dir.join("power.d"),
+        limits: power::Limits::default(),
+    };
+    power.check_key_file()?;
+    let (scheduler, handle) = scheduler::run::Loop::new(registry.clone(), power);
+    let shared = Arc::new(Shared { registry, images, assets, config, scheduler: handle });
+    runtime.block_on(serve(shared, scheduler, began))?;
     drop(runtime);
     // Every handle is gone now, so the writer ends after what it still had to commit.
     let _ = writer.join();
@@ -66,15 +79,23 @@ pub fn run(config: &Path) -> Result<(), ServeError> {
     Ok(())
 }
 
-async fn serve(shared: Arc<Shared>, began: std::time::Instant) -> Result<(), ServeError> {
+async fn serve(
+    shared: Arc<Shared>,
+    scheduler: scheduler::run::Loop,
+    began: std::time::Instant,
+) -> Result<(), ServeError> {
     let sockets = bind(&shared).await?;
     let (stop, stopped) = watch::channel(false);
     let mut tasks = tokio::task::JoinSet::new();
-    let authority = Arc::new(Deciding::new(shared.clone()));
+    let ipxe = Arc::new(RecentMacs::default());
+    let authority = Arc::new(Deciding::new(shared.clone(), ipxe.clone()));
     let connections_max = shared.config.http.requests_max;
     let counters = Arc::new(dhcp::DhcpCounters::default());
     for server in sockets.dhcp {
         tasks.spawn(server.run(authority.clone(), counters.clone(), stopped.clone()));
+    }
+    for answers in sockets.router_answers {
+        tasks.spawn(answers.run(ipxe.clone(), stopped.clone()));
     }
     let files = Arc::new(boot_files(&shared.assets));
     let tftp_counters = Arc::new(tftp::TftpCounters::default());
@@ -86,8 +107,7 @@ async fn serve(shared: Arc<Shared>, began: std::time::Instant) -> Result<(), Ser
         tasks.spawn(listen::machines(listener, routes, connections_max, stopped.clone()));
     }
     tasks.spawn(listen::operators(sockets.operators, http::operator_routes(shared.clone()), stopped));
-    let registry = shared.registry.clone();
-    tasks.spawn(async move { registry.tick_for_ever().await });
+    tasks.spawn(scheduler.run());
     tracing::info!(
         millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         hosts = shared.registry.read(|view| view.hosts().count()),
@@ -110,6 +130,7 @@ struct Sockets {
     dhcp: Vec<dhcp::DhcpServer>,
     tftp: Vec<tftp::TftpServer>,
     http: Vec<TcpListener>,
+    router_answers: Vec<RouterAnswers>,
     operators: UnixListener,
 }
 
@@ -120,6 +141,7 @@ async fn bind(shared: &Shared) -> Result<Sockets, ServeError> {
         dhcp: Vec::new(),
         tftp: Vec::new(),
         http: Vec::new(),
+        router_answers: Vec::new(),
         operators: listen::bind_operators(&config.socket)
             .map_err(|source| ServeError::Bind { what: config.socket.display().to_string(), source })?,
     };
@@ -130,6 +152,16 @@ async fn bind(shared: &Shared) -> Result<Sockets, ServeError> {
         sockets.tftp.push(tftp::TftpServer::bind(tftp, None)?);
         let http = SocketAddr::from((network.server_ip, config.http.port));
         sockets.http.push(TcpListener::bind(http).await.map_err(failed(format!("HTTP {http}")))?);
+        if config.ipv6.answer_router_solicitations {
+            // Machines boot without it, some seconds later: no reason not to serve.
+            match RouterAnswers::bind(&network.interface) {
+                Ok(answers) => sockets.router_answers.push(answers),
+                Err(error) => {
+                    let error = causes::in_one_line(&error);
+                    tracing::warn!(%error, "iPXE will wait for an IPv6 router");
+                }
+            }
+        }
     }
     Ok(sockets)
 }

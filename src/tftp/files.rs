@@ -15,6 +15,7 @@ use bytes::Bytes;
 use futures_io::{AsyncRead, AsyncWrite};
 
 use super::TftpCounters;
+use super::filter::NAME_BYTES_MAX;
 
 /// Each has a socket, a window of at most 94 KB and up to six seconds of patience with a silent client.
 const TRANSFERS_MAX: usize = 1000;
@@ -33,9 +34,12 @@ impl BootFiles {
     }
 
     /// The bytes of a name. Leading `/` and `\` do not count (GRUB writes the one, some ROMs the other);
-    /// otherwise the name must be equal.
+    /// otherwise the name must be equal. No name is longer than the socket's filter looks for its end.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Bytes> {
+        if name.len() > NAME_BYTES_MAX {
+            return None;
+        }
         self.by_name.get(without_leading_slash(name)).cloned()
     }
 }
@@ -153,6 +157,7 @@ mod tests {
         }
         assert_eq!(files.get("grub/grub.cfg").as_deref(), Some(b"cfg".as_slice()));
         let long = "a".repeat(2000);
+        let many_slashes = "/".repeat(NAME_BYTES_MAX) + "ipxe.efi";
         for name in [
             "",
             "/",
@@ -167,6 +172,7 @@ mod tests {
             "/etc/passwd",
             "Cargo.toml",
             &long,
+            &many_slashes,
         ] {
             assert_eq!(files.get(name), None, "{name:?}");
         }

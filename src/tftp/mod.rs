@@ -8,6 +8,7 @@
 //! a server of its own.
 
 mod files;
+mod filter;
 mod server;
 
 use std::sync::atomic::{AtomicU64, AtomicUsize};

@@ -10,6 +10,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::watch;
 
 use super::files::FileHandler;
+use super::filter;
 use super::{BootFiles, TftpCounters};
 use crate::receive_buffer;
 
@@ -55,6 +56,12 @@ pub enum BindError {
         /// As asked for.
         addr: SocketAddrV4,
     },
+    /// The socket's filter is larger than the kernel may keep.
+    #[error("no room for the socket filter of {addr}: `sysctl net.core.optmem_max` must be 20480 or more")]
+    NoRoom {
+        /// As asked for.
+        addr: SocketAddrV4,
+    },
     /// Anything else.
     #[error("cannot open TFTP on {addr}")]
     Socket {
@@ -83,6 +90,7 @@ impl TftpServer {
         let socket = open(addr, interface).map_err(|source| match source.kind() {
             io::ErrorKind::AddrInUse => BindError::PortTaken { addr },
             io::ErrorKind::PermissionDenied => BindError::NotAllowed { addr },
+            io::ErrorKind::OutOfMemory => BindError::NoRoom { addr },
             io::ErrorKind::AddrNotAvailable => BindError::NotOurs { addr },
             _ => BindError::Socket { addr, source },
         })?;
@@ -143,6 +151,8 @@ fn open(addr: SocketAddrV4, interface: Option<&str>) -> io::Result<UdpSocket> {
         socket.bind_device(Some(interface.as_bytes()))?;
     }
     receive_buffer::enlarge(&socket, RECEIVE_BUFFER_BYTES)?;
+    // Before the port is bound: no packet comes past it.
+    socket.attach_filter(&filter::requests_in_known_modes())?;
     socket.bind(&addr.into())?;
     Ok(socket.into())
 }

@@ -1,12 +1,13 @@
 //! The words between the agent in the deploy environment and the server (JSON over HTTP).
 //!
 //! `POST /agent/v1/checkin` -> [`Job`]; then `POST /agent/v1/report` until the host reboots.
-//! `PROTOCOL` must match on both sides: an agent of another protocol is refused before any write.
+//! `PROTOCOL` must match on both sides: an agent of another protocol is refused before any write. The server refuses
+//! fields that it does not know (`http::body`): agent and server come from one build, so such a field is an error.
 
 use serde::{Deserialize, Serialize};
 
-/// Version of this protocol. Raised whenever a field changes its meaning.
-pub const PROTOCOL: u32 = 1;
+/// Version of this protocol. Raised whenever a field comes, goes or changes its meaning.
+pub const PROTOCOL: u32 = 2;
 
 /// First word of the agent: who it is and what it sees.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -104,9 +105,11 @@ pub struct Report {
     pub event: Event,
 }
 
-/// What the agent says. An unknown event is refused by name, not guessed.
+/// What the agent says: `{"step": {"step": "survey"}}`. An unknown event is refused by name, not guessed.
+///
+/// Not tagged inside: serde then reads the whole event before it knows its type, and an error loses its path.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "kind")]
+#[serde(rename_all = "snake_case")]
 pub enum Event {
     /// A step began.
     Step { step: Step },

@@ -65,10 +65,163 @@ pub struct Cause {
     pub image: Option<String>,
 }
 
+/// `POST /v1/reimage`: hosts by id, MAC or name, or by selector.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReimageMany {
+    #[serde(default)]
+    pub select: Option<String>,
+    #[serde(default)]
+    pub ids: Vec<String>,
+    /// `None`: what each desires already.
+    #[serde(default)]
+    pub image: Option<String>,
+    pub by: String,
+    pub reason: String,
+    #[serde(default)]
+    pub release_disk: bool,
+    /// How many hosts are meant; needed above the fleet's threshold.
+    #[serde(default)]
+    pub expect_count: Option<usize>,
+    /// Two requests with one key are one request.
+    #[serde(default)]
+    pub key: Option<String>,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Asked {
+    /// It waits for a second person under this number, and nothing was asked yet.
+    pub proposal: Option<u64>,
+    pub hosts: Vec<AskedHost>,
+}
+
+/// One host of a request: an order is open, or it waits, or it was refused.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct AskedHost {
+    pub id: String,
+    pub name: Option<String>,
+    pub order: Option<u64>,
+    pub image: Option<String>,
+    pub waits: Option<String>,
+    pub refused: Option<String>,
+}
+
+/// The answer to `POST /v1/fleet/apply`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ApplyDone {
+    pub changes: usize,
+    /// What was changed, for people.
+    pub text: String,
+}
+
+/// A request that waits for a second person.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Proposal {
+    pub number: u64,
+    pub by: String,
+    pub at: u64,
+    pub summary: String,
+    pub hosts: u64,
+}
+
+/// `POST /v1/rollouts`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StartRollout {
+    pub select: String,
+    /// `None` with `undo`.
+    pub image: Option<String>,
+    /// A rollout whose hosts go back to what they ran before.
+    pub undo: Option<u64>,
+    pub by: String,
+    pub reason: String,
+    pub canary: u32,
+    /// Counts (`5`) or percents (`20%`), the last one repeated.
+    pub waves: Vec<String>,
+    pub spread: String,
+    pub spread_percent: u32,
+    pub failures_max: u32,
+    /// `None`: as the group of the hosts says.
+    pub soak_seconds: Option<u64>,
+    pub check_url: Option<String>,
+    pub expect_count: Option<usize>,
+    /// Show the plan, start nothing.
+    pub dry_run: bool,
+}
+
+/// The answer: the plan in words, and its number when it was started.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RolloutStarted {
+    pub number: Option<u64>,
+    pub hosts: usize,
+    pub text: String,
+}
+
+/// A rollout as listed and shown.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Rollout {
+    pub number: u64,
+    pub stage: String,
+    /// Why it stands still.
+    pub detail: String,
+    pub selector: String,
+    /// `NAME:VERSION`, or `undoes N`.
+    pub goal: String,
+    pub by: String,
+    pub reason: String,
+    pub made_at: u64,
+    /// From 1.
+    pub wave: usize,
+    pub waves: usize,
+    pub hosts: usize,
+    pub asked: usize,
+    pub healthy: usize,
+    pub failed: usize,
+    /// What the next step waits for, one line each.
+    pub waits: Vec<String>,
+    /// The plan in words; only where one rollout is shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<String>,
+}
+
+/// A channel.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Channel {
+    /// `NAME@CHANNEL`.
+    pub name: String,
+    /// `NAME:VERSION`.
+    pub image: String,
+    pub by: String,
+    pub reason: String,
+    pub at: u64,
+}
+
+/// `PUT /v1/channels/NAME@CHANNEL`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetChannel {
+    pub version: String,
+    pub by: String,
+    pub reason: String,
+}
+
+/// `POST /v1/images/NAME:VERSION/mark`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MarkImage {
+    /// `active`, `deprecated` or `blocked`.
+    pub mark: String,
+    pub by: String,
+    pub reason: String,
+}
+
 /// `GET /v1/brakes`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Brakes {
     pub stopped: Option<Stopped>,
+    /// Seconds by which the clock jumped; schedules are held until `regild clock accept`.
+    pub clock_held: Option<i64>,
     pub tripped: Option<Tripped>,
     /// Hosts that ask for a rebuild and wait.
     pub waiting: usize,
@@ -125,17 +278,6 @@ pub struct Approve {
     pub image: String,
     pub by: String,
     /// Foreign content on the target disk may be overwritten.
-    pub release_disk: bool,
-}
-
-/// `POST /v1/hosts/ID/reimage`.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Reimage {
-    /// `None`: what is desired already.
-    pub image: Option<String>,
-    pub by: String,
-    pub reason: String,
     pub release_disk: bool,
 }
 

@@ -2,9 +2,10 @@
 # build-debian.sh VERSION OUT.raw: a golden image as people use them: Debian 12 with systemd, cloud-init,
 # OpenSSH and Debian's kernel, for BIOS and UEFI. Needs root (mmdebstrap's chroot) and Debian's archive.
 #
-#   REGILD_PHONE_HOME_URL      who is told that the image runs (http://10.77.0.1:8080/agent/v1/installed)
 #   REGILD_DEBIAN_PACKAGES     further packages, e.g. "nginx-light git", to make versions that differ
-#   REGILD_AUTHORIZED_KEY      a public SSH key for the user debian; without it nobody can log in
+#   REGILD_AUTHORIZED_KEY      a public SSH key for the user debian (who may use sudo); without it nobody can log in
+#
+# The image knows no server: it tells the one that its DHCP lease came from that it runs (debian/regild-installed).
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=../../boot-assets/debian.sh
@@ -15,9 +16,8 @@ HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 [ $# -eq 2 ] || die "usage: build-debian.sh VERSION OUT.raw"
 VERSION=$1 OUT=$2
 [[ $VERSION =~ ^[A-Za-z0-9._-]+$ ]] || die "VERSION may hold letters, digits, '.', '_' and '-'"
-PHONE_HOME_URL=${REGILD_PHONE_HOME_URL:-http://10.77.0.1:8080/agent/v1/installed}
 need_tools mmdebstrap:mmdebstrap sgdisk:gdisk mkfs.fat:dosfstools mcopy:mtools mke2fs:e2fsprogs debugfs:e2fsprogs \
-  grub-mkimage:grub-common systemctl:systemd
+  grub-mkimage:grub-common
 need_file "$GRUB_LIB/i386-pc/boot.img" grub-pc-bin
 need_file "$GRUB_LIB/x86_64-efi/kernel.img" grub-efi-amd64-bin
 [ "$(id -u)" = 0 ] || die "needs root: the files in the image belong to their users"
@@ -28,7 +28,7 @@ SEED="regild debian $VERSION"
 ROOT_UUID=$(stable_uuid "$SEED root filesystem")
 ROOT=$WORK/root
 
-PACKAGES=systemd-sysv,systemd-resolved,dbus,udev,kmod,iproute2,ca-certificates,curl,cloud-init,openssh-server,linux-image-amd64,zstd
+PACKAGES=systemd-sysv,systemd-resolved,dbus,udev,kmod,iproute2,ca-certificates,curl,cloud-init,openssh-server,sudo,linux-image-amd64,zstd
 for package in ${REGILD_DEBIAN_PACKAGES:-}; do PACKAGES+=,$package; done
 
 step "Debian 12 by mmdebstrap"
@@ -42,25 +42,29 @@ rm "$WORK/root.tar"
 
 step "configuration of debian:$VERSION"
 printf '%s\n' "$VERSION" >"$ROOT/etc/regild-image"
-printf '%s\n' "$PHONE_HOME_URL" >"$ROOT/etc/regild-phone-home"
 printf 'UUID=%s / ext4 errors=remount-ro 0 1\n' "$ROOT_UUID" >"$ROOT/etc/fstab"
-# What must differ between machines is made at the first boot: identity is never part of a golden image.
-# "uninitialized" makes systemd treat that boot as the first one.
-echo uninitialized >"$ROOT/etc/machine-id"
+# What must differ between machines is made at the first boot: identity is never part of a golden image. An empty
+# machine-id is filled in then. ("uninitialized" would also ask systemd for its first boot: presets, which on Debian
+# switch on everything that is installed, and a wizard on the console.)
+: >"$ROOT/etc/machine-id"
 rm -f "$ROOT"/etc/ssh/ssh_host_* "$ROOT"/var/lib/dbus/machine-id "$ROOT/etc/hostname"
 install -m 644 "$HERE/debian/cloud.cfg" "$ROOT/etc/cloud/cloud.cfg.d/90_regild.cfg"
-install -m 755 "$HERE/debian/phone-home" "$ROOT/usr/local/sbin/regild-phone-home"
-install -m 644 "$HERE/debian/phone-home.service" "$ROOT/etc/systemd/system/regild-phone-home.service"
-ln -s ../regild-phone-home.service "$ROOT/etc/systemd/system/multi-user.target.wants/regild-phone-home.service"
+install -m 755 "$HERE/debian/regild-installed" "$ROOT/usr/local/sbin/regild-installed"
+install -m 644 "$HERE/debian/regild-installed.service" "$ROOT/etc/systemd/system/regild-installed.service"
 install -m 644 "$HERE/debian/80-dhcp.network" "$ROOT/etc/systemd/network/80-dhcp.network"
-# Debian installs systemd-networkd switched off.
-systemctl --quiet --root="$ROOT" enable systemd-networkd.service
+install -D -m 644 "$HERE/debian/wait-online.conf" \
+  "$ROOT/etc/systemd/system/systemd-networkd-wait-online.service.d/any.conf"
+# By the image's own systemctl, so that the machine that builds need not have systemd. Debian installs networkd
+# switched off. Timers: a golden image changes by a new version and not by itself, and it has no LVM to scrub.
+chroot "$ROOT" systemctl --quiet --root=/ enable systemd-networkd.service regild-installed.service
+chroot "$ROOT" systemctl --quiet --root=/ disable apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer \
+  e2scrub_reap.service
 # The NoCloud seed lies in the image: a machine without any cloud has nobody else to ask.
 nocloud=$ROOT/var/lib/cloud/seed/nocloud
 mkdir -p "$nocloud"
 printf 'instance-id: debian-%s\n' "$VERSION" >"$nocloud/meta-data"
 {
-  # The host name is the DHCP server's to give. (A user-data file without any key makes cloud-init complain.)
+  # The host name is not the image's: cloud-init leaves it alone. (A user-data file without any key makes it complain.)
   printf '#cloud-config\npreserve_hostname: true\n'
   [ -z "${REGILD_AUTHORIZED_KEY:-}" ] || printf 'ssh_authorized_keys:\n  - %s\n' "$REGILD_AUTHORIZED_KEY"
 } >"$nocloud/user-data"

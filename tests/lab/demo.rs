@@ -33,17 +33,16 @@ fn main() {
     let mut node = lab.machine(MachineSpec { disks: vec![disk], ..MachineSpec::new("node-1", Firmware::Uefi, MAC) });
     say("power on: a blank UEFI machine that nobody knows. It netboots, is noted, and is not written");
     node.power_on();
-    let bar = progress_bar();
-    follow(&server, &bar, "discovered", |host| host["state"] == "discovered");
+    follow(&server, "discovered", |host| host["state"] == "discovered");
 
     say("regild host approve node-1 --image tiny:v1, and a power cycle");
     print!("{}", server.regild(&["host", "approve", "node-1", "--image", "tiny:v1"]));
-    deploy(&server, &mut node, &bar, "tiny:v1");
+    deploy(&server, &mut node, "tiny:v1");
 
     say("regild host reimage node-1 --image tiny:v2, and a power cycle");
     let reason = ["--reason", "the demo wants the new version"];
     print!("{}", server.regild(&[&["host", "reimage", "node-1", "--image", "tiny:v2"], &reason[..]].concat()));
-    deploy(&server, &mut node, &bar, "tiny:v2");
+    deploy(&server, &mut node, "tiny:v2");
 
     say("regild host history node-1");
     print!("{}", server.regild(&["host", "history", "node-1"]));
@@ -54,10 +53,10 @@ fn say(line: &str) {
     println!("\n=== {line}");
 }
 
-fn deploy(server: &Server, node: &mut Machine, bar: &ProgressBar, image: &str) {
+fn deploy(server: &Server, node: &mut Machine, image: &str) {
     let began = Instant::now();
     node.power_cycle();
-    follow(server, bar, image, |host| {
+    follow(server, image, |host| {
         host["state"] == "ready" && host["detail"] == "confirmed" && host["reported"] == image
     });
     say(&format!("Ready: the installed system itself says {image}, {} s after power-on", began.elapsed().as_secs()));
@@ -73,7 +72,8 @@ fn progress_bar() -> ProgressBar {
 }
 
 /// Shows where the host stands until `wanted` holds.
-fn follow(server: &Server, bar: &ProgressBar, what: &str, wanted: impl Fn(&Value) -> bool) {
+fn follow(server: &Server, what: &str, wanted: impl Fn(&Value) -> bool) {
+    let bar = progress_bar();
     let began = Instant::now();
     let mut last = String::new();
     loop {
@@ -86,7 +86,7 @@ fn follow(server: &Server, bar: &ProgressBar, what: &str, wanted: impl Fn(&Value
             // A line each, so that a log shows the road where a terminal shows the bar.
             bar.reset();
             bar.set_length(0);
-            println!("{:6.1} s  node-1: {now}", began.elapsed().as_secs_f32());
+            bar.suspend(|| println!("{:6.1} s  node-1: {now}", began.elapsed().as_secs_f32()));
             last.clone_from(&now);
         }
         bar.set_message(now);
@@ -95,7 +95,7 @@ fn follow(server: &Server, bar: &ProgressBar, what: &str, wanted: impl Fn(&Value
             bar.set_position(progress["done_bytes"].as_u64().unwrap_or(0));
         }
         if wanted(&host) {
-            return;
+            return bar.finish_and_clear();
         }
         assert!(began.elapsed() < PATIENCE, "node-1 is not {what} after {PATIENCE:?}; server log:\n{}", server.log());
         std::thread::sleep(Duration::from_millis(250));

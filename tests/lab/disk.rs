@@ -21,6 +21,24 @@ pub struct Throttle {
     pub requests: u64,
 }
 
+impl Throttle {
+    /// As QEMU's throttle groups take them.
+    pub(super) fn limits(self) -> serde_json::Value {
+        serde_json::json!({
+            "bps-write": self.write_bytes, "bps-read": self.read_bytes, "iops-total": self.requests,
+        })
+    }
+}
+
+/// Where QEMU keeps the limits of disk number `index`.
+pub(super) fn throttle_path(index: usize) -> String {
+    format!("/objects/{}", throttle_group(index))
+}
+
+fn throttle_group(index: usize) -> String {
+    format!("throttle{index}")
+}
+
 #[derive(Debug, Clone)]
 pub struct DiskSpec {
     pub path: PathBuf,
@@ -62,8 +80,9 @@ impl DiskSpec {
             .unwrap_or_else(|error| panic!("creating the disk {}: {error}", self.path.display()));
     }
 
-    /// QEMU's arguments for disk number `index`; `boot_index` is its place in the firmware's order.
-    pub(super) fn arguments(&self, index: usize, boot_index: usize) -> Vec<String> {
+    /// QEMU's arguments for disk number `index`; `boot_index` is its place in the firmware's order,
+    /// if QEMU is to say one.
+    pub(super) fn arguments(&self, index: usize, boot_index: Option<usize>) -> Vec<String> {
         let mut arguments = Vec::new();
         let mut node = serde_json::json!({
             "driver": "file", "filename": self.path, "discard": "unmap", "read-only": self.read_only,
@@ -72,12 +91,9 @@ impl DiskSpec {
             node = serde_json::json!({ "driver": "blkdebug", "config": config, "image": node });
         }
         if let Some(throttle) = self.throttle {
-            let group = format!("throttle{index}");
-            let limits = serde_json::json!({
-                "bps-write": throttle.write_bytes, "bps-read": throttle.read_bytes,
-                "iops-total": throttle.requests,
-            });
-            let group_object = serde_json::json!({ "qom-type": "throttle-group", "id": group, "limits": limits });
+            let group = throttle_group(index);
+            let group_object =
+                serde_json::json!({ "qom-type": "throttle-group", "id": group, "limits": throttle.limits() });
             arguments.extend(["-object".to_owned(), group_object.to_string()]);
             node = serde_json::json!({ "driver": "throttle", "throttle-group": group, "file": node });
         }
@@ -92,7 +108,7 @@ impl DiskSpec {
         arguments
     }
 
-    fn device(&self, index: usize, boot_index: usize) -> Vec<String> {
+    fn device(&self, index: usize, boot_index: Option<usize>) -> Vec<String> {
         let mut arguments = Vec::new();
         let mut device = match self.bus {
             Bus::Virtio => "virtio-blk-pci".to_owned(),
@@ -104,7 +120,10 @@ impl DiskSpec {
             Bus::Nvme => "nvme".to_owned(),
             Bus::Sata => format!("ide-hd,bus=ide.{index}"),
         };
-        device += &format!(",drive=disk{index},bootindex={boot_index}");
+        device += &format!(",drive=disk{index}");
+        if let Some(place) = boot_index {
+            device += &format!(",bootindex={place}");
+        }
         match (&self.serial, self.bus) {
             (Some(serial), _) => device += &format!(",serial={serial}"),
             // QEMU's NVMe device has no serial number of its own and insists on one.

@@ -6,8 +6,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use super::disk::DiskSpec;
+use serde_json::json;
+
+use super::disk::{DiskSpec, Throttle, throttle_path};
+use super::nvram::BootEntries;
 use super::process::{POLL, Process, last_lines};
+use super::qmp;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Firmware {
@@ -22,6 +26,8 @@ pub enum BootOrder {
     /// As every managed machine should be set: the network first, and the server decides.
     NetworkThenDisks,
     DisksOnly,
+    /// UEFI only: QEMU says nothing, and the firmware goes by its own variables alone, as a real mainboard does.
+    AsInNvram,
 }
 
 #[derive(Debug, Clone)]
@@ -76,8 +82,7 @@ impl Machine {
     pub(super) fn new(dir: &Path, spec: MachineSpec, tap: String) -> Machine {
         if spec.firmware == Firmware::Uefi {
             // A writable copy of its own, as each mainboard has its own flash chip.
-            std::fs::copy("/usr/share/OVMF/OVMF_VARS_4M.fd", dir.join(format!("{}.vars.fd", spec.name)))
-                .expect("copying OVMF's variables");
+            std::fs::copy("/usr/share/OVMF/OVMF_VARS_4M.fd", vars_path(dir, &spec)).expect("copying OVMF's variables");
         }
         for disk in &spec.disks {
             disk.create_if_missing();
@@ -128,6 +133,18 @@ impl Machine {
 
     pub fn is_running(&mut self) -> bool {
         self.qemu.as_mut().is_some_and(Process::is_running)
+    }
+
+    /// What the firmware's flash chip says; UEFI only, and only while the machine is off.
+    pub fn boot_entries(&self) -> BootEntries {
+        assert!(self.qemu.is_none(), "{} is on: its flash chip may be half written", self.spec.name);
+        BootEntries::read(&vars_path(&self.dir, &self.spec))
+    }
+
+    /// Other limits for disk number `index` from now on; it must have had a [`Throttle`] at power-on.
+    pub fn set_throttle(&mut self, index: usize, throttle: Throttle) {
+        let limits = json!({ "path": throttle_path(index), "property": "limits", "value": throttle.limits() });
+        qmp::execute(&self.qmp_path(), "qom-set", &limits);
     }
 
     /// The serial console of all boots since the machine was made, without terminal escapes.
@@ -188,6 +205,10 @@ impl Machine {
         self.dir.join(format!("{}.console.log", self.spec.name))
     }
 
+    fn qmp_path(&self) -> PathBuf {
+        self.dir.join(format!("{}.qmp", self.spec.name))
+    }
+
     fn console_bytes(&self) -> Vec<u8> {
         std::fs::read(self.console_path()).unwrap_or_default()
     }
@@ -209,7 +230,7 @@ impl Machine {
                 " -fw_cfg name=opt/org.tianocore/IPv6PXESupport,string=n \
                  -drive if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE_4M.fd \
                  -drive if=pflash,format=raw,file={}",
-                self.dir.join(format!("{}.vars.fd", spec.name)).display()
+                vars_path(&self.dir, spec).display()
             );
         }
         line += &format!(
@@ -231,12 +252,20 @@ impl Machine {
         // Appended to, so that it tells of all boots.
         let console = format!("file,id=console,append=on,path={}", self.console_path().display());
         arguments.extend(["-chardev".to_owned(), console]);
+        // For guest and firmware to be told things while they run.
+        arguments.extend(["-qmp".to_owned(), format!("unix:{},server=on,wait=off", self.qmp_path().display())]);
         for (index, disk) in spec.disks.iter().enumerate() {
-            arguments.extend(disk.arguments(index, index + 1));
+            let place = (spec.boot_order != BootOrder::AsInNvram).then_some(index + 1);
+            arguments.extend(disk.arguments(index, place));
         }
         arguments.extend(spec.extra_args.iter().cloned());
         arguments
     }
+}
+
+/// The writable half of OVMF's flash chip.
+fn vars_path(dir: &Path, spec: &MachineSpec) -> PathBuf {
+    dir.join(format!("{}.vars.fd", spec.name))
 }
 
 /// A system UUID that is the machine's own and the same in every run.

@@ -21,11 +21,16 @@
 
 mod disk;
 mod machine;
+mod nvram;
 mod process;
+mod qmp;
+pub mod redfish;
+pub mod road;
 mod server;
 
 pub use disk::{Bus, DiskSpec, Throttle};
 pub use machine::{BootOrder, Firmware, Machine, MachineSpec};
+pub use nvram::BootEntries;
 pub use process::Process;
 pub use server::Server;
 
@@ -107,7 +112,8 @@ impl Lab {
     /// Everything that passes the bridge, as DIR/NAME.pcap, until the answer is dropped.
     pub fn capture(&self, name: &str) -> Process {
         let mut tcpdump = Command::new("tcpdump");
-        tcpdump.args(["-i", BRIDGE, "-U", "-s", "0", "-w"]).arg(self.dir().join(format!("{name}.pcap")));
+        // A buffer of 64 MiB: with the default of 2 MiB a busy machine lost packets of the kernel's download.
+        tcpdump.args(["-i", BRIDGE, "-U", "-s", "0", "-B", "65536", "-w"]).arg(self.dir().join(format!("{name}.pcap")));
         self.spawn(tcpdump, &format!("{name}.tcpdump.log"))
     }
 }

@@ -43,6 +43,11 @@ impl Server {
         self.process = None;
     }
 
+    /// Its process id while it runs.
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("the server runs").pid()
+    }
+
     /// What the server logged since its last start.
     pub fn log(&self) -> String {
         self.process.as_ref().map(Process::log).unwrap_or_default()

@@ -141,17 +141,19 @@ fn t1_names_outside_the_table_do_not_exist() {
 fn t2_writing_is_refused() {
     let server = start();
     for name in ["odd", "new", "../new", "/etc/passwd"] {
-        let request = [b"\0\x02", name.as_bytes(), b"\0octet\0"].concat();
-        assert_eq!(error_code(&answer(server.address, &request, 3000).unwrap()), Some(2), "{name}");
+        for mode in ["octet", "netascii"] {
+            let request = [b"\0\x02", name.as_bytes(), b"\0", mode.as_bytes(), b"\0"].concat();
+            assert_eq!(error_code(&answer(server.address, &request, 3000).unwrap()), Some(2), "{name} {mode}");
+        }
     }
-    assert_eq!(server.counters.writes_refused.load(Ordering::Relaxed), 4);
+    assert_eq!(server.counters.writes_refused.load(Ordering::Relaxed), 8);
 }
 
 #[test]
 fn t3_what_is_no_request_gets_nothing() {
     let server = start();
     let client = Client::new(server.address);
-    let packets: [&[u8]; 12] = [
+    let packets: [&[u8]; 15] = [
         b"",
         b"\0",
         b"\0\x01",
@@ -161,6 +163,10 @@ fn t3_what_is_no_request_gets_nothing() {
         b"\xff\xffodd\0octet\0",
         b"\0\x01odd\0octet",
         b"\0\x01odd\0nonsense\0",
+        // Obsolete since RFC 1350, and meant for WRQ; async-tftp would send the file as it is.
+        b"\0\x01odd\0mail\0",
+        b"\0\x01odd\0MAIL\0blksize\x001024\0",
+        b"\0\x02odd\0mail\0",
         b"\0\x04\0\x01",
         b"\0\x03\0\x01data",
         b"\0\x05\0\x01gone\0",
@@ -169,8 +175,12 @@ fn t3_what_is_no_request_gets_nothing() {
         client.send(packet);
     }
     assert_eq!(client.receive(300), None);
-    // And the server is well.
-    assert!(answer(server.address, &read_request(b"one", ""), 3000).unwrap().starts_with(&[0, 3, 0, 1]));
+    assert_eq!(server.counters.started.load(Ordering::Relaxed), 0);
+    // And the server is well, and takes the modes of today in any case.
+    for mode in ["octet", "OCTET", "NetASCII"] {
+        let request = [b"\0\x01one\0", mode.as_bytes(), b"\0"].concat();
+        assert!(answer(server.address, &request, 3000).unwrap().starts_with(&[0, 3, 0, 1]), "{mode}");
+    }
 }
 
 #[test]

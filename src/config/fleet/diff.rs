@@ -13,6 +13,8 @@ mod now;
 mod refusal;
 mod text;
 
+pub use text::of as text_of;
+
 pub use now::{Now, NowHost};
 pub use refusal::{Refusal, Refused};
 

@@ -9,7 +9,7 @@ use super::words::{
 use crate::decide::{brakes, group};
 use crate::wire::agent::DiskRule;
 use crate::wire::reference::ImageRef;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
@@ -172,10 +172,39 @@ pub struct Policy {
     pub breaker: Breaker,
     pub fleet: Limits,
     /// Of each rack, by the label `rack`.
+    #[serde(deserialize_with = "rack")]
     pub rack: Limits,
     /// Of each power feed, by the label `feed`.
+    #[serde(deserialize_with = "feed")]
     pub feed: Limits,
 }
+
+/// A scope's limits as written: what is left out has the default of that scope, not that of the whole fleet, which is
+/// wider.
+macro_rules! limits_of_scope {
+    ($read:ident, $Written:ident) => {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        struct $Written {
+            concurrent_max: Cap<CONCURRENT_CEILING>,
+            orders_per_hour_max: Cap<ORDERS_PER_HOUR_CEILING>,
+        }
+
+        impl Default for $Written {
+            fn default() -> Self {
+                let Limits { concurrent_max, orders_per_hour_max } = Policy::default().$read;
+                $Written { concurrent_max, orders_per_hour_max }
+            }
+        }
+
+        fn $read<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Limits, D::Error> {
+            let $Written { concurrent_max, orders_per_hour_max } = $Written::deserialize(deserializer)?;
+            Ok(Limits { concurrent_max, orders_per_hour_max })
+        }
+    };
+}
+limits_of_scope!(rack, RackLimits);
+limits_of_scope!(feed, FeedLimits);
 
 /// See [`brakes::BreakerPolicy`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

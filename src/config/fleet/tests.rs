@@ -199,6 +199,20 @@ fn a_group_that_says_nothing_is_what_decide_says_a_group_is() {
     }
 }
 
+/// Half a table is no way to widen the other half: a rack's defaults are narrower than the fleet's.
+#[test]
+fn what_a_policy_leaves_out_has_the_default_of_its_own_scope() {
+    let careful = crate::decide::brakes::Policy::default();
+    let policy = fleet("a.toml", "[policy.rack]\nconcurrent_max = 3\n[policy.feed]\nconcurrent_max = 7\n").policy;
+    let policy = policy.expect("a policy");
+    assert_eq!((policy.rack.concurrent_max, policy.feed.concurrent_max), (3, 7));
+    assert_eq!(policy.rack.orders_per_hour_max, careful.rack.orders_per_hour_max);
+    assert_eq!(policy.feed.orders_per_hour_max, careful.feed.orders_per_hour_max);
+    let policy = fleet("a.yaml", "policy:\n  rack: { orders_per_hour_max: 9 }\n").policy.expect("a policy");
+    assert_eq!((policy.rack.concurrent_max, policy.feed), (careful.rack.concurrent_max, careful.feed));
+    assert_eq!(fleet("a.toml", "[policy]\n").policy, Some(careful));
+}
+
 #[test]
 fn what_is_said_twice_is_refused_with_both_files() {
     let mac = "52:54:00:00:00:01";

@@ -1,5 +1,6 @@
 //! What the store promises: durable, all or nothing, one writer, and never silently older than acknowledged.
 
+use super::place::LOCK_NAME;
 use super::*;
 use crate::db::watch::WatchError;
 
@@ -148,6 +149,11 @@ fn a_lost_watermark_is_noticed_and_accepting_brings_the_store_back() {
     let (db, what) = SledDb::accept(dir.path(), 1).unwrap();
     assert!(what.contains("taken as it is"), "{what}");
     assert_eq!(db.get("host/a").unwrap().unwrap().value, b"second");
+    // A crash here, before the caller has closed the orders in it, leaves it untrusted.
+    drop(db);
+    refusal(dir.path());
+    let (mut db, _) = SledDb::accept(dir.path(), 1).unwrap();
+    db.commit(&[]).unwrap();
     drop(db);
     SledDb::open(dir.path()).unwrap();
 }
@@ -162,6 +168,78 @@ fn a_store_that_cannot_be_read_is_set_aside_not_deleted() {
     assert!(what.contains("store.broken-77"), "{what}");
     assert!(dir.path().join("store.broken-77").exists());
     assert!(db.get("host/a").unwrap().is_none());
+    let mut db = db;
+    db.commit(&[]).unwrap();
+    drop(db);
+    SledDb::open(dir.path()).unwrap();
+}
+
+#[test]
+fn a_backup_of_long_ago_is_brought_back_by_one_accept() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    let backup = dir.path().join("backup");
+    store_with_one_host(dir.path());
+    copy_dir(&store, &backup);
+    let mut db = SledDb::open(dir.path()).unwrap();
+    for number in 0..9u8 {
+        db.commit(&[put("host/a", &[number])]).unwrap();
+    }
+    drop(db);
+    std::fs::remove_dir_all(&store).unwrap();
+    std::fs::rename(&backup, &store).unwrap();
+    refusal(dir.path());
+    SledDb::accept(dir.path(), 1).unwrap().0.commit(&[put("host/b", b"held")]).unwrap();
+    let db = SledDb::open(dir.path()).unwrap();
+    assert_eq!(db.get("host/a").unwrap().unwrap().value, b"second");
+    assert_eq!(db.scan("host/").unwrap().len(), 2);
+}
+
+/// faults.md O6: an older regild on a newer store. Nobody may talk it into that.
+#[test]
+fn a_store_of_another_form_is_refused_and_cannot_be_accepted() {
+    let dir = tempfile::tempdir().unwrap();
+    store_with_one_host(dir.path());
+    let db = SledDb::open(dir.path()).unwrap();
+    let mut raw = db.meta.encode();
+    raw[8..16].copy_from_slice(&(FORM_VERSION + 1).to_le_bytes());
+    db.tree.insert(META_KEY, raw).unwrap();
+    drop(db);
+    for _ in 0..2 {
+        assert!(matches!(SledDb::open(dir.path()), Err(DbError::WrongVersion { found: 2, known: 1, .. })));
+        assert!(matches!(SledDb::accept(dir.path(), 1), Err(DbError::WrongVersion { .. })));
+        // Without its watermark it is still another form, and not one to be taken as it is.
+        std::fs::write(dir.path().join("watermark"), b"").unwrap();
+    }
+}
+
+/// What lies in a directory of its own (`blobs`) is not covered by the fdatasync of the log.
+#[test]
+fn whatever_is_committed_lies_in_the_log_and_nowhere_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut db = SledDb::open(dir.path()).unwrap();
+    for round in 0..12u8 {
+        for host in 0..40 {
+            db.commit(&[put(&format!("host/h-5254000000{host:02}"), &vec![round; VALUE_BYTES_MAX])]).unwrap();
+        }
+    }
+    drop(db);
+    let db = SledDb::open(dir.path()).unwrap();
+    assert_eq!(db.scan("host/").unwrap().len(), 40);
+    let blobs = std::fs::read_dir(dir.path().join("store/blobs")).unwrap().count();
+    assert_eq!(blobs, 0, "sled keeps pages as files of their own");
+}
+
+/// The store of a first start that was cut between its two files.
+#[test]
+fn a_first_start_that_was_cut_before_its_watermark_starts_again() {
+    let dir = tempfile::tempdir().unwrap();
+    drop(SledDb::open(dir.path()).unwrap());
+    std::fs::write(dir.path().join("watermark"), b"").unwrap();
+    SledDb::open(dir.path()).unwrap().commit(&[put("host/a", b"1")]).unwrap();
+    // From the first acknowledged record on, a missing watermark is a loss.
+    std::fs::write(dir.path().join("watermark"), b"").unwrap();
+    assert!(refusal(dir.path()).contains("watermark"));
 }
 
 fn copy_dir(from: &Path, to: &Path) {

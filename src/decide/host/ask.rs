@@ -3,6 +3,17 @@
 use super::transition::{Change, Refusal};
 use super::{ImageChoice, Order, State, Step};
 use crate::decide::cause::{CAUSES_MAX, Cause, CauseKind};
+use crate::decide::labels::Labels;
+
+/// What a document says of a host; `None` leaves a thing as it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Declared {
+    pub name: Option<String>,
+    pub group: Option<String>,
+    pub labels: Option<Labels>,
+    /// What it should run; no order comes of it.
+    pub image: Option<ImageChoice>,
+}
 
 const HOUR_SECONDS: u64 = 3600;
 /// Orders of one host that the hourly caps remember; the caps themselves are far below it.
@@ -32,11 +43,14 @@ impl Change {
         if cause.image.is_none() && self.host.desired.is_none() {
             return Err(Refusal::NothingDesired);
         }
+        if cause.key.is_some() && cause.key == self.host.last_key {
+            return Ok(());
+        }
         if let Some(order) = &mut self.host.order {
             if cause.kind == CauseKind::Operator {
                 return Err(Refusal::OrderOpen { generation: order.generation });
             }
-            let wants_other = cause.image.is_some() && cause.image != self.host.desired;
+            let wants_other = cause.image.as_ref().is_some_and(|image| *image != order.image);
             if wants_other {
                 // It would be lost in an order for another image; whoever asked asks again when that one is over.
                 return Err(Refusal::OrderOpen { generation: order.generation });
@@ -80,8 +94,12 @@ impl Change {
         let reasons: Vec<String> =
             causes.iter().map(|cause| format!("{}: {}", cause.kind.word(), cause.reason)).collect();
         let by = causes.first().map_or(String::new(), |cause| cause.by.clone());
+        let key = causes.iter().find_map(|cause| cause.key.clone());
+        self.host.last_key = key.or_else(|| self.host.last_key.take());
         self.host.order = Some(Order {
             generation: self.host.generation,
+            image: image.clone(),
+            powered_at: None,
             opened_at: self.now,
             attempts: 0,
             foreign_released: causes.iter().any(|cause| cause.releases_disk),
@@ -119,10 +137,60 @@ impl Change {
     pub(super) fn power_cycled(&mut self, why: &str) -> Result<(), Refusal> {
         let order = self.host.order.as_mut().ok_or(Refusal::NoOpenOrder)?;
         order.power_cycles += 1;
+        order.powered_at = Some(self.now);
         let text = format!("{why}; power cycle {} of order {}", order.power_cycles, order.generation);
         // The deadline of the state begins anew.
         self.host.since = self.now;
         self.note(text, "clock");
+        Ok(())
+    }
+
+    /// The machine's power is about to be switched so that it netboots. Written down first: a server that dies now
+    /// does not switch it again and again.
+    pub(super) fn powered(&mut self, how: &str) -> Result<(), Refusal> {
+        let order = self.host.order.as_mut().ok_or(Refusal::NoOpenOrder)?;
+        order.powered_at = Some(self.now);
+        let text = format!("{how}, for order {}", order.generation);
+        self.note(text, "power");
+        Ok(())
+    }
+
+    /// What came of switching the power: a line of history, no change.
+    pub(super) fn power_reported(&mut self, said: &str) {
+        self.note(said.to_string(), "power");
+    }
+
+    /// A person's document names this host: it is ours from then on. Opens nothing.
+    pub(super) fn declared(&mut self, declared: &Declared, by: &str) -> Result<(), Refusal> {
+        let actor = format!("operator {by}");
+        let before = self.host.clone();
+        let host = &mut self.host;
+        if let Some(name) = &declared.name {
+            host.name = Some(name.clone());
+        }
+        if let Some(group) = &declared.group {
+            host.group.clone_from(group);
+        }
+        if let Some(labels) = &declared.labels {
+            host.labels = labels.clone();
+        }
+        if let Some(image) = &declared.image {
+            host.desired = Some(image.clone());
+        }
+        let changed = [
+            (before.name != host.name).then(|| format!("name {}", host.name.as_deref().unwrap_or("-"))),
+            (before.group != host.group).then(|| format!("group {} -> {}", before.group, host.group)),
+            (before.labels != host.labels).then(|| "labels".to_string()),
+            (before.desired != host.desired)
+                .then(|| format!("desired {}", host.desired.as_ref().map_or("-", |image| image.name.as_str()))),
+        ];
+        let changed: Vec<String> = changed.into_iter().flatten().collect();
+        let text = if changed.is_empty() { "applied".to_string() } else { format!("applied: {}", changed.join(", ")) };
+        if self.host.state == State::Discovered {
+            self.go(State::Enrolled, text, &actor);
+        } else if !changed.is_empty() {
+            self.note(text, &actor);
+        }
         Ok(())
     }
 

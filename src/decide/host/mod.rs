@@ -7,6 +7,7 @@ mod state;
 mod transition;
 
 pub use crate::decide::disk::DiskId;
+pub use ask::Declared;
 pub use order::{Claim, Order};
 pub use record::{Host, ImageChoice};
 pub use state::{State, Step};

@@ -1,11 +1,14 @@
 //! An order: the permission to write one host's disk, once.
 
+use super::ImageChoice;
 use crate::decide::cause::Cause;
 
 /// An open generation. It exists only inside a host record; closing it is dropping it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
     pub generation: u64,
+    /// What is written. Fixed when the order was opened, whatever is desired later (faults.md O7).
+    pub image: ImageChoice,
     /// What asked for it; the first one opened it, later ones joined. Never empty.
     pub causes: Vec<Cause>,
     pub opened_at: u64,
@@ -13,6 +16,8 @@ pub struct Order {
     pub attempts: u32,
     /// The operator released foreign content on the target disk for this order.
     pub foreign_released: bool,
+    /// When the machine's power was last switched for this order, Unix seconds.
+    pub powered_at: Option<u64>,
     /// Power cycles because the machine was late, under this order.
     pub power_cycles: u32,
     /// Who may act in the latest attempt; `None` until its script was served.

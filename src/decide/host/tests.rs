@@ -177,9 +177,14 @@ fn another_machine_behind_a_known_mac_gets_no_job() {
     let mut host = after(&new_host(), &[approve(), Event::Admit, script()]);
     host.system_uuid = Some("aaaa".into());
     let identity = Identity { system_uuid: Some("bbbb".into()), ..Identity::default() };
-    let (token_digest, session_digest) = ("token".into(), "session".into());
-    let event = Event::CheckedIn { generation: 1, token_digest, session_digest, identity };
-    assert!(matches!(refused(&host, &event), Refusal::IdentityChanged { .. }));
+    let event = |token_digest: String| Event::CheckedIn {
+        generation: 1,
+        token_digest,
+        session_digest: "session".into(),
+        identity: identity.clone(),
+    };
+    assert!(matches!(refused(&host, &event("token".into())), Refusal::IdentityChanged { .. }));
+    assert_eq!(refused(&host, &event("guess".into())), Refusal::TokenUnknown, "a guess learns nothing of the host");
 }
 
 #[test]
@@ -214,6 +219,21 @@ fn all_that_asks_for_a_host_becomes_one_order_and_what_asks_later_joins_it() {
     assert_eq!(refused(&ordered, &other), Refusal::OrderOpen { generation: 2 });
 }
 
+/// faults.md H7: an answer that was lost is asked for again, even after the order is done; another request is refused.
+#[test]
+fn the_same_request_twice_is_one_order_and_another_one_is_refused() {
+    let keyed = |key: &str| {
+        let cause = Cause { key: Some(key.into()), ..cause(CauseKind::Operator, "tiny:2") };
+        Event::Ask { cause }
+    };
+    let ordered = after(&after(&deployed(), &[script()]), &[keyed("k1"), keyed("k1"), Event::Admit]);
+    assert_eq!(transition(&ordered, &keyed("k1"), POLICY, 200), Outcome::Unchanged);
+    assert_eq!(refused(&ordered, &keyed("k2")), Refusal::OrderOpen { generation: 2 });
+    let done = after(&ordered, &[script(), check_in(2), agent(2, AgentWord::Verified(disk()))]);
+    assert_eq!(transition(&done, &keyed("k1"), POLICY, 200), Outcome::Unchanged);
+    assert_eq!(after(&done, &[keyed("k2"), Event::Admit]).generation, 3);
+}
+
 #[test]
 fn a_persons_image_wins_over_a_rollouts_and_a_withdrawn_cause_opens_nothing() {
     let ready = after(&deployed(), &[script()]);
@@ -224,6 +244,21 @@ fn a_persons_image_wins_over_a_rollouts_and_a_withdrawn_cause_opens_nothing() {
     let gone = after(&ready, &[both[0].clone(), withdrawn]);
     assert_eq!(refused(&gone, &Event::Admit), Refusal::NothingAsked);
     assert_eq!(gone.desired, Some(image("tiny:1")));
+}
+
+/// faults.md O7: a document that is applied in the middle changes what is desired, and not what is being written.
+#[test]
+fn a_document_opens_no_order_and_does_not_change_one_that_is_open() {
+    let wish = |name: &str| Event::Declared {
+        declared: Declared { group: Some("web".into()), image: Some(image(name)), ..Declared::default() },
+        by: "ann".into(),
+    };
+    let declared = after(&new_host(), &[wish("tiny:7")]);
+    assert_eq!((&declared.state, &declared.order, declared.generation), (&State::Enrolled, &None, 0));
+    assert_eq!(boot(IPXE, Some(&declared), POLICY), BootDecision::BootLocal { reason: LocalReason::NoOpenOrder });
+    let running = after(&new_host(), &[approve(), Event::Admit, script(), check_in(1), wish("tiny:7")]);
+    let done = after(&running, &[agent(1, AgentWord::Verified(disk()))]);
+    assert_eq!((done.reported, done.desired), (Some(image("tiny:1")), Some(image("tiny:7"))));
 }
 
 #[test]
@@ -285,6 +320,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => prop::sample::select(vec![CauseKind::Schedule, CauseKind::Drift, CauseKind::Rollout { number: 1 }]).prop_map(ask),
         2 => Just(Event::Admit),
         1 => Just(Event::Withdraw { kind: CauseKind::Drift, by: "b".into() }),
+        1 => Just(Event::Powered { how: "reset".into() }),
+        1 => Just(Event::Declared { declared: Declared { image: Some(image("tiny:3")), ..Declared::default() }, by: "b".into() }),
         1 => Just(Event::PowerCycled { why: "late".into() }),
         1 => Just(Event::Expired { step: Step::WriteBody, reason: "late".into() }),
         1 => Just(Event::Hold { by: "b".into(), reason: "r".into(), until: Some(150) }),

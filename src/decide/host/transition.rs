@@ -1,6 +1,6 @@
 //! How a host moves: (record, event, now) -> moved, unchanged, or refused with a reason.
 
-use super::{Claim, DiskId, Host, State, Step};
+use super::{Claim, Declared, DiskId, Host, State, Step};
 use crate::decide::boot::{self, BootDecision, BootPolicy};
 use crate::decide::cause::{Cause, CauseKind};
 use crate::decide::mac::Mac;
@@ -27,6 +27,19 @@ pub enum Event {
     /// The machine was late, and its power was cycled.
     PowerCycled {
         why: String,
+    },
+    /// The machine's power is about to be switched, so that it netboots.
+    Powered {
+        how: String,
+    },
+    /// What came of that.
+    PowerReported {
+        said: String,
+    },
+    /// An operator's document names the host.
+    Declared {
+        declared: Declared,
+        by: String,
     },
     /// The machine is late, and nothing is left to try.
     Expired {
@@ -172,6 +185,12 @@ pub fn transition(host: &Host, event: &Event, policy: BootPolicy, now: u64) -> O
             change.withdraw(*kind, by);
             Ok(())
         }
+        Event::Powered { how } => change.powered(how),
+        Event::PowerReported { said } => {
+            change.power_reported(said);
+            Ok(())
+        }
+        Event::Declared { declared, by } => change.declared(declared, by),
         Event::PowerCycled { why } => change.power_cycled(why),
         Event::Expired { step, reason } => change.expired(*step, reason),
         Event::Hold { by, reason, until } => change.hold(by, reason, *until),
@@ -276,11 +295,6 @@ impl Change {
     }
 
     fn checked_in(&mut self, generation: u64, token: &str, session: &str, identity: &Identity) -> Result<(), Refusal> {
-        if let (Some(known), Some(seen)) = (&self.host.system_uuid, &identity.system_uuid)
-            && known != seen
-        {
-            return Err(Refusal::IdentityChanged { known: known.clone(), seen: seen.clone() });
-        }
         let order = self.host.order.as_mut().ok_or(Refusal::NoOpenOrder)?;
         if order.generation != generation {
             return Err(Refusal::WrongGeneration { asked: generation, open: order.generation });
@@ -288,6 +302,14 @@ impl Change {
         let claim = order.claim.as_mut().ok_or(Refusal::TokenUnknown)?;
         if claim.token_digest != token {
             return Err(Refusal::TokenUnknown);
+        }
+        // Behind the token: what is known of the host is told to nobody who only guesses.
+        // A machine that has a UUID has it at every boot: none is another machine, too.
+        if let Some(known) = &self.host.system_uuid
+            && identity.system_uuid.as_ref() != Some(known)
+        {
+            let seen = identity.system_uuid.clone().unwrap_or_else(|| "none".to_string());
+            return Err(Refusal::IdentityChanged { known: known.clone(), seen });
         }
         match &claim.session_digest {
             Some(claimed) if claimed == session => return Ok(()), // the answer was lost; the same claim again
@@ -332,10 +354,9 @@ impl Change {
 
     fn verified(&mut self, disk: &DiskId) {
         self.host.own_disk = Some(disk.clone());
-        self.host.reported.clone_from(&self.host.desired);
+        self.host.reported = self.host.order.take().map(|order| order.image);
         self.host.reported_generation = self.host.generation;
         self.host.built_at = self.now;
-        self.host.order = None;
         let image = self.host.reported.as_ref().map_or("", |image| image.name.as_str());
         let cause = format!("{image} is on the disk and was read back; order {} closed", self.host.generation);
         self.go(State::Rebooting, cause, "agent");

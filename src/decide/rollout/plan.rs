@@ -8,7 +8,7 @@ use crate::decide::host::ImageChoice;
 pub struct Request {
     /// The selector as written, for people.
     pub selector: String,
-    pub image: ImageChoice,
+    pub goal: Goal,
     pub by: String,
     pub reason: String,
     /// Hosts of the first wave; 0: no canary.
@@ -23,6 +23,16 @@ pub struct Request {
     /// Hosts that may fail before the rollout halts; the next one halts it.
     pub failures_max: u32,
     pub gate: Gate,
+}
+
+/// What the hosts shall run afterwards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Goal {
+    Image(ImageChoice),
+    /// Each host what it ran before rollout `of`: a rollback.
+    Former {
+        of: u64,
+    },
 }
 
 /// How large a wave is.
@@ -41,6 +51,14 @@ pub struct Gate {
     pub check: Option<Check>,
     /// So long must every host of the wave stay healthy.
     pub soak_seconds: u64,
+    /// So long may a host that is Ready take until the gate holds for it (confirmed, check passed). Then it counts as
+    /// failed: without this, one host that never confirms would hold the rollout for ever.
+    pub health_seconds: u64,
+}
+
+impl Gate {
+    /// Firmware, boot and services of a large server, with room.
+    pub const HEALTH_SECONDS: u64 = 20 * 60;
 }
 
 /// The facts of one host that a plan is made from.
@@ -50,8 +68,11 @@ pub struct Candidate {
     pub name: Option<String>,
     /// Value of the spread label; `None` counts as a value of its own.
     pub spread: Option<String>,
-    /// What it runs now: what a rollback goes back to.
+    /// What it last said it runs: what a rollback goes back to.
     pub reported: Option<ImageChoice>,
+    /// The newest order reached its end, so that `reported` is what is on the disk. A host that failed halfway still
+    /// reports its former image and needs the new one all the same.
+    pub whole: bool,
     /// Why it is left out (held, protected, not approved, an order is open), if it is.
     pub excluded: Option<String>,
     /// Compressed bytes that it would fetch.
@@ -62,6 +83,11 @@ pub struct Candidate {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
     pub id: String,
+    /// As it was called, and where it stood, when the plan was made: for people.
+    pub name: Option<String>,
+    pub spread: Option<String>,
+    /// What it shall run.
+    pub image: ImageChoice,
     pub former: Option<ImageChoice>,
     pub fetch_bytes: u64,
 }
@@ -78,4 +104,22 @@ pub struct Plan {
     pub excluded: Vec<(String, String)>,
     /// Hosts that run the image already: nothing to do for them. A plan made again after it is done has only these.
     pub done_already: Vec<String>,
+}
+
+impl Plan {
+    /// Whether there is nothing to do: what planning again says after a rollout is done.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.waves.is_empty()
+    }
+
+    /// All members, in the order in which they are asked.
+    pub fn members(&self) -> impl Iterator<Item = &Member> {
+        self.waves.iter().flatten()
+    }
+
+    #[must_use]
+    pub fn fetch_bytes(&self) -> u64 {
+        self.members().fold(0, |sum, member| sum.saturating_add(member.fetch_bytes))
+    }
 }

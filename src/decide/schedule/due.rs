@@ -41,8 +41,13 @@ pub struct Missed {
     pub count: usize,
     pub oldest: u64,
     pub newest: u64,
-    /// The newest one is done now, late; all others are skipped.
-    pub caught_up: bool,
+}
+
+impl Missed {
+    fn of(starts: &[u64]) -> Option<Missed> {
+        let (oldest, newest) = (*starts.first()?, *starts.last()?);
+        Some(Missed { count: starts.len(), oldest, newest })
+    }
 }
 
 /// What comes due for one group at one tick.
@@ -50,8 +55,14 @@ pub struct Missed {
 pub struct Due {
     /// Each host once. The order is the same on every server and after every restart.
     pub hosts: Vec<DueHost>,
-    /// To be reported to people.
+    /// To be reported to people: missed starts of `rebuild`, all skipped but the newest one where it is caught up.
     pub missed: Option<Missed>,
+    pub caught_up: bool,
+    /// To be reported: maintenance windows that passed.
+    pub windows_missed: Option<Missed>,
+    /// To be reported: a start that is skipped because it lies on a blackout day. Its causes would wait for the end of
+    /// the blackout and rebuild the whole group then, at no time that anybody chose.
+    pub blacked_out: Option<u64>,
     /// Hosts that the start passes over because they were rebuilt within the group's pause. Asking them now would make
     /// them wait for the end of the pause and be rebuilt then, at no time that anybody chose.
     pub recent: Vec<String>,
@@ -66,8 +77,7 @@ pub fn due<'a>(
     hosts: impl IntoIterator<Item = HostFacts<'a>>,
     now: u64,
 ) -> Due {
-    let (start, missed) = start(schedule, calendar, now);
-    let mut due = Due { missed, ..Due::default() };
+    let (mut due, start) = starts(schedule, calendar, now);
     for host in hosts {
         let Some(written_at) = host.written_at else { continue };
         if host.asked || !matches!(host.state, State::Ready { .. }) {
@@ -90,16 +100,23 @@ pub fn due<'a>(
     due
 }
 
-/// The start that asks all hosts of the group now, if any, and what was missed. However many were missed, at most one
-/// is caught up (faults.md C2, rule R20).
-fn start(schedule: &Schedule, calendar: &Calendar, now: u64) -> (Option<u64>, Option<Missed>) {
+/// The start that asks all hosts of the group now, if any, and what is to be reported of the others. However many were
+/// missed, at most one is caught up (faults.md C2, rule R20).
+fn starts(schedule: &Schedule, calendar: &Calendar, now: u64) -> (Due, Option<u64>) {
     let late = |start: &&u64| now.saturating_sub(**start) > ON_TIME_SECONDS;
     let on_time = calendar.rebuilds.iter().rfind(|start| !late(start)).copied();
     let missed: Vec<u64> = calendar.rebuilds.iter().filter(late).copied().collect();
-    let (Some(&oldest), Some(&newest)) = (missed.first(), missed.last()) else { return (on_time, None) };
-    let caught_up = schedule.catch_up && on_time.is_none();
-    let start = on_time.or(caught_up.then_some(newest));
-    (start, Some(Missed { count: missed.len(), oldest, newest, caught_up }))
+    let catch_up = missed.last().filter(|_| schedule.catch_up && on_time.is_none()).copied();
+    let start = on_time.or(catch_up);
+    let blacked_out = start.filter(|_| calendar.blackout_until.is_some());
+    let due = Due {
+        missed: Missed::of(&missed),
+        caught_up: catch_up.is_some() && blacked_out.is_none(),
+        windows_missed: Missed::of(&calendar.windows_missed),
+        blacked_out,
+        ..Due::default()
+    };
+    (due, start.filter(|_| blacked_out.is_none()))
 }
 
 fn by_schedule(id: &str, due_at: u64, now: u64) -> DueHost {

@@ -12,7 +12,7 @@ const NOON: u64 = 1_790_000_000;
 const READY: State = State::Ready { confirmed: true };
 
 fn quiet() -> Calendar {
-    Calendar { window: Window::Always, blackout_until: None, rebuilds: Vec::new() }
+    Calendar { window: Window::Always, blackout_until: None, rebuilds: Vec::new(), windows_missed: Vec::new() }
 }
 
 fn ready(id: &str, written_at: u64) -> HostFacts<'_> {
@@ -110,20 +110,39 @@ fn a_downtime_over_two_hundred_starts_rebuilds_nothing_or_once() {
     let host = ready("h-1", NOON - 30 * DAY);
     let skip = due(&Schedule::default(), &calendar, [host], now);
     let (oldest, newest) = (missed_starts[0], missed_starts[199]);
-    assert_eq!(skip.missed, Some(Missed { count: 200, oldest, newest, caught_up: false }));
+    assert_eq!((skip.missed, skip.caught_up), (Some(Missed { count: 200, oldest, newest }), false));
     assert_eq!(skip.hosts, []);
 
     let catch_up = Schedule { catch_up: true, ..Schedule::default() };
     let once = due(&catch_up, &calendar, [host], now);
-    assert_eq!(once.missed.map(|missed| (missed.count, missed.caught_up)), Some((200, true)));
+    assert_eq!((once.missed, once.caught_up), (skip.missed, true));
     assert_eq!((ids(&once), once.hosts[0].due_at), (vec!["h-1"], newest));
     assert_eq!(once.hosts[0].reason, "scheduled rebuild, caught up 59m late");
 
     // A start that is due right now makes the catch-up needless.
     let both = Calendar { rebuilds: [missed_starts, vec![now - 10]].concat(), ..quiet() };
     let now_due = due(&catch_up, &both, [host], now);
-    assert_eq!(now_due.missed.map(|missed| (missed.count, missed.caught_up)), Some((200, false)));
+    assert_eq!((now_due.missed, now_due.caught_up), (skip.missed, false));
     assert_eq!((ids(&now_due), now_due.hosts[0].due_at), (vec!["h-1"], now - 10));
+}
+
+#[test]
+fn windows_that_passed_while_the_server_was_off_are_reported() {
+    let calendar = Calendar { windows_missed: vec![NOON - 9 * DAY, NOON - 2 * DAY], ..quiet() };
+    let due = due(&Schedule::default(), &calendar, [], NOON);
+    assert_eq!(due.windows_missed, Some(Missed { count: 2, oldest: NOON - 9 * DAY, newest: NOON - 2 * DAY }));
+}
+
+/// Otherwise the end of the blackout would rebuild the whole group, at midnight.
+#[test]
+fn a_start_on_a_blackout_day_is_skipped_and_reported_and_age_goes_on_waiting() {
+    let catch_up = Schedule { catch_up: true, max_age_seconds: Some(DAY), ..Schedule::default() };
+    for start in [NOON, NOON - DAY] {
+        let calendar = Calendar { rebuilds: vec![start], blackout_until: Some(NOON + DAY), ..quiet() };
+        let due = due(&catch_up, &calendar, [ready("h-1", NOON - 9 * DAY)], NOON);
+        assert_eq!((due.blacked_out, due.caught_up), (Some(start), false));
+        assert_eq!(due.hosts.iter().map(|host| host.kind).collect::<Vec<_>>(), [CauseKind::MaxAge]);
+    }
 }
 
 /// C3: 5,000 hosts built in one second. Due times spread, none over the maximum age, the order always the same.
@@ -133,11 +152,12 @@ fn hosts_built_in_one_second_do_not_come_due_in_one_second() {
     let names: Vec<String> = (0..5_000).map(|number| format!("h-5254{number:08x}")).collect();
     let due_at: Vec<u64> = names.iter().map(|id| age_due_at(id, NOON, max_age)).collect();
     assert!(due_at.iter().all(|due_at| (NOON + 27 * DAY..=NOON + 30 * DAY).contains(due_at)));
-    let busiest_hour = (0..72).map(|hour| {
+    let in_hour = |hour: u64| {
         let from = NOON + 27 * DAY + hour * HOUR;
         due_at.iter().filter(|due_at| (from..from + HOUR).contains(due_at)).count()
-    });
-    assert!(busiest_hour.clone().max().unwrap() < 150, "5,000 over 72 hours are 69 an hour");
+    };
+    let busiest = (0..=72).map(in_hour).max().unwrap();
+    assert!(busiest < 150, "{busiest} in one hour; 5,000 over 72 hours are 69");
 
     // All at once anyway: the group's cron line. The order does not depend on how the hosts are listed.
     let calendar = Calendar { rebuilds: vec![NOON + 40 * DAY], ..quiet() };
@@ -214,7 +234,7 @@ fn a_cause_that_nobody_watches_waits_for_whatever_lasts_longest() {
     };
     let long_ago = Some(NOON - 90 * DAY);
     let closed = Window::Closed { next: Some(NOON + 8 * HOUR) };
-    let open = Window::Open { until: NOON + HOUR };
+    let open = Window::Open;
     assert_eq!(wait(Window::Always, None, false, long_ago), None);
     assert_eq!(wait(open, None, false, None), None);
     assert_eq!(wait(open, None, false, Some(NOON - DAY)), None);
@@ -225,6 +245,25 @@ fn a_cause_that_nobody_watches_waits_for_whatever_lasts_longest() {
     let fresh = Some(NOON - DAY + 1);
     assert_eq!(wait(open, None, false, fresh), Some((WaitReason::Pause, Some(NOON + 1))));
     assert_eq!(wait(closed, Some(NOON + DAY), true, fresh), Some((WaitReason::ClockJump, None)));
+}
+
+/// A measurement, not a promise: `cargo test --release --lib measure -- --ignored --nocapture`.
+#[test]
+#[ignore = "prints how long a look at 100,000 hosts takes; asserts nothing about time"]
+fn measure_what_comes_due_of_a_hundred_thousand_hosts() {
+    let schedule = Schedule { max_age_seconds: Some(30 * DAY), ..Schedule::default() };
+    let ids: Vec<String> = (0..100_000).map(|number| format!("h-5254{number:08x}")).collect();
+    let measure = |what: &str, calendar: &Calendar, now: u64| {
+        let clock = crate::clock::instant();
+        // One in twenty is old.
+        let hosts = ids.iter().enumerate();
+        let written = |number: usize| if number.is_multiple_of(20) { NOON - 31 * DAY } else { NOON - 2 * DAY };
+        let due = due(&schedule, calendar, hosts.map(|(number, id)| ready(id, written(number))), now);
+        println!("{what}: {:?}, {} due", clock.elapsed(), due.hosts.len());
+    };
+    measure("nothing due", &quiet(), NOON - 5 * DAY);
+    measure("5,000 due by age", &quiet(), NOON);
+    measure("all due by one start", &Calendar { rebuilds: vec![NOON], ..quiet() }, NOON);
 }
 
 proptest! {

@@ -113,12 +113,19 @@ fn a_pxe_rom_gets_the_boot_file_in_every_place_and_is_kept_from_port_4011() {
 }
 
 #[test]
-fn ipxe_gets_its_url_and_no_pxe_class() {
+fn ipxe_gets_its_url_and_no_pxe_class_and_does_not_wait_for_another_server() {
     let url = "http://10.0.0.1:8080/boot.ipxe";
     let ipxe = Request { has_ipxe_options: true, ..request(Some(b"PXEClient:Arch:00007"), &[7]) };
     let (_, message) = sent(&ipxe, &offer(Some(url)));
     assert_eq!(file_of(&message), Some(url.as_bytes()));
     assert_eq!(options(&message).get(OptionCode::ClassIdentifier), None);
+    let of_ipxe = |message: &Message| match options(message).get(OptionCode::Unknown(175)) {
+        Some(DhcpOption::Unknown(option)) => option.data().to_vec(),
+        _ => Vec::new(),
+    };
+    assert_eq!(of_ipxe(&message), [176, 1, 1]);
+    let (_, rom) = sent(&request(Some(b"PXEClient:Arch:00007"), &[7]), &offer(Some("ipxe.efi")));
+    assert!(of_ipxe(&rom).is_empty(), "a ROM is not spoken to in iPXE's own options");
     let http = request(Some(b"HTTPClient:Arch:00016"), &[16]);
     let (_, message) = sent(&http, &offer(Some("http://10.0.0.1/ipxe.efi")));
     let class = DhcpOption::ClassIdentifier(b"HTTPClient".to_vec());

@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::fmt::Write;
 
 /// The lines, each ending in a newline.
-pub(super) fn of(diff: &Diff) -> String {
+pub fn of(diff: &Diff) -> String {
     let mut text = String::new();
     for change in &diff.changes {
         text += &of_change(change);

@@ -1,0 +1,59 @@
+//! The door in front of the agent's routes: a source that names wrong credentials again and again is not listened
+//! to for a while (faults.md X1).
+
+use super::listen::Peer;
+use super::problem::Problem;
+use crate::clock;
+use crate::decide::guesses::{Guesses, Verdict};
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+/// Who was refused how often, on this listener.
+#[derive(Debug)]
+pub struct Door {
+    guesses: Mutex<Guesses>,
+    /// Lockouts are measured by the monotonic clock: setting the wall clock neither ends nor prolongs one.
+    opened: Instant,
+}
+
+impl Door {
+    #[must_use]
+    pub fn new() -> Arc<Door> {
+        Arc::new(Door { guesses: Mutex::default(), opened: clock::instant() })
+    }
+
+    fn guesses(&self) -> MutexGuard<'_, Guesses> {
+        // Numbers that are valid at every moment: a panic elsewhere cannot have spoilt them.
+        self.guesses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Lets a request through, and counts it when its answer is 401 or 409: wrong credentials, or such that are over.
+/// A locked-out source gets 429 with Retry-After, right or wrong.
+pub async fn bounded_guesses(
+    State(door): State<Arc<Door>>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let source = peer.remote.ip();
+    let verdict = door.guesses().begin(source, door.opened.elapsed().as_secs());
+    if let Verdict::LockedOut { seconds, is_news } = verdict {
+        if is_news {
+            tracing::warn!(%source, seconds, "locked out: too many wrong credentials");
+        }
+        let said = format!("too many wrong credentials from {source}; try again in {seconds} s");
+        let mut answer = Problem::new(StatusCode::TOO_MANY_REQUESTS, said).into_response();
+        answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        return answer;
+    }
+    let answer = next.run(request).await;
+    if !matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::CONFLICT) {
+        door.guesses().was_right(source);
+    }
+    answer
+}

@@ -1,0 +1,85 @@
+//! Channels and marks of images, for operators. Neither orders anything by itself.
+
+use super::Shared;
+use super::body::JsonBody;
+use super::operator::{image_choice, one_line};
+use super::problem::Problem;
+use crate::decide::labels::is_word;
+use crate::registry::images::{Channel, Mark, MarkKind};
+use crate::wire::operator as wire;
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use std::sync::Arc;
+
+type Server = State<Arc<Shared>>;
+
+/// `GET /v1/channels`.
+pub async fn list(State(shared): Server) -> Json<Vec<wire::Channel>> {
+    let facts = shared.registry.read(|view| view.images().clone());
+    Json(facts.channels.values().map(shown).collect())
+}
+
+/// `PUT /v1/channels/{NAME@CHANNEL}`.
+///
+/// # Errors
+/// 400 for no channel name, or a version of another image; 404 for no such version.
+pub async fn set(
+    State(shared): Server,
+    Path(name): Path<String>,
+    JsonBody(asked): JsonBody<wire::SetChannel>,
+) -> Result<Json<wire::Channel>, Problem> {
+    let bad = |error: String| Problem::new(StatusCode::BAD_REQUEST, error);
+    let (image, channel) = name.split_once('@').ok_or_else(|| bad(format!("{name:?} is not NAME@CHANNEL")))?;
+    if !is_word(channel) {
+        return Err(bad(format!("{channel:?} is no channel name: letters, digits, '-', '_' and '.'")));
+    }
+    let version = format!("{image}:{}", asked.version);
+    let choice = image_choice(&shared, &version)?;
+    if let Some(mark) = shared.registry.read(|view| view.images().blocked(&version).cloned()) {
+        let error = format!("{version} is blocked: {}; a channel cannot point to it", mark.reason);
+        return Err(Problem::new(StatusCode::CONFLICT, error));
+    }
+    let channel = Channel {
+        name,
+        image: version,
+        manifest: choice.manifest,
+        by: one_line(&asked.by)?,
+        reason: one_line(&asked.reason)?,
+        at: 0,
+        moves: 0,
+    };
+    Ok(Json(shown(&shared.registry.set_channel(channel).await?)))
+}
+
+/// `POST /v1/images/{NAME:VERSION}/mark`.
+///
+/// # Errors
+/// 404 for no such version.
+pub async fn mark(
+    State(shared): Server,
+    Path(name): Path<String>,
+    JsonBody(asked): JsonBody<wire::MarkImage>,
+) -> Result<StatusCode, Problem> {
+    image_choice(&shared, &name)?;
+    let kind = match asked.mark.as_str() {
+        "active" => None,
+        "deprecated" => Some(MarkKind::Deprecated),
+        "blocked" => Some(MarkKind::Blocked),
+        other => return Err(Problem::new(StatusCode::BAD_REQUEST, format!("{other:?} is no mark"))),
+    };
+    let (by, reason) = (one_line(&asked.by)?, one_line(&asked.reason)?);
+    let mark = kind.map(|kind| Mark { image: name.clone(), kind, by, reason, at: crate::clock::now() });
+    shared.registry.mark_image(name, mark).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn shown(channel: &Channel) -> wire::Channel {
+    wire::Channel {
+        name: channel.name.clone(),
+        image: channel.image.clone(),
+        by: channel.by.clone(),
+        reason: channel.reason.clone(),
+        at: channel.at,
+    }
+}

@@ -1,0 +1,181 @@
+//! Orders for many hosts: selected or listed, counted, and above a number confirmed by a second person.
+
+use super::Shared;
+use super::body::JsonBody;
+use super::operator::{image_choice, one_line};
+use super::problem::Problem;
+use crate::clock;
+use crate::decide::cause::{Cause, CauseKind};
+use crate::decide::select::{self, Count, Selector};
+use crate::registry::requests::{Asked, Proposal, digest_of};
+use crate::registry::{HostView, RegistryError};
+use crate::wire::operator as wire;
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use std::sync::Arc;
+
+type Server = State<Arc<Shared>>;
+
+/// `POST /v1/reimage`.
+///
+/// # Errors
+/// 400 for a selector that is none; 404 for an unknown host or image; 422 when the number of hosts is not confirmed or a
+/// host is on the deny list. Then nothing at all was done.
+pub async fn reimage(
+    State(shared): Server,
+    JsonBody(asked): JsonBody<wire::ReimageMany>,
+) -> Result<Json<wire::Asked>, Problem> {
+    let by = one_line(&asked.by)?;
+    one_line(&asked.reason)?;
+    let hosts = meant(&shared, &asked)?;
+    // Before anything is proposed: otherwise it would be the second person who is told, and the proposal used up.
+    if let Some(name) = &asked.image {
+        image_choice(&shared, name)?;
+        if let Some(mark) = shared.registry.read(|view| view.images().blocked(name).cloned()) {
+            return Err(RegistryError::ImageBlocked { image: mark.image, reason: mark.reason }.into());
+        }
+    }
+    let needs_second = shared.registry.read(|view| {
+        let groups = view.groups();
+        hosts.len() > view.policy().confirm_above as usize
+            || hosts.iter().any(|host| groups.get(&host.host.group).is_some_and(|group| group.confirm))
+    });
+    if !needs_second {
+        return carry_out(&shared, &asked, ids(&hosts)).await.map(Json);
+    }
+    let image = asked.image.as_deref().unwrap_or("its desired image");
+    let proposal = Proposal {
+        number: 0,
+        at: 0,
+        summary: format!("rebuild {} hosts to {image}: {}", hosts.len(), asked.reason),
+        hosts: hosts.len() as u64,
+        hosts_digest: digest_of(&ids(&hosts)),
+        by,
+        // What was parsed from JSON a moment ago.
+        request: serde_json::to_string(&asked).unwrap_or_default(),
+    };
+    let number = shared.registry.propose(proposal).await?;
+    Ok(Json(wire::Asked { proposal: Some(number), hosts: Vec::new() }))
+}
+
+/// `GET /v1/proposals`.
+///
+/// # Errors
+/// 503 when the store cannot be read.
+pub async fn proposals(State(shared): Server) -> Result<Json<Vec<wire::Proposal>>, Problem> {
+    let shown = |known: Proposal| wire::Proposal {
+        number: known.number,
+        by: known.by,
+        at: known.at,
+        summary: known.summary,
+        hosts: known.hosts,
+    };
+    Ok(Json(shared.registry.proposals().await?.into_iter().map(shown).collect()))
+}
+
+/// `POST /v1/proposals/{number}/confirm`: the second person.
+///
+/// # Errors
+/// 403 for the person who proposed it; 404; 409 when the selector no longer means the same hosts.
+pub async fn confirm(
+    State(shared): Server,
+    Path(number): Path<u64>,
+    JsonBody(asked): JsonBody<wire::Release>,
+) -> Result<Json<wire::Asked>, Problem> {
+    let by = one_line(&asked.by)?;
+    let proposal = shared.registry.take_proposal(number, by.clone()).await?;
+    let broken = |error: serde_json::Error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
+    let mut request: wire::ReimageMany = serde_json::from_str(&proposal.request).map_err(broken)?;
+    request.expect_count = Some(proposal.hosts as usize);
+    let hosts = meant(&shared, &request)?;
+    if digest_of(&ids(&hosts)) != proposal.hosts_digest {
+        let error = format!("proposal {number} meant other hosts than its selector matches now; ask again");
+        return Err(Problem::new(StatusCode::CONFLICT, error));
+    }
+    request.reason = format!("{} (confirmed by {by})", request.reason);
+    carry_out(&shared, &request, ids(&hosts)).await.map(Json)
+}
+
+fn ids(hosts: &[Arc<HostView>]) -> Vec<String> {
+    hosts.iter().map(|host| host.host.id.clone()).collect()
+}
+
+/// The hosts that a request means; all of them exist and may be rebuilt, and their number is confirmed.
+fn meant(shared: &Shared, asked: &wire::ReimageMany) -> Result<Vec<Arc<HostView>>, Problem> {
+    let unprocessable = |error: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error);
+    let mut hosts: Vec<Arc<HostView>> = Vec::new();
+    match (&asked.select, asked.ids.as_slice()) {
+        (Some(text), []) => {
+            let selector = Selector::parse(text)
+                .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("the selector {text:?}: {error}")))?;
+            hosts.extend(selected(shared, &selector));
+        }
+        (None, ids) => {
+            for id in ids {
+                let host = shared.registry.find(id).ok_or_else(|| RegistryError::UnknownHost(id.clone()))?;
+                if !hosts.iter().any(|known| known.host.id == host.host.id) {
+                    hosts.push(host);
+                }
+            }
+        }
+        (Some(_), _) => return Err(unprocessable("name hosts or a selector, not both".to_string())),
+    }
+    let threshold = shared.registry.read(|view| view.policy().expect_above) as usize;
+    match select::confirm(hosts.len(), threshold, asked.expect_count) {
+        Count::Confirmed => {}
+        count => return Err(unprocessable(count.to_string())),
+    }
+    for host in &hosts {
+        let name = host.host.name.as_ref().unwrap_or(&host.host.id);
+        let denied = shared.registry.read(|view| view.allowed(&host.host));
+        denied.map_err(|deny| unprocessable(format!("{name}: {deny}; nothing was done")))?;
+    }
+    Ok(hosts)
+}
+
+/// The hosts that a selector matches, by id. Machines that nobody approved are never among them.
+pub fn selected(shared: &Shared, selector: &Selector) -> Vec<Arc<HostView>> {
+    shared.registry.read(|view| {
+        let approved = view.hosts().filter(|host| host.host.state != crate::decide::host::State::Discovered);
+        approved.filter(|host| selector.matches(&facts(host))).cloned().collect()
+    })
+}
+
+/// What a selector sees of a host.
+#[must_use]
+pub fn facts(view: &HostView) -> select::Facts<'_> {
+    let host = &view.host;
+    select::Facts {
+        id: &host.id,
+        name: host.name.as_deref(),
+        macs: &host.macs,
+        group: &host.group,
+        image: host.reported.as_ref().map(|image| image.name.as_str()),
+        state: &host.state,
+        labels: &host.labels,
+    }
+}
+
+async fn carry_out(shared: &Shared, asked: &wire::ReimageMany, ids: Vec<String>) -> Result<wire::Asked, Problem> {
+    let image = asked.image.as_deref().map(|name| image_choice(shared, name)).transpose()?;
+    let cause = Cause {
+        image,
+        releases_disk: asked.release_disk,
+        key: asked.key.clone(),
+        ..Cause::new(CauseKind::Operator, &asked.reason, &asked.by, clock::now())
+    };
+    let done: Asked = shared.registry.ask_many(ids, cause).await?;
+    let shown = |(id, done): (String, Result<Arc<HostView>, RegistryError>)| match done {
+        Ok(view) => wire::AskedHost {
+            id,
+            name: view.host.name.clone(),
+            order: view.host.order.as_ref().map(|order| order.generation),
+            image: view.host.desired.as_ref().map(|image| image.name.clone()),
+            waits: view.waits.clone(),
+            refused: None,
+        },
+        Err(error) => wire::AskedHost { id, refused: Some(error.to_string()), ..wire::AskedHost::default() },
+    };
+    Ok(wire::Asked { proposal: None, hosts: done.into_iter().map(shown).collect() })
+}

@@ -1,0 +1,224 @@
+//! Rollouts, for operators: plan, start, watch, pause, resume, abort, undo.
+
+use super::Shared;
+use super::body::JsonBody;
+use super::operator::{image_choice, one_line};
+use super::operator_many::selected;
+use super::problem::Problem;
+use crate::clock;
+use crate::decide::host::State as HostState;
+use crate::decide::rollout::plan::{Candidate, Gate, Goal, Plan, Request, WaveSize};
+use crate::decide::rollout::progress::Stage;
+use crate::decide::rollout::waiting::waiting;
+use crate::decide::rollout::{make, text};
+use crate::decide::select::{self, Count, Selector};
+use crate::registry::rollouts::{Rollout, RolloutCommand, host_facts};
+use crate::registry::{HostView, RegistryError, View};
+use crate::wire::operator as wire;
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+type Server = State<Arc<Shared>>;
+
+/// `POST /v1/rollouts`.
+///
+/// # Errors
+/// 400 for a selector, wave or image that is none; 409 when a host is in another rollout; 422 when the number of hosts
+/// is not confirmed.
+pub async fn start(
+    State(shared): Server,
+    JsonBody(asked): JsonBody<wire::StartRollout>,
+) -> Result<Json<wire::RolloutStarted>, Problem> {
+    let bad = |error: String| Problem::new(StatusCode::BAD_REQUEST, error);
+    let selector = Selector::parse(&asked.select).map_err(|error| bad(format!("the selector: {error}")))?;
+    let hosts = selected(&shared, &selector);
+    let threshold = shared.registry.read(|view| view.policy().expect_above) as usize;
+    if !asked.dry_run {
+        match select::confirm(hosts.len(), threshold, asked.expect_count) {
+            Count::Confirmed => {}
+            count => return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, count.to_string())),
+        }
+    }
+    let request = request(&shared, &asked, &hosts)?;
+    let plan = plan(&shared, &request, &hosts)?;
+    let text = text::text(&plan);
+    let hosts = plan.members().count();
+    let number = if asked.dry_run || plan.is_empty() { None } else { Some(shared.registry.start_rollout(plan).await?) };
+    Ok(Json(wire::RolloutStarted { number, hosts, text }))
+}
+
+fn request(shared: &Shared, asked: &wire::StartRollout, hosts: &[Arc<HostView>]) -> Result<Request, Problem> {
+    let bad = |error: String| Problem::new(StatusCode::BAD_REQUEST, error);
+    let goal = match (&asked.image, asked.undo) {
+        (Some(image), None) => Goal::Image(image_choice(shared, image)?),
+        (None, Some(of)) => Goal::Former { of },
+        _ => return Err(bad("a rollout is of one image, or undoes one rollout".to_string())),
+    };
+    // The most careful gate of all groups that are in it.
+    let group = |host: &Arc<HostView>| shared.registry.read(|view| view.group(&host.host.group)).health;
+    let healths: Vec<_> = hosts.iter().map(group).collect();
+    let soak = healths.iter().map(|health| health.soak_seconds).max().unwrap_or_default();
+    let check = asked.check_url.clone().map(|url| crate::decide::group::Check::Http { url });
+    let gate = Gate {
+        confirmed: healths.iter().any(|health| health.confirmed),
+        check: check.or_else(|| healths.into_iter().find_map(|health| health.check)),
+        soak_seconds: asked.soak_seconds.unwrap_or(soak),
+        health_seconds: Gate::HEALTH_SECONDS,
+    };
+    Ok(Request {
+        selector: asked.select.clone(),
+        goal,
+        by: one_line(&asked.by)?,
+        reason: one_line(&asked.reason)?,
+        canary: asked.canary,
+        waves: asked.waves.iter().map(|text| wave_size(text)).collect::<Result<_, _>>().map_err(bad)?,
+        spread_percent: asked.spread_percent,
+        spread: asked.spread.clone(),
+        failures_max: asked.failures_max,
+        gate,
+    })
+}
+
+fn wave_size(text: &str) -> Result<WaveSize, String> {
+    let wrong = |_| format!("{text:?} is no size of a wave: a count (5) or a percent (20%)");
+    match text.strip_suffix('%') {
+        Some(percent) => percent.parse().map(WaveSize::Percent).map_err(wrong),
+        None => text.parse().map(WaveSize::Hosts).map_err(wrong),
+    }
+}
+
+fn plan(shared: &Shared, request: &Request, hosts: &[Arc<HostView>]) -> Result<Plan, Problem> {
+    let now = clock::now();
+    let refused = |refusal: make::Refusal| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, refusal.to_string());
+    let candidates: Vec<Candidate> =
+        shared.registry.read(|view| hosts.iter().map(|host| candidate(view, host, request)).collect());
+    let candidates = sized(shared, candidates, request);
+    match &request.goal {
+        Goal::Image(image) => {
+            let facts = shared.registry.read(|view| view.images().clone());
+            let blocked = facts.blocked(&image.name).map(|mark| mark.reason.as_str());
+            make::plan(0, request, &candidates, blocked, now).map_err(refused)
+        }
+        Goal::Former { of } => {
+            let rollout = shared.registry.read(|view| view.rollouts().get(of).cloned());
+            let rollout = rollout.ok_or(RegistryError::NoRollout(*of))?;
+            make::rollback(0, request, &rollout.plan, &candidates, now).map_err(refused)
+        }
+    }
+}
+
+fn candidate(view: &View, host: &Arc<HostView>, request: &Request) -> Candidate {
+    let record = &host.host;
+    let excluded = match &record.state {
+        HostState::Held { .. } | HostState::Failed { .. } => {
+            Some(format!("{} {}", record.state.word(), record.state.detail()))
+        }
+        _ => match &record.order {
+            Some(order) => Some(format!("order {} is open", order.generation)),
+            None => view.allowed(record).err().map(|deny| deny.to_string()),
+        },
+    };
+    Candidate {
+        id: record.id.clone(),
+        name: record.name.clone(),
+        spread: record.labels.get(&request.spread).map(str::to_string),
+        reported: record.reported.clone(),
+        whole: record.order.is_none() && record.reported_generation == record.generation,
+        excluded,
+        fetch_bytes: 0,
+    }
+}
+
+/// With the bytes that each would fetch: those of the image that are not on its disk by what it reports.
+fn sized(shared: &Shared, mut candidates: Vec<Candidate>, request: &Request) -> Vec<Candidate> {
+    let Goal::Image(image) = &request.goal else { return candidates };
+    // Few versions, many hosts.
+    let mut known: BTreeMap<Option<String>, u64> = BTreeMap::new();
+    for candidate in &mut candidates {
+        let from = candidate.reported.as_ref().map(|image| image.manifest.clone());
+        let bytes = known.entry(from).or_insert_with_key(|from| {
+            // A version that is no longer in the store: all of it, to be on the safe side.
+            let all = || shared.images.fetch_bytes(None, &image.manifest).unwrap_or_default();
+            shared.images.fetch_bytes(from.as_deref(), &image.manifest).unwrap_or_else(|_| all())
+        });
+        candidate.fetch_bytes = *bytes;
+    }
+    candidates
+}
+
+/// `GET /v1/rollouts`.
+pub async fn list(State(shared): Server) -> Json<Vec<wire::Rollout>> {
+    let now = clock::now();
+    Json(shared.registry.read(|view| view.rollouts().values().map(|rollout| shown(view, rollout, now)).collect()))
+}
+
+/// `GET /v1/rollouts/{number}`.
+///
+/// # Errors
+/// 404.
+pub async fn show(State(shared): Server, Path(number): Path<u64>) -> Result<Json<wire::Rollout>, Problem> {
+    let now = clock::now();
+    let found = shared.registry.read(|view| {
+        let rollout = view.rollouts().get(&number)?;
+        Some(wire::Rollout { plan: Some(text::text(&rollout.plan)), ..shown(view, rollout, now) })
+    });
+    Ok(Json(found.ok_or(RegistryError::NoRollout(number))?))
+}
+
+/// `POST /v1/rollouts/{number}/{pause|resume|abort}`.
+///
+/// # Errors
+/// 400 without a reason; 404; 409 when it is over.
+pub async fn command(
+    State(shared): Server,
+    Path((number, verb)): Path<(u64, String)>,
+    JsonBody(asked): JsonBody<wire::ByAndWhy>,
+) -> Result<StatusCode, Problem> {
+    let (by, reason) = (one_line(&asked.by)?, one_line(&asked.reason)?);
+    tracing::info!(rollout = number, verb, by, reason, "an operator's word on a rollout");
+    let command = match verb.as_str() {
+        "pause" => RolloutCommand::Pause { by, reason },
+        "resume" => RolloutCommand::Resume,
+        "abort" => RolloutCommand::Abort { by, reason },
+        other => return Err(Problem::new(StatusCode::NOT_FOUND, format!("a rollout cannot {other:?}"))),
+    };
+    shared.registry.command_rollout(number, command).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn shown(view: &View, rollout: &Rollout, now: u64) -> wire::Rollout {
+    let (plan, progress) = (&rollout.plan, &rollout.progress);
+    let views: BTreeMap<&str, Arc<HostView>> =
+        plan.members().filter_map(|member| Some((member.id.as_str(), view.find(&member.id)?))).collect();
+    let facts = |id: &str| views.get(id).map(|view| host_facts(&view.host, plan.number, None));
+    let waits = waiting(plan, progress, facts, now).iter().map(|one| one.line(now)).collect();
+    let detail = match &progress.stage {
+        Stage::Running | Stage::Done { .. } => String::new(),
+        Stage::Paused { by, reason, .. } | Stage::Aborted { by, reason, .. } => format!("by {by}: {reason}"),
+        Stage::Halted { reason, .. } => reason.to_string(),
+    };
+    wire::Rollout {
+        number: plan.number,
+        stage: progress.stage.word().to_string(),
+        detail,
+        selector: plan.request.selector.clone(),
+        goal: match &plan.request.goal {
+            Goal::Image(image) => image.name.clone(),
+            Goal::Former { of } => format!("undoes {of}"),
+        },
+        by: plan.request.by.clone(),
+        reason: plan.request.reason.clone(),
+        made_at: plan.made_at,
+        wave: (progress.wave + 1).min(plan.waves.len()),
+        waves: plan.waves.len(),
+        hosts: plan.members().count(),
+        asked: progress.seats.len(),
+        healthy: progress.healthy,
+        failed: progress.failures(),
+        waits,
+        plan: None,
+    }
+}

@@ -1,0 +1,122 @@
+//! What operators say of images: channels that point to a version, versions that are deprecated or blocked.
+//!
+//! The image store knows contents; what a content is good for is a record like any other.
+
+use super::history;
+use super::writer::{Batch, Writer};
+use crate::db::DbError;
+use crate::decide::host::ImageChoice;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+const CHANNELS: &str = "channel/";
+const MARKS: &str = "image-mark/";
+
+/// Where a channel points.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Channel {
+    /// `NAME@CHANNEL`.
+    pub name: String,
+    /// `NAME:VERSION`.
+    pub image: String,
+    pub manifest: String,
+    pub by: String,
+    pub reason: String,
+    /// Unix seconds of the last move.
+    pub at: u64,
+    /// Moves so far; their lines are history of `channel-NAME@CHANNEL`.
+    pub moves: u64,
+}
+
+impl Channel {
+    #[must_use]
+    pub fn choice(&self) -> ImageChoice {
+        ImageChoice { name: self.image.clone(), manifest: self.manifest.clone() }
+    }
+}
+
+/// What a version is no longer good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MarkKind {
+    /// Hosts on it ask for what their group should run.
+    Deprecated,
+    /// And no order for it is opened any more.
+    Blocked,
+}
+
+/// A marked version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    pub image: String,
+    pub kind: MarkKind,
+    pub by: String,
+    pub reason: String,
+    pub at: u64,
+}
+
+/// All of it, as readers see it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageFacts {
+    pub channels: BTreeMap<String, Channel>,
+    pub marks: BTreeMap<String, Mark>,
+}
+
+impl ImageFacts {
+    /// Why no order for this version may be opened.
+    #[must_use]
+    pub fn blocked(&self, image: &str) -> Option<&Mark> {
+        self.marks.get(image).filter(|mark| mark.kind == MarkKind::Blocked)
+    }
+}
+
+impl Writer {
+    pub(super) fn load_images(&mut self) -> Result<(), DbError> {
+        let mut facts = ImageFacts::default();
+        for item in self.db.scan(CHANNELS)? {
+            let channel: Channel = super::fleet::parse(&item)?;
+            facts.channels.insert(channel.name.clone(), channel);
+        }
+        for item in self.db.scan(MARKS)? {
+            let mark: Mark = super::fleet::parse(&item)?;
+            facts.marks.insert(mark.image.clone(), mark);
+        }
+        self.images = Arc::new(facts);
+        Ok(())
+    }
+
+    /// Moves a channel. Nothing is ordered by this: hosts of groups that follow it ask at the next tick.
+    pub(super) fn set_channel(&mut self, to: Channel, batch: &mut Batch, now: u64) -> Channel {
+        let facts = Arc::make_mut(&mut self.images);
+        let former = facts.channels.get(&to.name);
+        let moves = former.map_or(0, |former| former.moves);
+        let line = history::Line {
+            number: moves,
+            at: now,
+            generation: 0,
+            from: former.map_or_else(String::new, |former| former.image.clone()),
+            to: to.image.clone(),
+            cause: to.reason.clone(),
+            actor: format!("operator {}", to.by),
+        };
+        let to = Channel { at: now, moves: moves + 1, ..to };
+        // Strings and numbers: serialising them cannot fail.
+        batch.put(history::key(&format!("channel-{}", to.name), moves), serde_json::to_vec(&line).ok());
+        batch.put(format!("{CHANNELS}{}", to.name), serde_json::to_vec(&to).ok());
+        facts.channels.insert(to.name.clone(), to.clone());
+        to
+    }
+
+    /// Marks a version, or with `None` makes it good again.
+    pub(super) fn mark_image(&mut self, image: &str, mark: Option<Mark>, batch: &mut Batch) {
+        let facts = Arc::make_mut(&mut self.images);
+        // As above.
+        let value = mark.as_ref().and_then(|mark| serde_json::to_vec(mark).ok());
+        batch.put(format!("{MARKS}{image}"), value);
+        match mark {
+            Some(mark) => facts.marks.insert(image.to_string(), mark),
+            None => facts.marks.remove(image),
+        };
+    }
+}

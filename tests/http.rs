@@ -1,0 +1,39 @@
+//! The real `regild serve` in a network namespace, spoken to packet by packet and byte by byte: what no well-behaved
+//! machine or operator would say, and what the server may not answer. Rows of the fault catalogue are named by number.
+//!
+//! No machine boots here (`boot_path` does that), so the boot assets are five small files. Needs root (namespaces,
+//! ports 67 and 69) and the packages `iproute2` and `strace`; what is missing fails, it is never skipped in silence.
+
+#[path = "net/cable.rs"]
+mod cable;
+#[path = "net/dhcp_client.rs"]
+mod dhcp_client;
+mod disks;
+#[path = "lab/process.rs"]
+#[allow(dead_code)]
+mod process;
+
+#[path = "http/bodies.rs"]
+mod bodies;
+#[path = "http/credentials.rs"]
+mod credentials;
+#[path = "http/deploy.rs"]
+mod deploy;
+#[path = "http/fleet.rs"]
+mod fleet;
+#[path = "http/lab.rs"]
+mod lab;
+#[path = "http/netboot.rs"]
+mod netboot;
+#[path = "http/ranges.rs"]
+mod ranges;
+#[path = "http/raw.rs"]
+mod raw;
+#[path = "http/requests.rs"]
+mod requests;
+#[path = "http/routes.rs"]
+mod routes;
+#[path = "http/stop.rs"]
+mod stop;
+#[path = "http/upload.rs"]
+mod upload;
