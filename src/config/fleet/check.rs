@@ -9,6 +9,7 @@ use crate::decide::brakes::{BreakerPolicy, Policy};
 use crate::decide::disk;
 use crate::decide::group::{Check, Deadlines, Group, Health, Limits, Schedule, Window};
 use crate::decide::mac::Mac;
+use crate::scheduler::windows::{Calendar, CalendarError};
 use crate::wire::agent::DiskRule;
 use std::str::FromStr;
 
@@ -16,8 +17,6 @@ use std::str::FromStr;
 pub const POWER_DRIVERS: [&str; 6] = ["redfish", "ipmi", "wol", "agent", "command", "manual"];
 /// Buses that a disk rule may name, as the agent reports them.
 const TRANSPORTS: [&str; 6] = ["virtio", "nvme", "ata", "scsi", "usb", "other"];
-/// Cron lines, windows and blackouts of one group, each.
-const LINES_MAX: usize = 32;
 /// Under one order a machine that does not come up after this many power cycles is a case for a person.
 const POWER_CYCLES_CEILING: u32 = 10;
 const TEXT_BYTES_MAX: usize = 512;
@@ -95,20 +94,6 @@ fn checked_disk(rule: DiskRule) -> Result<disk::Rule, Wrong> {
 
 fn checked_schedule(written: file::Schedule) -> Result<Schedule, Wrong> {
     let file::Schedule { rebuild, time_zone, max_age, pause, catch_up, blackouts, windows } = written;
-    for (key, length) in [("rebuild", rebuild.len()), ("windows", windows.len()), ("blackouts", blackouts.len())] {
-        if length > LINES_MAX {
-            return wrong(format!("schedule.{key}"), format!("has {length} lines, at most {LINES_MAX}"));
-        }
-    }
-    for line in &rebuild {
-        cron_line(line).map_err(|message| ("schedule.rebuild".to_string(), message))?;
-    }
-    for window in &windows {
-        cron_line(&window.cron).map_err(|message| ("schedule.windows".to_string(), message))?;
-    }
-    if !is_zone_name(&time_zone) {
-        return wrong("schedule.time_zone", format!("{time_zone:?} is no IANA time zone such as Europe/Berlin"));
-    }
     let (max_age_seconds, pause_seconds) = (max_age.map(|age| age.0.0), pause.0.0);
     if let Some(age) = max_age_seconds
         && age < pause_seconds
@@ -117,7 +102,7 @@ fn checked_schedule(written: file::Schedule) -> Result<Schedule, Wrong> {
         return wrong("schedule.max_age", message);
     }
     let window = |window: file::Window| Window { cron: window.cron, open_seconds: window.open.0.0 };
-    Ok(Schedule {
+    let schedule = Schedule {
         rebuild,
         windows: windows.into_iter().map(window).collect(),
         time_zone,
@@ -125,42 +110,25 @@ fn checked_schedule(written: file::Schedule) -> Result<Schedule, Wrong> {
         max_age_seconds,
         pause_seconds,
         catch_up,
-    })
-}
-
-/// The form of a cron line: five fields of the characters that cron has. Which minutes it means is the scheduler's.
-fn cron_line(line: &str) -> Result<(), String> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"*/,-#?".contains(&byte);
-    let fields: Vec<&str> = line.split(' ').collect();
-    if line.len() > TEXT_BYTES_MAX || fields.len() != 5 || fields.iter().any(|field| field.is_empty()) {
-        let start: String = line.chars().take(80).collect();
-        return Err(format!("{start:?} is no cron line of five fields: minute hour day month weekday"));
-    }
-    if !line.bytes().all(|byte| byte == b' ' || plain(byte)) {
-        return Err(format!("{line:?} has characters that mean nothing in a cron line"));
-    }
-    Ok(())
-}
-
-fn is_zone_name(text: &str) -> bool {
-    let part = |part: &str| {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_+-".contains(&byte);
-        !part.is_empty() && part.bytes().all(plain)
     };
-    text.len() <= 64 && text.split('/').count() <= 3 && text.split('/').all(part)
+    // The scheduler's own reading: what it could not keep to must not become a group's schedule.
+    match Calendar::parse(&schedule, jiff::tz::db()) {
+        Ok(_) => Ok(schedule),
+        Err(CalendarError { key, text, why }) => wrong(key, format!("{text:?}: {why}")),
+    }
 }
 
 fn checked_health(written: file::Health) -> Result<Health, Wrong> {
     let check = match written.check {
         None => None,
         Some(file::Check { http: Some(url), command: None }) => {
+            if has_password(&url) {
+                return wrong("health.check.http", "carries a user or a password; documents hold no secrets");
+            }
             let scheme = url.starts_with("http://") || url.starts_with("https://");
             let plain = url.bytes().all(|byte| byte.is_ascii_graphic());
             if !scheme || !plain || url.len() > TEXT_BYTES_MAX {
                 return wrong("health.check.http", format!("{url:?} is no URL like http://{{address}}/health"));
-            }
-            if has_password(&url) {
-                return wrong("health.check.http", "carries a user or a password; documents hold no secrets");
             }
             Some(Check::Http { url })
         }

@@ -78,18 +78,46 @@ fn an_unknown_key_is_refused_with_file_line_and_key() {
     }
 }
 
+fn each_is_refused(table: &[(&str, &str, &str)]) {
+    for (name, text, wanted) in table {
+        let said = refused(name, text);
+        assert!(said.contains(wanted), "{text}\nsaid: {said}");
+        assert!(!said.contains("hunter2"), "a secret is repeated: {said}");
+    }
+}
+
 #[test]
-fn a_wrong_word_is_refused_where_it_stands() {
-    for (name, text, wanted) in [
+fn a_wrong_word_in_a_group_is_refused_where_it_stands() {
+    each_is_refused(&[
         ("a.toml", "[group.web.schedule]\nmax_age = \"3 moons\"\n", "a.toml:2: \"3 moons\" is no length of time"),
         ("a.toml", "[group.web.schedule]\npause = \"5s\"\n", "a.toml:2: \"5s\" must be 10m to 366d"),
         ("a.toml", "[group.web.schedule]\nmax_age = 30\n", "a.toml:2: invalid type: integer `30`, expected text"),
-        ("a.toml", "[group.web.schedule]\nmax_age = \"1mo\"\n", "no length of time"),
-        ("a.toml", "[group.web.schedule]\nmax_age = \"-1d\"\n", "no length of time"),
+        ("a.toml", "[group.web.schedule]\nmax_age = \"1mo\"\n", "a.toml:2: \"1mo\" has no fixed length"),
+        ("a.toml", "[group.web.schedule]\nmax_age = \"-1d\"\n", "must be at least one second"),
         ("a.toml", "[group.web.schedule]\nblackouts = [\"2026-02-30\"]\n", "no day"),
         ("a.toml", "[group.web.schedule]\nblackouts = [\"2026-03-02..2026-03-01\"]\n", "ends before it begins"),
-        ("a.toml", "[group.web.schedule]\nrebuild = [\"0 3 * *\"]\n", "schedule.rebuild: \"0 3 * *\" is no cron line"),
-        ("a.toml", "[group.web.schedule]\nwindows = [{ cron = \"* * * * ;\", open = \"1h\" }]\n", "schedule.windows"),
+        (
+            "a.toml",
+            "[group.web.schedule]\nrebuild = [\"0 3 * *\"]\n",
+            "schedule.rebuild[0]: \"0 3 * *\": it has 4 fields",
+        ),
+        // faults.md C6.
+        (
+            "a.toml",
+            "[group.web.schedule]\nrebuild = [\"* * * * *\"]\n",
+            "schedule.rebuild[0]: \"* * * * *\": it starts every 1m",
+        ),
+        ("a.toml", "[group.web.schedule]\nrebuild = [\"0 0 31 2 *\"]\n", "no such day ever comes"),
+        (
+            "a.toml",
+            "[group.web.schedule]\ntime_zone = \"Europe/Belrin\"\n",
+            "schedule.time_zone: \"Europe/Belrin\": there is no such",
+        ),
+        (
+            "a.toml",
+            "[group.web.schedule]\nwindows = [{ cron = \"* * * * ;\", open = \"1h\" }]\n",
+            "schedule.windows[0].cron",
+        ),
         ("a.toml", "[group.web.schedule]\ntime_zone = \"../etc/passwd\"\n", "schedule.time_zone"),
         (
             "a.toml",
@@ -108,6 +136,12 @@ fn a_wrong_word_is_refused_where_it_stands() {
         ("a.toml", "[group.web.health.check]\ncommand = \"check.sh\"\n", "no absolute path"),
         ("a.toml", "[group.web.health.check]\nhttp = \"http://x\"\ncommand = \"/x\"\n", "either http or command"),
         ("a.toml", "[group.web.health.check]\n", "either http or command"),
+    ]);
+}
+
+#[test]
+fn a_wrong_word_anywhere_else_is_refused_where_it_stands() {
+    each_is_refused(&[
         ("a.toml", "[[host]]\ngroup = \"web\"\n", "a.toml: host 1: mac: is missing"),
         (
             "a.toml",
@@ -130,6 +164,7 @@ fn a_wrong_word_is_refused_where_it_stands() {
         ),
         ("a.yaml", "host:\n- name: a\n  power:\n    password: hunter2\n", "a.yaml:4: \"password\" would be a secret"),
         ("a.yaml", "group:\n  web:\n    protected: yes\n", "a.yaml:3: invalid boolean (true or false expected)"),
+        ("a.toml", "[group.w.health.check]\nhttp = \"x://u:hunter2@x/\"\n", "documents hold no secrets"),
         ("a.yaml", "group: [\n", "a.yaml:1: "),
         ("a.yaml", "host: []\n---\nhost: []\n", "only single YAML document expected"),
         ("a.toml", "[[reservation]]\nmac = \"52:54:00:00:00:01\"\naddress = \"127.0.0.1\"\n", "reservation 1: address"),
@@ -137,11 +172,7 @@ fn a_wrong_word_is_refused_where_it_stands() {
         ("a.toml", "[policy]\ndenied = [\"web-1\"]\n", "policy.denied: \"web-1\" is no MAC"),
         ("a.toml", "[policy]\nbreaker.percent_max = \"0%\"\n", "a.toml:2: \"0%\" must be a whole share from 1% to 50%"),
         ("a.txt", "", "a.txt ends neither in .toml"),
-    ] {
-        let said = refused(name, text);
-        assert!(said.contains(wanted), "{text}\nsaid: {said}");
-        assert!(!said.contains("hunter2") || text.contains("http"), "a secret is repeated: {said}");
-    }
+    ]);
 }
 
 /// R3: caps that cannot be switched off. Every number that brakes is tried with all that people write for "no limit".
@@ -211,6 +242,12 @@ fn what_a_policy_leaves_out_has_the_default_of_its_own_scope() {
     let policy = fleet("a.yaml", "policy:\n  rack: { orders_per_hour_max: 9 }\n").policy.expect("a policy");
     assert_eq!((policy.rack.concurrent_max, policy.feed), (careful.rack.concurrent_max, careful.feed));
     assert_eq!(fleet("a.toml", "[policy]\n").policy, Some(careful));
+}
+
+#[test]
+fn the_drivers_that_a_group_may_name_are_those_that_there_are() {
+    use crate::power::Driver::{Agent, Command, Ipmi, Manual, Redfish, Wol};
+    assert_eq!(check::POWER_DRIVERS, [Redfish, Ipmi, Wol, Agent, Command, Manual].map(|driver| driver.to_string()));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 use crate::config::host_name;
 use crate::decide::labels::{Labels, is_word};
 use crate::decide::mac::Mac;
+use crate::scheduler::duration;
 use crate::wire::reference::ImageRef;
 use serde::de::{Error, MapAccess, Unexpected, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -49,7 +50,8 @@ impl<const LEAST: u64, const MOST: u64> FromStr for Span<LEAST, MOST> {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let seconds = seconds_of(text)?;
+        // A length that may be nothing is written so; everywhere else nothing is a mistake.
+        let seconds = if text == "0s" { 0 } else { duration::parse(text).map_err(|error| error.to_string())? };
         if !(LEAST..=MOST).contains(&seconds) {
             return Err(format!("{text:?} must be {} to {}", short(LEAST), short(MOST)));
         }
@@ -61,18 +63,6 @@ impl<const LEAST: u64, const MOST: u64> fmt::Display for Span<LEAST, MOST> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&short(self.0))
     }
-}
-
-/// Whole seconds of `30d` and the like. A day is 24 hours here: these are lengths, no dates.
-fn seconds_of(text: &str) -> Result<u64, String> {
-    let form = || format!("{text:?} is no length of time; write it like 90s, 10m, 12h, 30d or 1d12h");
-    let span: jiff::Span = text.parse().map_err(|_| form())?;
-    // Months and years have no fixed length and end here.
-    let length = span.to_duration(jiff::SpanRelativeTo::days_are_24_hours()).map_err(|_| form())?;
-    if length.subsec_nanos() != 0 {
-        return Err(form());
-    }
-    u64::try_from(length.as_secs()).map_err(|_| form())
 }
 
 /// The shortest way to write so many seconds, `1d12h`; nothing is rounded.

@@ -102,6 +102,14 @@ fn an_entry_that_was_put_between_is_named() {
     let mut kept = Kept::twelve();
     kept.write(vec![(key(13), kept.raw(&key(12)))]);
     named(&kept, 13, Why::AfterTip);
+    // Also where the end of the ledger is the end of what is read at once.
+    let mut kept = Kept::new();
+    for number in 1..=999 {
+        kept.ledger.append(&kept.db, &runs(number, Some("a:1"), 1), 1).unwrap();
+    }
+    kept.commit();
+    kept.write(vec![(key(1_000), kept.raw(&key(999)))]);
+    named(&kept, 1_000, Why::AfterTip);
     for stray in ["ledger/0000000005x", "ledger/00000000051", "ledger/0000000000"] {
         let mut kept = Kept::twelve();
         kept.write(vec![(stray.into(), Some(Vec::new()))]);
@@ -260,7 +268,7 @@ proptest! {
             _ => TIP_KEY.to_string(),
         };
         let mut raw = kept.raw(&key).unwrap();
-        let place = at.index(raw.len());
+        let place = at.index(raw.len() + usize::from(change == 1));
         match change {
             0 => raw[place] ^= 1 << bit,
             1 => raw.insert(place, 1 << bit),
