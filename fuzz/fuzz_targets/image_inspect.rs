@@ -8,13 +8,12 @@ use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use regild::image::fuzzing::inspect;
 use regild::wire::manifest::Manifest;
-use regild_fuzz::agents::Text;
 
 const SECTOR: usize = 512;
-/// Small, so that a run is quick.
+/// Small, so that a run is quick; but the backup table must lie behind the first MiB.
 const ESP: usize = 64 << 10;
 const ESP_BYTES: usize = 256 << 10;
-const IMAGE_BYTES: usize = 512 << 10;
+const IMAGE_BYTES: usize = (1 << 20) + (64 << 10);
 /// 64 MiB at no less than a sector a read, and the head.
 const READS_MAX: usize = 200_000;
 
@@ -25,11 +24,17 @@ struct Input {
     /// In the partition table; few of these have a right checksum.
     table: Vec<(u16, u8)>,
     /// A name for the directory under EFI. fatfs writes 255 bytes of it at most; on disk it may have 255 UTF-16 units.
-    vendor: Option<Text>,
+    vendor: Option<(u8, String)>,
+    /// Instead of each `q` of it.
     letter: u16,
 }
 
-static IMAGE: LazyLock<Vec<u8>> = LazyLock::new(|| image(&fat("debian")));
+static IMAGE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let image = image(&fat("debian"));
+    let (boot, _) = inspect(Cursor::new(&image), IMAGE_BYTES as u64).expect("unspoiled it is right");
+    assert_eq!(boot.loaders.len(), 2, "unspoiled its loaders are found");
+    image
+});
 
 fn fat(vendor: &str) -> Vec<u8> {
     let mut disk = Cursor::new(vec![0; ESP_BYTES]);
@@ -82,10 +87,17 @@ fn image(esp: &[u8]) -> Vec<u8> {
 }
 
 fuzz_target!(
-    // fatfs panics on some damage, and `inspect` catches that: libfuzzer's own hook would end the process before.
-    init: std::panic::set_hook(Box::new(|_| ())),
+    // fatfs panics on some damage, and `inspect` catches that: libfuzzer's own hook would end the process before. Panics
+    // that are caught nowhere still end it.
+    init: std::panic::set_hook(Box::new(|panic| {
+        if panic.location().is_some_and(|place| place.file().contains("image_inspect")) {
+            eprintln!("{panic}");
+        }
+    })),
     |input: Input| {
-        let mut bytes = input.vendor.as_ref().map_or_else(|| IMAGE.clone(), |vendor| image(&fat(&vendor.text())));
+        let mut bytes = input.vendor.as_ref().map_or_else(|| IMAGE.clone(), |(count, name)| {
+            image(&fat(&format!("{}{name}", "q".repeat(usize::from(*count)))))
+        });
         widen(&mut bytes[ESP..], input.letter);
         for (at, byte) in &input.fat {
             bytes[ESP + usize::from(*at)] = *byte;

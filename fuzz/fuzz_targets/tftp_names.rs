@@ -16,8 +16,10 @@ fuzz_target!(|input: (String, String, u8)| {
         assert_eq!(bytes, plain.as_bytes(), "{name:?} gave other bytes");
         assert!(served.contains(&plain), "{name:?} is no boot file");
     }
-    // Whatever a table is made of can be fetched by its name, with any slashes before it.
+    // Whatever a table is made of can be fetched by its name, with any slashes before it; names have a length.
     files.push((odd.clone(), Bytes::from_static(b"odd")));
     let slashes: String = (0..slashes % 9).map(|bit| if slashes >> (bit % 8) & 1 == 1 { '/' } else { '\\' }).collect();
-    assert_eq!(BootFiles::new(files).get(&format!("{slashes}{odd}")), Some(Bytes::from_static(b"odd")));
+    let asked = format!("{slashes}{odd}");
+    let found = BootFiles::new(files).get(&asked);
+    assert!(found == Some(Bytes::from_static(b"odd")) || (found.is_none() && asked.len() > 100), "{asked:?}");
 });

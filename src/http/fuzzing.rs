@@ -1,10 +1,17 @@
 //! A door for `fuzz/`, there only when cargo-fuzz builds: what machines say and what they are told, without a server.
 
 use super::said::{self, Said};
-use super::{boot, images};
+use super::{body, boot, images};
 use crate::decide::host::Event;
 use crate::decide::mac::Mac;
 use crate::wire::agent::{CheckIn, Inventory, Report};
+use serde::de::DeserializeOwned;
+
+/// A request's body as the handlers read it.
+#[must_use]
+pub fn parse<T: DeserializeOwned>(body: &[u8]) -> Option<T> {
+    body::parse(body).ok()
+}
 
 /// The event that a check-in becomes, and the inventory that is kept.
 #[must_use]
