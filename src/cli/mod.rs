@@ -6,6 +6,7 @@ mod client;
 mod host;
 mod image;
 mod output;
+mod sparse;
 mod store;
 
 use crate::causes;
