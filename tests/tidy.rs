@@ -146,7 +146,7 @@ fn no_left_over_marks_and_no_unexplained_unwraps() {
     });
     let mut found = Vec::new();
     let fuzzing = [sources("fuzz/src"), sources("fuzz/fuzz_targets")].into_iter().flatten();
-    for source in sources("src").into_iter().chain(sources("tests")).chain(fuzzing) {
+    for source in sources("src").into_iter().chain(sources("tests")).chain(sources("benches")).chain(fuzzing) {
         for (at, line) in source.text.lines().enumerate() {
             if marks.iter().any(|mark| line.contains(mark.as_str())) {
                 found.push(format!("{}:{}: {}", source.path.display(), at + 1, line.trim()));
@@ -160,7 +160,7 @@ fn no_left_over_marks_and_no_unexplained_unwraps() {
 #[test]
 fn unsafe_says_why_it_is_safe() {
     let mut found = Vec::new();
-    for source in sources("src").iter().chain(&sources("tests")) {
+    for source in sources("src").iter().chain(&sources("tests")).chain(&sources("benches")) {
         let lines: Vec<&str> = source.text.lines().collect();
         for (at, line) in lines.iter().enumerate() {
             let code = line.split("//").next().unwrap_or("");
@@ -178,7 +178,7 @@ fn unsafe_says_why_it_is_safe() {
 fn files_and_functions_stay_small() {
     let mut found = Vec::new();
     let fuzzing = [sources("fuzz/src"), sources("fuzz/fuzz_targets")].into_iter().flatten();
-    for source in sources("src").into_iter().chain(sources("tests")).chain(fuzzing) {
+    for source in sources("src").into_iter().chain(sources("tests")).chain(sources("benches")).chain(fuzzing) {
         let lines = source.text.lines().count();
         if lines > FILE_LINES_MAX {
             found.push(format!("{}: {lines} lines, at most {FILE_LINES_MAX}", source.path.display()));

@@ -3,6 +3,7 @@
 use super::Failure;
 use super::client::{Body, Client, segment};
 use super::output::{self, Output};
+use super::sparse::SparseStream;
 use crate::wire::operator::{Channel, Export, Image, MarkImage, SetChannel};
 use bytes::Bytes;
 use clap::Subcommand;
@@ -14,10 +15,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
-
-/// Bytes of an image that go to the server at once. glibc maps and unmaps what is larger than 128 KiB: with 256 KiB
-/// the page faults of that took about a quarter of the CPU that this command needs.
-const FRAME_BYTES: usize = 64 * 1024;
 
 /// REF is NAME:VERSION.
 #[derive(Debug, Subcommand)]
@@ -132,8 +129,9 @@ fn import(client: &Client, file: &Path, name: &str) -> Result<(), Failure> {
     let bar = ProgressBar::with_draw_target(Some(source.metadata().map_err(open)?.len()), ProgressDrawTarget::stderr());
     let style = ProgressStyle::with_template("importing {bar:30} {bytes} of {total_bytes} {bytes_per_sec} {eta} left")?;
     bar.set_style(style);
+    let pieces = SparseStream::new(source).map_err(open)?;
     let shown = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let body: Body = StreamBody::new(FileFrames { file: source, bar: bar.clone() }).boxed();
+    let body: Body = StreamBody::new(FileFrames { pieces, bar: bar.clone() }).boxed();
     let path = format!("/v1/images/{}?source={}", segment(name), segment(&shown));
     let image: Image = client.put(&path, body)?;
     bar.finish_and_clear();
@@ -152,7 +150,7 @@ fn import(client: &Client, file: &Path, name: &str) -> Result<(), Failure> {
 
 /// A file as body frames. Read where it is polled: nothing else runs on this thread meanwhile.
 struct FileFrames {
-    file: File,
+    pieces: SparseStream,
     bar: ProgressBar,
 }
 
@@ -160,17 +158,10 @@ impl futures_core::Stream for FileFrames {
     type Item = io::Result<Frame<Bytes>>;
 
     fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let mut buffer = Vec::with_capacity(FRAME_BYTES);
         let frames = self.get_mut();
-        let read = || rustix::io::read(&frames.file, rustix::buffer::spare_capacity(&mut buffer));
-        Poll::Ready(match rustix::io::retry_on_intr(read) {
-            Ok(0) => None,
-            Ok(length) => {
-                frames.bar.inc(length as u64);
-                Some(Ok(Frame::data(Bytes::from(buffer))))
-            }
-            Err(error) => Some(Err(error.into())),
-        })
+        let piece = frames.pieces.next();
+        frames.bar.set_position(frames.pieces.position());
+        Poll::Ready(piece.map(|piece| piece.map(Frame::data)))
     }
 }
 

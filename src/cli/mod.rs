@@ -10,6 +10,7 @@ mod image;
 mod output;
 mod proposal;
 mod rollout;
+mod sparse;
 mod store;
 
 use crate::causes;
