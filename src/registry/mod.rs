@@ -5,6 +5,7 @@
 //! Readers see a [`View`] that holds nothing which is not on stable storage.
 
 mod admission;
+pub mod direct;
 pub mod fleet;
 pub mod history;
 pub mod images;
@@ -101,7 +102,9 @@ pub enum Script {
     },
 }
 
-pub(crate) enum Command {
+/// What the writer is asked. [`Registry`]'s methods make these, and say what each is for.
+#[derive(Debug)]
+pub enum Command {
     Host {
         name: String,
         event: Event,
@@ -198,7 +201,8 @@ pub(crate) enum Command {
     },
 }
 
-type Reply<T> = oneshot::Sender<Result<T, RegistryError>>;
+/// Where the answer to a [`Command`] goes, once it is durable.
+pub type Reply<T> = oneshot::Sender<Result<T, RegistryError>>;
 
 /// The handle that every protocol holds.
 #[derive(Debug, Clone)]
@@ -219,14 +223,15 @@ impl Registry {
     pub fn start(db: Box<dyn Db>, config: &Config) -> Result<(Registry, std::thread::JoinHandle<()>), DbError> {
         let (commands, inbox) = mpsc::channel(QUEUE_MAX);
         let view = Arc::new(RwLock::new(View::default()));
-        let writer = writer::Writer::load(db, config, view.clone())?;
+        let stop = StopSwitch::new(&config.state_dir);
+        let writer = writer::Writer::load(db, config, stop.clone(), view.clone(), clock::now())?;
         let stored_clock = writer.clock;
         let thread = std::thread::Builder::new()
             .name("registry".to_string())
-            .spawn(move || writer.run(inbox))
+            .spawn(move || writer.run(inbox, clock::now))
             .map_err(|source| DbError::Io { what: "starting the writer thread", source })?;
         let progress = Arc::new(Mutex::new(view::ProgressBoard::default()));
-        let (attempts_max, stop) = (config.deploy.attempts_max, StopSwitch::new(&config.state_dir));
+        let attempts_max = config.deploy.attempts_max;
         Ok((Registry { commands, view, progress, attempts_max, stop, stored_clock }, thread))
     }
 
@@ -396,20 +401,7 @@ impl Registry {
     /// [`RegistryError`]: the caller then still has [`Self::peek`].
     pub async fn netboot(&self, mac: Mac, client: NetbootClient) -> Result<BootDecision, RegistryError> {
         let policy = boot_policy(self.attempts_max, &self.stop);
-        let (decision, news) = self.read(|view| {
-            let host = view.by_mac(mac);
-            let decision = boot(client, host.as_ref().map(|host| &host.host), policy);
-            let news = match (&decision, &host) {
-                (BootDecision::Ignore { .. }, _) => false,
-                (_, None) => true,
-                // iPXE will ask for its script and be counted there.
-                (BootDecision::BootLocal { .. }, Some(host)) if !matches!(client, NetbootClient::Ipxe { .. }) => {
-                    host.host.state == State::Rebooting || host.host.order.is_some()
-                }
-                _ => false,
-            };
-            (decision, news)
-        });
+        let (decision, news) = self.read(|view| netboot(view, mac, client, policy));
         if news {
             self.ask(|reply| Command::Netbooted { mac, client, reply }).await?;
         }
@@ -476,6 +468,22 @@ impl Registry {
         })?;
         answer.await.unwrap_or_else(|_| Err(RegistryError::Store("the registry has stopped".to_string())))
     }
+}
+
+/// What a netboot client on DHCP boots, and whether that tells the writer something new.
+fn netboot(view: &View, mac: Mac, client: NetbootClient, policy: BootPolicy) -> (BootDecision, bool) {
+    let host = view.by_mac(mac);
+    let decision = boot(client, host.as_ref().map(|host| &host.host), policy);
+    let news = match (&decision, &host) {
+        (BootDecision::Ignore { .. }, _) => false,
+        (_, None) => true,
+        // iPXE will ask for its script and be counted there.
+        (BootDecision::BootLocal { .. }, Some(host)) if !matches!(client, NetbootClient::Ipxe { .. }) => {
+            host.host.state == State::Rebooting || host.host.order.is_some()
+        }
+        _ => false,
+    };
+    (decision, news)
 }
 
 /// What the boot decision takes from configuration and stop switch, now.

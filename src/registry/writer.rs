@@ -12,7 +12,6 @@ use super::stop::StopSwitch;
 use super::stored;
 use super::view::{HostView, View};
 use super::{Command, RegistryError, Script, boot_policy};
-use crate::clock;
 use crate::config::{Config, DEFAULT_GROUP};
 use crate::db::{Committed, Db, DbError, Txn, VALUE_BYTES_MAX};
 use crate::decide::boot::{BootDecision, BootPolicy, LocalReason, boot};
@@ -76,6 +75,11 @@ impl Batch {
         self.txn.writes.push((key, value));
     }
 
+    /// Whether the group takes no further command.
+    fn is_full(&self) -> bool {
+        self.bytes > GROUP_BYTES_MAX
+    }
+
     fn put_host(&mut self, id: &str, record: Vec<u8>) {
         self.put(format!("host/{id}"), Some(record));
         self.hosts.push(id.to_string());
@@ -94,10 +98,17 @@ impl Batch {
 }
 
 impl Writer {
-    pub(super) fn load(db: Box<dyn Db>, config: &Config, view: Arc<RwLock<View>>) -> Result<Writer, DbError> {
+    /// The writer on what the store holds; `view` is what it publishes to from then on.
+    pub(super) fn load(
+        db: Box<dyn Db>,
+        config: &Config,
+        stop: StopSwitch,
+        view: Arc<RwLock<View>>,
+        now: u64,
+    ) -> Result<Writer, DbError> {
         let mut writer = Writer {
             attempts_max: config.deploy.attempts_max,
-            stop: StopSwitch::new(&config.state_dir),
+            stop,
             brakes: Brakes::default(),
             names: config.names.clone(),
             hosts: BTreeMap::new(),
@@ -137,20 +148,21 @@ impl Writer {
         writer.load_images()?;
         writer.load_clock()?;
         writer.load_rollouts()?;
-        for (address, mac) in writer.leases.bound(clock::now()) {
+        for (address, mac) in writer.leases.bound(now) {
             batch.leases.push((address, Some(mac)));
         }
         writer.finish(batch);
         Ok(writer)
     }
 
-    pub(super) fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
+    /// Until the last handle is dropped. `clock` is asked once for each group.
+    pub(super) fn run(mut self, mut inbox: mpsc::Receiver<Command>, clock: impl Fn() -> u64) {
         while let Some(first) = inbox.blocking_recv() {
             let mut batch = Batch::default();
-            let now = clock::now();
+            let now = clock();
             self.take(first, &mut batch, now);
             for _ in 1..GROUP_MAX {
-                if batch.bytes > GROUP_BYTES_MAX {
+                if batch.is_full() {
                     break;
                 }
                 match inbox.try_recv() {
@@ -162,7 +174,8 @@ impl Writer {
         }
     }
 
-    fn take(&mut self, command: Command, batch: &mut Batch, now: u64) {
+    /// Decides one command. What comes of it is answered by [`Writer::finish`].
+    pub(super) fn take(&mut self, command: Command, batch: &mut Batch, now: u64) {
         match command {
             Command::Host { name, event, inventory, reply } => {
                 let answer = self.guard().and_then(|()| self.host_event(&name, &event, inventory, batch, now));
@@ -482,7 +495,7 @@ impl Writer {
     }
 
     /// Commits the batch, publishes it, answers everybody: in this order (rule 7).
-    fn finish(&mut self, batch: Batch) {
+    pub(super) fn finish(&mut self, batch: Batch) {
         if self.failed.is_none() && !batch.txn.writes.is_empty() {
             match self.db.commit(std::slice::from_ref(&batch.txn)) {
                 Ok(outcomes) if outcomes == [Committed::Conflict] => {
