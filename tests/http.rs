@@ -23,6 +23,8 @@ mod deploy;
 mod fleet;
 #[path = "http/lab.rs"]
 mod lab;
+#[path = "http/list.rs"]
+mod list;
 #[path = "http/netboot.rs"]
 mod netboot;
 #[path = "http/ranges.rs"]

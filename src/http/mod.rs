@@ -16,6 +16,7 @@ pub mod operator_brakes;
 pub mod operator_channels;
 pub mod operator_fleet;
 pub mod operator_images;
+pub mod operator_list;
 pub mod operator_many;
 pub mod operator_power;
 pub mod operator_rollouts;
@@ -90,7 +91,7 @@ pub fn operator_routes(shared: Arc<Shared>) -> Router {
     // An image has no length limit as a body: the import stops at the configured size once unpacked.
     let image = get(operator_images::show).put(operator_images::import).layer(DefaultBodyLimit::disable());
     Router::new()
-        .route("/v1/hosts", get(operator::host_list))
+        .route("/v1/hosts", get(operator_list::host_list))
         .route("/v1/hosts/{id}", get(operator::host_show).delete(operator::host_remove))
         .route("/v1/hosts/{id}/history", get(operator::host_history))
         .route("/v1/hosts/{id}/approve", post(operator::host_approve))

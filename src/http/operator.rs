@@ -2,6 +2,7 @@
 
 use super::Shared;
 use super::body::JsonBody;
+use super::operator_list::stuck;
 use super::problem::Problem;
 use crate::clock;
 use crate::decide::cause::{Cause, CauseKind};
@@ -14,12 +15,6 @@ use axum::http::StatusCode;
 use std::sync::Arc;
 
 type Server = State<Arc<Shared>>;
-
-/// `GET /v1/hosts`: an array, by id.
-pub async fn host_list(State(shared): Server) -> Json<Vec<wire::Host>> {
-    let views: Vec<_> = shared.registry.read(|view| view.hosts().cloned().collect());
-    Json(views.iter().map(|view| shown(&shared, view)).collect())
-}
 
 /// `GET /v1/hosts/{id}`.
 ///
@@ -118,10 +113,11 @@ pub(super) fn one_line(text: &str) -> Result<String, Problem> {
     Ok(text.to_string())
 }
 
-fn shown(shared: &Shared, view: &HostView) -> wire::Host {
+pub(super) fn shown(shared: &Shared, view: &HostView) -> wire::Host {
     let host = &view.host;
     let busy = matches!(host.state, HostState::Deploying(_) | HostState::Verifying);
-    let progress = shared.registry.progress(&host.id).filter(|_| busy);
+    let registry = &shared.registry;
+    let progress = registry.progress(&host.id).filter(|_| busy);
     wire::Host {
         id: host.id.clone(),
         macs: host.macs.iter().map(ToString::to_string).collect(),
@@ -151,6 +147,7 @@ fn shown(shared: &Shared, view: &HostView) -> wire::Host {
         system_uuid: host.system_uuid.clone(),
         serial: host.serial.clone(),
         disks: view.inventory.as_ref().map(|inventory| inventory.disks.clone()).unwrap_or_default(),
+        stuck: registry.read(|all| stuck(all, view, |id| registry.progress(id), clock::now())),
     }
 }
 

@@ -40,6 +40,20 @@ pub struct Host {
     pub serial: Option<String>,
     /// Disks of the last inventory.
     pub disks: Vec<Disk>,
+    /// That it does not get further, and why; null when all is in time.
+    #[serde(default)]
+    pub stuck: Option<Stuck>,
+}
+
+/// A host that does not get further.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stuck {
+    /// Unix seconds: since when the state, or the oldest cause, waits.
+    pub since: u64,
+    /// Seconds after the deadline of its state; null where only a cause waits, which has none.
+    pub late_seconds: Option<u64>,
+    /// What is missing, for people.
+    pub missing: String,
 }
 
 /// An open order.
