@@ -19,8 +19,10 @@ pub mod operator_images;
 pub mod operator_list;
 pub mod operator_many;
 pub mod operator_power;
+pub mod operator_proposals;
 pub mod operator_rollouts;
 pub mod operator_watch;
+pub mod peer;
 pub mod probe;
 pub mod problem;
 mod said;
@@ -34,7 +36,7 @@ use assets::Assets;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware;
-use axum::routing::{get, post, put};
+use axum::routing::{delete, get, post, put};
 use listen::Peer;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -100,8 +102,9 @@ pub fn operator_routes(shared: Arc<Shared>) -> Router {
         .route("/v1/fleet/apply", post(operator_fleet::apply).layer(DefaultBodyLimit::max(FLEET_BODY_BYTES_MAX)))
         .route("/v1/inventory/ansible", get(operator_fleet::inventory))
         .route("/v1/reimage", post(operator_many::reimage))
-        .route("/v1/proposals", get(operator_many::proposals))
-        .route("/v1/proposals/{number}/confirm", post(operator_many::confirm))
+        .route("/v1/proposals", get(operator_proposals::list))
+        .route("/v1/proposals/{number}", delete(operator_proposals::withdraw))
+        .route("/v1/proposals/{number}/confirm", post(operator_proposals::confirm))
         .route("/v1/channels", get(operator_channels::list))
         .route("/v1/channels/{name}", put(operator_channels::set))
         .route("/v1/images/{name}/mark", post(operator_channels::mark))

@@ -3,11 +3,12 @@
 use super::Shared;
 use super::body::JsonBody;
 use super::operator_list::stuck;
+use super::peer::Operator;
 use super::problem::Problem;
 use crate::clock;
 use crate::decide::cause::{Cause, CauseKind};
 use crate::decide::host::{Event, ImageChoice, State as HostState};
-use crate::registry::{HostView, history};
+use crate::registry::{HostView, RegistryError, history};
 use crate::wire::operator as wire;
 use axum::Json;
 use axum::extract::{Path, State};
@@ -21,7 +22,7 @@ type Server = State<Arc<Shared>>;
 /// # Errors
 /// 404.
 pub async fn host_show(State(shared): Server, Path(id): Path<String>) -> Result<Json<wire::Host>, Problem> {
-    let view = shared.registry.find(&id).ok_or(crate::registry::RegistryError::UnknownHost(id))?;
+    let view = shared.registry.find(&id).ok_or(RegistryError::UnknownHost(id))?;
     Ok(Json(shown(&shared, &view)))
 }
 
@@ -44,13 +45,23 @@ pub async fn host_history(
 pub async fn host_approve(
     State(shared): Server,
     Path(id): Path<String>,
+    operator: Operator,
     JsonBody(asked): JsonBody<wire::Approve>,
 ) -> Result<Json<wire::Host>, Problem> {
+    let by = operator.called(&asked.by)?;
+    let view = shared.registry.find(&id).ok_or_else(|| RegistryError::UnknownHost(id.clone()))?;
+    if shared.registry.read(|all| all.group(&view.host.group)).confirm {
+        let error = format!(
+            "group {} wants a second person: name the host in a document (`regild apply`), then `regild host reimage`",
+            view.host.group
+        );
+        return Err(Problem::new(StatusCode::CONFLICT, error));
+    }
     let image = image_choice(&shared, &asked.image)?;
     let cause = Cause {
         image: Some(image),
         releases_disk: asked.release_disk,
-        ..Cause::new(CauseKind::Operator, "first image", &one_line(&asked.by)?, clock::now())
+        ..Cause::new(CauseKind::Operator, "first image", &by, clock::now())
     };
     moved(&shared, &id, Event::Approve { cause }).await
 }
@@ -62,12 +73,13 @@ pub async fn host_approve(
 pub async fn host_hold(
     State(shared): Server,
     Path(id): Path<String>,
+    operator: Operator,
     JsonBody(asked): JsonBody<wire::Hold>,
 ) -> Result<Json<wire::Host>, Problem> {
     if asked.until.is_some_and(|until| until <= clock::now()) {
         return Err(Problem::new(StatusCode::BAD_REQUEST, "the end of the hold has passed already"));
     }
-    let event = Event::Hold { by: one_line(&asked.by)?, reason: one_line(&asked.reason)?, until: asked.until };
+    let event = Event::Hold { by: operator.called(&asked.by)?, reason: one_line(&asked.reason)?, until: asked.until };
     moved(&shared, &id, event).await
 }
 
@@ -78,17 +90,24 @@ pub async fn host_hold(
 pub async fn host_release(
     State(shared): Server,
     Path(id): Path<String>,
+    operator: Operator,
     JsonBody(asked): JsonBody<wire::Release>,
 ) -> Result<Json<wire::Host>, Problem> {
-    moved(&shared, &id, Event::Release { by: one_line(&asked.by)? }).await
+    moved(&shared, &id, Event::Release { by: operator.called(&asked.by)? }).await
 }
 
 /// `DELETE /v1/hosts/{id}`: forgets a machine; when it netboots again it is Discovered and boots its disk.
 ///
 /// # Errors
-/// 404; 409 while an order is open.
-pub async fn host_remove(State(shared): Server, Path(id): Path<String>) -> Result<StatusCode, Problem> {
+/// 404; 409 while an order is open, and for a protected host, which would come back without its protection.
+pub async fn host_remove(
+    State(shared): Server,
+    Path(id): Path<String>,
+    operator: Operator,
+) -> Result<StatusCode, Problem> {
+    let by = operator.called("")?;
     shared.registry.remove(&id).await?;
+    tracing::warn!(host = id, by, "an operator removed the host's record");
     Ok(StatusCode::NO_CONTENT)
 }
 

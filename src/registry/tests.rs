@@ -1,6 +1,7 @@
 //! What the registry promises: nothing is said before it is on stable storage, and nothing that was said is lost.
 
 mod brakes;
+mod requests;
 
 use super::*;
 use crate::db::sled::SledDb;

@@ -228,8 +228,8 @@ impl Writer {
                 let answer = self.guard().and_then(|()| self.propose(proposal, batch, now));
                 batch.answer(reply, answer);
             }
-            Command::TakeProposal { number, by, reply } => {
-                let answer = self.guard().and_then(|()| self.take_proposal(number, &by, batch, now));
+            Command::TakeProposal { number, confirmed_by, reply } => {
+                let answer = self.guard().and_then(|()| self.take_proposal(number, confirmed_by, batch, now));
                 batch.answer(reply, answer);
             }
             Command::Proposals { reply } => {
@@ -463,6 +463,7 @@ impl Writer {
             let open = crate::decide::host::Refusal::OrderOpen { generation: order.generation };
             return Err(RegistryError::Refused(open));
         }
+        self.unprotected(&id)?;
         self.forget(&id, batch);
         Ok(())
     }
@@ -545,7 +546,7 @@ fn encoded(view: &HostView) -> Result<Vec<u8>, RegistryError> {
 
 /// What does not fit must be refused before it is in a group: the store would refuse the whole group, which ends
 /// all writing.
-fn fitting(raw: Vec<u8>) -> Result<Vec<u8>, RegistryError> {
+pub(super) fn fitting(raw: Vec<u8>) -> Result<Vec<u8>, RegistryError> {
     if raw.len() > VALUE_BYTES_MAX {
         return Err(RegistryError::TooLarge(format!("{} bytes of at most {VALUE_BYTES_MAX}", raw.len())));
     }

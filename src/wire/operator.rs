@@ -90,6 +90,8 @@ pub struct ReimageMany {
     /// `None`: what each desires already.
     #[serde(default)]
     pub image: Option<String>,
+    /// On whose behalf; see [`Release::by`].
+    #[serde(default)]
     pub by: String,
     pub reason: String,
     #[serde(default)]
@@ -125,7 +127,10 @@ pub struct AskedHost {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ApplyDone {
     pub changes: usize,
-    /// What was changed, for people.
+    /// It waits for a second person under this number, and nothing was changed yet.
+    #[serde(default)]
+    pub proposal: Option<u64>,
+    /// What was changed, or is to be, for people.
     pub text: String,
 }
 
@@ -133,10 +138,19 @@ pub struct ApplyDone {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Proposal {
     pub number: u64,
+    /// `reimage`, `rollout` or `apply`.
+    pub kind: String,
     pub by: String,
     pub at: u64,
     pub summary: String,
     pub hosts: u64,
+}
+
+/// What a confirmed proposal became: one of the two.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Confirmed {
+    pub asked: Option<Asked>,
+    pub rollout: Option<RolloutStarted>,
 }
 
 /// `POST /v1/rollouts`.
@@ -148,6 +162,8 @@ pub struct StartRollout {
     pub image: Option<String>,
     /// A rollout whose hosts go back to what they ran before.
     pub undo: Option<u64>,
+    /// On whose behalf; see [`Release::by`].
+    #[serde(default)]
     pub by: String,
     pub reason: String,
     pub canary: u32,
@@ -168,6 +184,9 @@ pub struct StartRollout {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RolloutStarted {
     pub number: Option<u64>,
+    /// It waits for a second person under this number, and nothing was started yet.
+    #[serde(default)]
+    pub proposal: Option<u64>,
     pub hosts: usize,
     pub text: String,
 }
@@ -216,6 +235,8 @@ pub struct Channel {
 #[serde(deny_unknown_fields)]
 pub struct SetChannel {
     pub version: String,
+    /// On whose behalf; see [`Release::by`].
+    #[serde(default)]
     pub by: String,
     pub reason: String,
 }
@@ -226,6 +247,8 @@ pub struct SetChannel {
 pub struct MarkImage {
     /// `active`, `deprecated` or `blocked`.
     pub mark: String,
+    /// On whose behalf; see [`Release::by`].
+    #[serde(default)]
     pub by: String,
     pub reason: String,
 }
@@ -263,6 +286,8 @@ pub struct Tripped {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StopAsked {
+    /// On whose behalf; see [`Release::by`].
+    #[serde(default)]
     pub by: String,
     pub reason: String,
     pub running_too: bool,
@@ -272,6 +297,8 @@ pub struct StopAsked {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ByAndWhy {
+    /// On whose behalf; see [`Release::by`].
+    #[serde(default)]
     pub by: String,
     pub reason: String,
 }
@@ -290,6 +317,8 @@ pub struct ProgressView {
 #[serde(deny_unknown_fields)]
 pub struct Approve {
     pub image: String,
+    /// On whose behalf; see [`Release::by`].
+    #[serde(default)]
     pub by: String,
     /// Foreign content on the target disk may be overwritten.
     pub release_disk: bool,
@@ -299,6 +328,8 @@ pub struct Approve {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hold {
+    /// On whose behalf; see [`Release::by`].
+    #[serde(default)]
     pub by: String,
     pub reason: String,
     /// Unix seconds; `None`: until released.
@@ -309,6 +340,8 @@ pub struct Hold {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Release {
+    /// On whose behalf: a remark, and heeded from root only. Who asks is the user who opened the socket.
+    #[serde(default)]
     pub by: String,
 }
 
