@@ -273,6 +273,7 @@ fn show(output: Output, host: &Host) -> Result<(), Failure> {
         let by = format!("by {}, {}", order.by, output::time(order.opened_at));
         line("order", format!("{}: {} ({by}), {} attempts", order.generation, order.reason, order.attempts));
     }
+    line("blocked", host.order.as_ref().and_then(|order| order.blocked.clone()).unwrap_or_default());
     for cause in &host.asks {
         let image = cause.image.as_deref().unwrap_or("the desired image");
         line(

@@ -156,6 +156,7 @@ pub(super) fn shown(shared: &Shared, view: &HostView) -> wire::Host {
             opened_at: order.opened_at,
             attempts: order.attempts,
             power_cycles: order.power_cycles,
+            blocked: order.blocked.clone(),
             causes: order.causes.iter().map(shown_cause).collect(),
         }),
         labels: host.labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),

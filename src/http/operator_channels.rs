@@ -72,8 +72,8 @@ pub async fn mark(
         other => return Err(Problem::new(StatusCode::BAD_REQUEST, format!("{other:?} is no mark"))),
     };
     let (by, reason) = (operator.called(&asked.by)?, one_line(&asked.reason)?);
-    let mark = kind.map(|kind| Mark { image: name.clone(), kind, by, reason, at: crate::clock::now() });
-    shared.registry.mark_image(name, mark).await?;
+    let mark = kind.map(|kind| Mark { image: name.clone(), kind, by: by.clone(), reason, at: crate::clock::now() });
+    shared.registry.mark_image(name, mark, by).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

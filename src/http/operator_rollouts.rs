@@ -8,7 +8,7 @@ use super::operator_proposals::{request_of, take};
 use super::peer::Operator;
 use super::problem::Problem;
 use crate::clock;
-use crate::decide::host::State as HostState;
+use crate::decide::host::{ImageChoice, State as HostState};
 use crate::decide::rollout::plan::{Candidate, Gate, Goal, Plan, Request, WaveSize};
 use crate::decide::rollout::progress::Stage;
 use crate::decide::rollout::waiting::waiting;
@@ -174,7 +174,9 @@ fn plan(shared: &Shared, request: &Request, hosts: &[Arc<HostView>]) -> Result<P
         Goal::Former { of } => {
             let rollout = shared.registry.read(|view| view.rollouts().get(of).cloned());
             let rollout = rollout.ok_or(RegistryError::NoRollout(*of))?;
-            make::rollback(0, request, &rollout.plan, &candidates, now).map_err(refused)
+            let facts = shared.registry.read(|view| view.images().clone());
+            let blocked = |image: &ImageChoice| facts.blocked(&image.name).map(|mark| mark.reason.clone());
+            make::rollback(0, request, &rollout.plan, &candidates, blocked, now).map_err(refused)
         }
     }
 }

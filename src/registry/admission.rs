@@ -104,6 +104,11 @@ impl Writer {
         if let Some(waits) = self.rollout_stands_still(&view.host) {
             return self.set_waits(id, Some(waits), batch);
         }
+        let asked = view.host.asked_image();
+        if let Some(mark) = asked.and_then(|image| self.images.blocked(&image.name)) {
+            let waits = format!("{} is blocked: {}", mark.image, mark.reason);
+            return self.set_waits(id, Some(waits), batch);
+        }
         let group = self.brakes.fleet.group(&view.host.group);
         let unknown: brakes::ScheduleVerdict = Err("the schedule has not been looked at yet".to_string());
         let schedule = self.brakes.schedule.get(id).unwrap_or(&unknown);

@@ -178,6 +178,7 @@ pub enum Command {
     MarkImage {
         image: String,
         mark: Option<Mark>,
+        by: String,
         reply: Reply<()>,
     },
     ResetBreaker {
@@ -360,8 +361,8 @@ impl Registry {
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn mark_image(&self, image: String, mark: Option<Mark>) -> Result<(), RegistryError> {
-        self.ask(|reply| Command::MarkImage { image, mark, reply }).await
+    pub async fn mark_image(&self, image: String, mark: Option<Mark>, by: String) -> Result<(), RegistryError> {
+        self.ask(|reply| Command::MarkImage { image, mark, by, reply }).await
     }
 
     /// Closes the fleet breaker.

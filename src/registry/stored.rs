@@ -34,7 +34,10 @@ pub struct StoredHost {
     asks: Vec<StoredCause>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     ordered_at: Vec<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    recent_keys: Vec<String>,
+    /// Of records from before `recent_keys`; read, not written.
+    #[serde(default, skip_serializing)]
     last_key: Option<String>,
     own_disk: Option<wire::agent::DiskId>,
     history_length: u64,
@@ -58,6 +61,8 @@ struct StoredOrder {
     foreign_released: bool,
     power_cycles: u32,
     powered_at: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    blocked: Option<String>,
     token_digest: Option<String>,
     session_digest: Option<String>,
 }
@@ -130,7 +135,8 @@ pub fn encode(host: &Host, inventory: Option<&wire::agent::Inventory>) -> Result
         order: host.order.as_ref().map(store_order),
         asks: host.asks.iter().map(store_cause).collect(),
         ordered_at: host.ordered_at.clone(),
-        last_key: host.last_key.clone(),
+        recent_keys: host.recent_keys.clone(),
+        last_key: None,
         own_disk: host.own_disk.clone().map(Into::into),
         history_length: host.history_length,
         inventory: inventory.cloned(),
@@ -152,7 +158,7 @@ pub fn decode(raw: &[u8]) -> Result<(Host, Option<wire::agent::Inventory>), Stor
         built_at: stored.built_at,
         asks: stored.asks.into_iter().map(load_cause).collect::<Result<_, _>>()?,
         ordered_at: stored.ordered_at,
-        last_key: stored.last_key,
+        recent_keys: stored.last_key.into_iter().chain(stored.recent_keys).collect(),
         macs: stored.macs.iter().map(|mac| mac.parse()).collect::<Result<_, _>>()?,
         state: load_state(stored.state)?,
         desired: stored.desired.map(load_image),
@@ -187,6 +193,7 @@ fn store_order(order: &Order) -> StoredOrder {
         image: store_image(&order.image),
         power_cycles: order.power_cycles,
         powered_at: order.powered_at,
+        blocked: order.blocked.clone(),
         opened_at: order.opened_at,
         attempts: order.attempts,
         foreign_released: order.foreign_released,
@@ -203,6 +210,7 @@ fn load_order(stored: StoredOrder) -> Result<Order, StoredError> {
         image: load_image(stored.image),
         power_cycles: stored.power_cycles,
         powered_at: stored.powered_at,
+        blocked: stored.blocked,
         opened_at: stored.opened_at,
         attempts: stored.attempts,
         foreign_released: stored.foreign_released,
@@ -355,6 +363,7 @@ mod tests {
             foreign_released: true,
             power_cycles: 1,
             powered_at: Some(4),
+            blocked: Some("w".into()),
             image: ImageChoice { name: "a:2".into(), manifest: "ab".into() },
             claim: Some(Claim { token_digest: "t".into(), session_digest: Some("s".into()) }),
         };
@@ -373,7 +382,7 @@ mod tests {
             built_at: 8,
             asks: vec![cause(CauseKind::Drift)],
             ordered_at: vec![5, 6],
-            last_key: Some("k".into()),
+            recent_keys: vec!["j".into(), "k".into()],
             ..Host::discovered(mac, "default", 1)
         };
         let mut states = vec![
@@ -393,5 +402,15 @@ mod tests {
             let (read, _) = decode(&encode(&host, None).unwrap()).unwrap();
             assert_eq!(read, host);
         }
+    }
+
+    /// A request that was carried out before the upgrade is no new one after it.
+    #[test]
+    fn the_one_key_of_an_older_record_is_among_the_recent_ones() {
+        let host = Host::discovered("52:54:00:00:00:01".parse().unwrap(), "default", 1);
+        let mut json: serde_json::Value = serde_json::from_slice(&encode(&host, None).unwrap()).unwrap();
+        json["last_key"] = "nightly-7".into();
+        let (read, _) = decode(json.to_string().as_bytes()).unwrap();
+        assert_eq!(read.recent_keys, ["nightly-7"]);
     }
 }

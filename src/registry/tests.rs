@@ -1,5 +1,6 @@
 //! What the registry promises: nothing is said before it is on stable storage, and nothing that was said is lost.
 
+mod blocked;
 mod brakes;
 mod requests;
 

@@ -76,7 +76,7 @@ impl Batch {
     }
 
     /// Whether the group takes no further command.
-    fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.bytes > GROUP_BYTES_MAX
     }
 
@@ -239,8 +239,8 @@ impl Writer {
                 let answer = self.guard().map(|()| self.set_channel(channel, batch, now));
                 batch.answer(reply, answer);
             }
-            Command::MarkImage { image, mark, reply } => {
-                let answer = self.guard().map(|()| self.mark_image(&image, mark, batch));
+            Command::MarkImage { image, mark, by, reply } => {
+                let answer = self.guard().map(|()| self.mark_image(&image, mark, &by, batch, now));
                 batch.answer(reply, answer);
             }
             Command::ResetBreaker { by, reason, reply } => {

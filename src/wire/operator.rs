@@ -65,6 +65,9 @@ pub struct Order {
     pub opened_at: u64,
     pub attempts: u32,
     pub power_cycles: u32,
+    /// Why the attempt that is under way is the last one: the version was blocked.
+    #[serde(default)]
+    pub blocked: Option<String>,
     pub causes: Vec<Cause>,
 }
 

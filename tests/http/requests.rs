@@ -155,6 +155,11 @@ fn h7_one_key_is_one_order() {
     );
     assert_eq!(lab.json(&["host", "show", "n1"])["generation"], 1);
     assert!(said(&reimage("nightly-8")).contains("order 2 is open"));
+    // Told again late, behind a newer one, it is still that request.
+    lab.regild(&["host", "hold", "n1", "--reason", "over"]);
+    lab.regild(&["host", "release", "n1"]);
+    assert!(said(&reimage("nightly-7")).contains("was carried out before; no new order"));
+    assert_eq!(lab.json(&["host", "show", "n1"])["generation"], 2);
 }
 
 /// H7: of a hundred requests at one moment, each a request of its own, one is an order and the others are refused.

@@ -1,7 +1,7 @@
 //! From a cause to an order: causes ask, the brakes admit, and only then the next generation opens.
 
 use super::transition::{Change, Refusal};
-use super::{ImageChoice, Order, State, Step};
+use super::{Host, ImageChoice, Order, State, Step};
 use crate::decide::cause::{CAUSES_MAX, Cause, CauseKind};
 use crate::decide::labels::Labels;
 
@@ -18,6 +18,24 @@ pub struct Declared {
 const HOUR_SECONDS: u64 = 3600;
 /// Orders of one host that the hourly caps remember; the caps themselves are far below it.
 const ORDERED_AT_MAX: usize = 64;
+/// Requests of one host that are known when they are told again, late and out of order (faults.md H7).
+const RECENT_KEYS_MAX: usize = 8;
+
+impl Host {
+    /// The image of the order that waiting causes ask for: a person's word first, then a rollout's, then any other's, then
+    /// what the host should run.
+    #[must_use]
+    pub fn asked_image(&self) -> Option<&ImageChoice> {
+        let rank = |kind: CauseKind| match kind {
+            CauseKind::Operator => 0,
+            CauseKind::Rollout { .. } => 1,
+            _ => 2,
+        };
+        let asked = self.asks.iter().filter(|cause| cause.image.is_some());
+        let first = asked.min_by_key(|cause| rank(cause.kind)).and_then(|cause| cause.image.as_ref());
+        first.or(self.desired.as_ref())
+    }
+}
 
 impl Change {
     pub(super) fn approve(&mut self, cause: &Cause) -> Result<(), Refusal> {
@@ -43,7 +61,7 @@ impl Change {
         if cause.image.is_none() && self.host.desired.is_none() {
             return Err(Refusal::NothingDesired);
         }
-        if cause.key.is_some() && cause.key == self.host.last_key {
+        if cause.key.as_ref().is_some_and(|key| self.host.recent_keys.contains(key)) {
             return Ok(());
         }
         if let Some(order) = &mut self.host.order {
@@ -65,8 +83,20 @@ impl Change {
         }
         let asks = &mut self.host.asks;
         match asks.iter().position(|known| known.kind == cause.kind) {
-            Some(at) if asks[at].image == cause.image && asks[at].releases_disk == cause.releases_disk => return Ok(()),
-            Some(at) => asks[at] = cause.clone(),
+            Some(at) if asks[at].image == cause.image && asks[at].releases_disk == cause.releases_disk => {
+                // What waits there is what this one asks for: they are over together.
+                if asks[at].key != cause.key {
+                    self.remember(cause.key.clone());
+                }
+                return Ok(());
+            }
+            Some(at) => {
+                let former = std::mem::replace(&mut asks[at], cause.clone());
+                // Told again, it must not take the place of the newer one.
+                if former.key != cause.key {
+                    self.remember(former.key);
+                }
+            }
             // There are fewer kinds than places, but for rollouts, of which the registry lets one at a time have a host.
             None if asks.len() >= CAUSES_MAX => return Err(Refusal::TooManyCauses),
             None => asks.push(cause.clone()),
@@ -84,7 +114,7 @@ impl Change {
         if matches!(self.host.state, State::Discovered | State::Held { .. }) || self.host.asks.is_empty() {
             return Err(Refusal::NothingAsked);
         }
-        let image = self.asked_image().ok_or(Refusal::NothingDesired)?;
+        let image = self.host.asked_image().cloned().ok_or(Refusal::NothingDesired)?;
         let causes = std::mem::take(&mut self.host.asks);
         self.host.generation += 1;
         self.host.desired = Some(image.clone());
@@ -94,8 +124,7 @@ impl Change {
         let reasons: Vec<String> =
             causes.iter().map(|cause| format!("{}: {}", cause.kind.word(), cause.reason)).collect();
         let by = causes.first().map_or(String::new(), |cause| cause.by.clone());
-        let key = causes.iter().find_map(|cause| cause.key.clone());
-        self.host.last_key = key.or_else(|| self.host.last_key.take());
+        causes.iter().for_each(|cause| self.remember(cause.key.clone()));
         self.host.order = Some(Order {
             generation: self.host.generation,
             image: image.clone(),
@@ -105,6 +134,7 @@ impl Change {
             foreign_released: causes.iter().any(|cause| cause.releases_disk),
             power_cycles: 0,
             causes,
+            blocked: None,
             claim: None,
         });
         let text = format!("order {} for {}: {}", self.host.generation, image.name, reasons.join("; "));
@@ -112,16 +142,13 @@ impl Change {
         Ok(())
     }
 
-    /// The image of the order: a person's word first, then a rollout's, then any other's, then what it should run.
-    fn asked_image(&self) -> Option<ImageChoice> {
-        let rank = |kind: CauseKind| match kind {
-            CauseKind::Operator => 0,
-            CauseKind::Rollout { .. } => 1,
-            _ => 2,
-        };
-        let asked = self.host.asks.iter().filter(|cause| cause.image.is_some());
-        let first = asked.min_by_key(|cause| rank(cause.kind)).and_then(|cause| cause.image.clone());
-        first.or_else(|| self.host.desired.clone())
+    fn remember(&mut self, key: Option<String>) {
+        let Some(key) = key else { return };
+        let keys = &mut self.host.recent_keys;
+        keys.retain(|known| *known != key);
+        keys.push(key);
+        let over = keys.len().saturating_sub(RECENT_KEYS_MAX);
+        keys.drain(..over);
     }
 
     /// Takes back what one kind of cause asked for; an order that is open already goes on.
@@ -204,7 +231,7 @@ impl Change {
     }
 
     /// A line of history that changes no state.
-    fn note(&mut self, text: String, by: &str) {
+    pub(super) fn note(&mut self, text: String, by: &str) {
         let state = self.host.state.clone();
         self.go(state, text, by);
     }
