@@ -11,6 +11,7 @@ pub mod fuzzing;
 mod guard;
 pub mod images;
 pub mod listen;
+mod log_gate;
 pub mod operator;
 pub mod operator_brakes;
 pub mod operator_channels;
@@ -78,7 +79,7 @@ pub fn machine_routes(shared: Arc<Shared>) -> Router {
     Router::new()
         .merge(guarded)
         .route("/healthz", get(async || "ok\n"))
-        .route("/boot/{mac}/{firmware}", get(boot::script))
+        .route("/boot/{mac}/{firmware}", get(boot::script).layer(axum::Extension(log_gate::LogGate::new())))
         .route("/assets/{name}", get(assets::serve))
         .route("/images/refs/{name}", get(images::resolve))
         .route("/images/manifests/{digest}", get(images::manifest))

@@ -142,6 +142,10 @@ fn h7_one_key_is_one_order() {
         let output = reimage("nightly-7");
         assert!(output.status.success() && said(&output).contains("order 1 is open"), "{}", said(&output));
     }
+    // A host keeps keys in its record, so they are short.
+    for key in ["", "two words", &"x".repeat(101)] {
+        assert!(refused(&reimage(key)).contains("a key is 1 to 100"));
+    }
     let before = everything(&lab);
     assert!(refused(&reimage("nightly-8")).contains("order 1 is open already"));
     assert_eq!(everything(&lab), before);

@@ -39,7 +39,7 @@ impl Change {
             .into_iter()
             .partition(|cause| self.host.wants(cause.image.as_ref(), image));
         self.host.asks = kept;
-        for cause in Vec::from(gone) {
+        for cause in gone {
             self.note(format!("{} no longer asks for a rebuild: {why}", cause.kind.word()), &actor);
         }
         let untouched = self.host.is_untouched();
