@@ -29,19 +29,23 @@ use trace::Trace;
 
 /// Runs one seed; when a law is broken it is run again to tell how.
 fn run(seed: u64) -> Lived {
-    match catch_unwind(AssertUnwindSafe(|| live(seed, Trace::default()))) {
-        Ok(lived) => lived,
-        Err(_) => {
-            let trace = Trace::kept();
-            let again = catch_unwind(AssertUnwindSafe(|| live(seed, trace.clone())));
-            let tail = trace.tail();
-            let same = if again.is_err() { "" } else { "it did not fail when it was run again!\n" };
-            panic!(
-                "seed {seed} breaks a law; the last of what happened:\n{tail}\n{same}\
-                 the whole of it: REGILD_SIM_SEED={seed} cargo test --test sim one_seed -- --nocapture"
-            );
-        }
-    }
+    let broken = match catch_unwind(AssertUnwindSafe(|| live(seed, Trace::default()))) {
+        Ok(lived) => return lived,
+        Err(payload) => words(payload),
+    };
+    let trace = Trace::kept();
+    let again = catch_unwind(AssertUnwindSafe(|| live(seed, trace.clone()))).map_err(words);
+    let tail = trace.tail();
+    let same = if again.err() == Some(broken.clone()) { "" } else { "(something else when it was run again!)\n" };
+    panic!(
+        "the last of what happened in seed {seed}:\n{tail}\n{same}seed {seed} breaks a law: {broken}\n\
+         the whole of it: REGILD_SIM_SEED={seed} cargo test --test sim one_seed -- --nocapture"
+    );
+}
+
+fn words(payload: Box<dyn std::any::Any + Send>) -> String {
+    let text = payload.downcast_ref::<String>().cloned();
+    text.or_else(|| payload.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default()
 }
 
 #[test]

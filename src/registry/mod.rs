@@ -7,6 +7,7 @@
 mod admission;
 pub mod direct;
 pub mod fleet;
+mod gone;
 pub mod history;
 pub mod images;
 mod leases;

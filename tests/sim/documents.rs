@@ -30,7 +30,7 @@ pub fn policy(dice: &mut Dice, machines: &[Machine]) -> Policy {
         true => BTreeSet::from([dice.pick(machines).macs[0]]),
         false => BTreeSet::new(),
     };
-    let breaker = BreakerPolicy { percent_max: few(dice, 5, 60), hosts_min: few(dice, 2, 4) };
+    let breaker = BreakerPolicy { percent_max: few(dice, 5, 50), hosts_min: few(dice, 2, 4) };
     Policy { fleet: limits(dice), rack: limits(dice), feed: limits(dice), breaker, denied, ..Policy::default() }
 }
 

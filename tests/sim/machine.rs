@@ -16,13 +16,34 @@ const SECRETS_KEPT: usize = 4;
 
 #[derive(Debug, Clone)]
 pub enum Request {
-    Netboot { mac: Mac },
-    Script { mac: Mac },
-    CheckIn { host: String, generation: u64, token: String, session: String, identity: Identity },
-    Report { host: String, generation: u64, session: String, said: Said },
-    Installed { mac: Mac, image: String },
+    Netboot {
+        mac: Mac,
+    },
+    Script {
+        mac: Mac,
+    },
+    CheckIn {
+        host: String,
+        generation: u64,
+        token: String,
+        session: String,
+        identity: Identity,
+    },
+    Report {
+        host: String,
+        generation: u64,
+        session: String,
+        said: Said,
+    },
+    Installed {
+        mac: Mac,
+        image: String,
+    },
     /// What no honest machine says.
-    Claim { host: String, event: Event },
+    Claim {
+        host: String,
+        event: Event,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -36,7 +57,9 @@ pub enum Answer {
     Netboot(BootDecision),
     Script(Script),
     Job(Job),
-    Report { go_on: bool },
+    Report {
+        go_on: bool,
+    },
     Noted,
     /// The server does not know the speaker, or does not believe it.
     Refused,

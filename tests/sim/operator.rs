@@ -48,6 +48,9 @@ impl World {
             return self.clean_up();
         }
         self.approve();
+        if !self.server.is_up() {
+            return;
+        }
         match self.dice.below(34) {
             0..7 => self.reimage(),
             7..10 => self.hold(),
@@ -146,7 +149,8 @@ impl World {
 
     fn release(&mut self) {
         let stands = |view: &View| {
-            let stands = view.hosts().filter(|view| matches!(view.host.state, State::Held { .. } | State::Failed { .. }));
+            let stands =
+                view.hosts().filter(|view| matches!(view.host.state, State::Held { .. } | State::Failed { .. }));
             stands.map(|view| view.host.id.clone()).collect::<Vec<_>>()
         };
         for id in self.server.read(stands) {

@@ -34,7 +34,8 @@ pub fn live(seed: u64, trace: Trace) -> Lived {
     let settled = world.now + SETTLE_DAYS * DAY;
     world.live(settled, World::is_at_rest);
     assert!(world.is_at_rest(), "it does not come to rest: {}", world.restless());
-    let tainted: BTreeMap<Mac, bool> = world.machines.iter().map(|machine| (machine.macs[0], machine.tainted)).collect();
+    let tainted: BTreeMap<Mac, bool> =
+        world.machines.iter().map(|machine| (machine.macs[0], machine.tainted)).collect();
     let honest = |host: &regild::decide::host::Host| !host.macs.iter().any(|mac| tainted.get(mac) != Some(&false));
     world.laws.ended(&world.server, honest);
     Lived {
@@ -50,12 +51,8 @@ impl World {
     fn set_up(&mut self) {
         let wild = |dice: &mut Dice, most: u64| if dice.chance(600) { dice.between(0, most) } else { 0 };
         let dice = &mut self.dice;
-        let chaos = Chaos {
-            lost: wild(dice, 150),
-            doubled: wild(dice, 100),
-            late: wild(dice, 60),
-            crashes: wild(dice, 12),
-        };
+        let chaos =
+            Chaos { lost: wild(dice, 150), doubled: wild(dice, 100), late: wild(dice, 60), crashes: wild(dice, 12) };
         self.chaos = chaos;
         let temper = Temper {
             hangs: wild(dice, 25),
@@ -102,9 +99,7 @@ impl World {
             self.at(seconds, Happening::Switched { machine });
         }
         self.at(30, Happening::Tick);
-        for (first, what) in
-            [(900, Happening::Operate), (HOUR, Happening::Walk), (2 * HOUR, Happening::Mishap)]
-        {
+        for (first, what) in [(900, Happening::Operate), (HOUR, Happening::Walk), (2 * HOUR, Happening::Mishap)] {
             self.at(first, what);
         }
     }
@@ -196,17 +191,24 @@ impl World {
         let session_digest = digest(if self.dice.chance(500) { &secret.session } else { "guessed" });
         let identity = Identity { system_uuid: self.machines[victim].uuid.clone(), ..Identity::default() };
         let (host, event) = match self.dice.below(5) {
-            0 => (secret.host, Event::CheckedIn { generation, token_digest: digest(&secret.token), session_digest, identity }),
+            0 => (
+                secret.host,
+                Event::CheckedIn { generation, token_digest: digest(&secret.token), session_digest, identity },
+            ),
             1 => (secret.host, Event::Agent { generation, session_digest, word: AgentWord::Verified(disk) }),
             2 => {
                 // With the right session: the server cannot know. Its record says nothing of its disk from now on.
                 self.machines[victim].tainted = true;
                 let session_digest = digest(&last.session);
-                (last.host, Event::Agent { generation: last.generation, session_digest, word: AgentWord::Verified(disk) })
+                (
+                    last.host,
+                    Event::Agent { generation: last.generation, session_digest, word: AgentWord::Verified(disk) },
+                )
             }
             3 => (last.host, Event::Installed { image: "a:9".to_string() }),
             _ => {
-                let word = AgentWord::Failed { step: regild::decide::host::Step::WriteBody, reason: "a lie".to_string() };
+                let word =
+                    AgentWord::Failed { step: regild::decide::host::Step::WriteBody, reason: "a lie".to_string() };
                 (last.host, Event::Agent { generation: last.generation, session_digest, word })
             }
         };
@@ -217,7 +219,8 @@ impl World {
 
     /// Whether the health check of a host fails: it is down, or runs the image that is bad.
     pub fn is_ill(&mut self, host: &str) -> bool {
-        let machine = self.machines.iter().find(|machine| host.ends_with(&machine.macs[0].to_string().replace(':', "")));
+        let machine =
+            self.machines.iter().find(|machine| host.ends_with(&machine.macs[0].to_string().replace(':', "")));
         let Some(machine) = machine else { return true };
         let bad = machine.disks.iter().any(|disk| match &disk.content {
             Content::Image { image, .. } => image.name == "a:4",
@@ -256,7 +259,11 @@ impl World {
                 let host = &view.host;
                 let stands = matches!(
                     host.state,
-                    State::Ready { .. } | State::Failed { .. } | State::Held { .. } | State::Enrolled | State::Discovered
+                    State::Ready { .. }
+                        | State::Failed { .. }
+                        | State::Held { .. }
+                        | State::Enrolled
+                        | State::Discovered
                 );
                 host.order.is_some() || !stands
             });

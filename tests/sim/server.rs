@@ -49,7 +49,7 @@ pub enum Prepared {
 /// What the writer said, for the laws.
 pub enum Done {
     Nothing,
-    Script(Mac, String, Result<Script, RegistryError>),
+    Script(String, Result<Script, RegistryError>),
     Host(String, Event, Result<Arc<HostView>, RegistryError>),
 }
 
@@ -186,7 +186,7 @@ impl Server {
     pub fn take(&mut self, prepared: Vec<Prepared>, wall: u64) -> Vec<(Answer, Done)> {
         enum Waits {
             No(Answer),
-            Script(Mac, String, Pending<Script>),
+            Script(String, Pending<Script>),
             Host(String, Event, Pending<Arc<HostView>>),
         }
         let running = self.running();
@@ -198,7 +198,7 @@ impl Server {
                 Prepared::Script { mac, token } => {
                     let (asked, client) = (token.clone(), IPXE);
                     let pending = group.take(|reply| Command::Script { mac, client, token: asked, reply });
-                    Waits::Script(mac, token, pending)
+                    Waits::Script(token, pending)
                 }
                 Prepared::Host { host, event, inventory } => {
                     let (name, what) = (host.clone(), event.clone());
@@ -210,12 +210,12 @@ impl Server {
         group.commit();
         let answered = |waits| match waits {
             Waits::No(answer) => (answer, Done::Nothing),
-            Waits::Script(mac, token, pending) => {
+            Waits::Script(token, pending) => {
                 let done = pending.get();
                 // Whatever is wrong, the script is that of a local boot (`http::boot`).
                 let local = || Script::Local { reason: LocalReason::NoOpenOrder };
                 let script = done.as_ref().map_or_else(|_| local(), Clone::clone);
-                (Answer::Script(script), Done::Script(mac, token, done))
+                (Answer::Script(script), Done::Script(token, done))
             }
             Waits::Host(host, event, pending) => {
                 let done = pending.get();
@@ -235,7 +235,8 @@ impl Running {
     fn note(&mut self, host: &str, step: Step, done_bytes: u64, wall: u64) {
         let step = if step == Step::VerifyBody { wire::agent::Step::VerifyBody } else { wire::agent::Step::WriteBody };
         let known = self.board.get(host).filter(|known| known.progress.step == step);
-        let moved_at = known.filter(|known| known.progress.done_bytes >= done_bytes).map_or(wall, |known| known.moved_at);
+        let moved_at =
+            known.filter(|known| known.progress.done_bytes >= done_bytes).map_or(wall, |known| known.moved_at);
         let (total_bytes, fetched_bytes) = (crate::machine::IMAGE_BYTES, 0);
         let progress = wire::agent::Progress { step, done_bytes, total_bytes, fetched_bytes };
         self.board.insert(host.to_string(), ProgressSeen { progress, rate_bytes: 0, moved_at });

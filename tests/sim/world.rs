@@ -32,17 +32,35 @@ pub struct Chaos {
 #[derive(Debug, Clone)]
 pub enum Happening {
     Tick,
-    Arrive { machine: usize, boot: u64, call: u64, request: Request },
-    Answered { machine: usize, boot: u64, call: u64, answer: Answer },
-    Woken { machine: usize, timer: u64 },
+    Arrive {
+        machine: usize,
+        boot: u64,
+        call: u64,
+        request: Request,
+    },
+    Answered {
+        machine: usize,
+        boot: u64,
+        call: u64,
+        answer: Answer,
+    },
+    Woken {
+        machine: usize,
+        timer: u64,
+    },
     /// A controller switches a machine.
-    Switched { machine: usize },
+    Switched {
+        machine: usize,
+    },
     Checked(CheckAsked),
     Restart,
     /// An operator does something.
     Operate,
     /// A request of an operator that comes once more.
-    AskAgain { ids: Vec<String>, cause: regild::decide::cause::Cause },
+    AskAgain {
+        ids: Vec<String>,
+        cause: regild::decide::cause::Cause,
+    },
     /// Somebody walks through the racks and reboots what waits for that.
     Walk,
     /// Something goes wrong in the racks, or with the clock.
@@ -115,7 +133,8 @@ impl World {
 
     pub fn say(&self, line: impl FnOnce() -> String) {
         let now = self.now;
-        self.trace.line(|| format!("{}d {:02}:{:02}:{:02} {}", now / DAY, now / 3600 % 24, now / 60 % 60, now % 60, line()));
+        self.trace
+            .line(|| format!("{}d {:02}:{:02}:{:02} {}", now / DAY, now / 3600 % 24, now / 60 % 60, now % 60, line()));
     }
 
     /// Everything up to a moment, or until `done` says so.
@@ -256,7 +275,7 @@ impl World {
         let done = self.server.take(prepared, wall);
         let failed = done.iter().all(|(_, done)| match done {
             Done::Nothing => true,
-            Done::Script(_, _, answer) => is_store_error(answer),
+            Done::Script(_, answer) => is_store_error(answer),
             Done::Host(_, _, answer) => is_store_error(answer),
         });
         if !self.conclude(begun, failed) {
@@ -289,7 +308,7 @@ impl World {
             crate::machine::Said::Word(_) => false,
         };
         if writes && alone {
-            self.laws.permitted(&self.server, host, *generation, self.machines[machine].macs[0]);
+            self.laws.permitted(&self.server, host, *generation, &self.machines[machine].macs);
         }
     }
 
@@ -449,7 +468,9 @@ impl World {
             && self.server.read(|view| {
                 view.hosts().any(|view| {
                     let host = &view.host;
-                    host.order.is_some() || !host.asks.is_empty() || host.state == regild::decide::host::State::Rebooting
+                    host.order.is_some()
+                        || !host.asks.is_empty()
+                        || host.state == regild::decide::host::State::Rebooting
                 }) || view.rollouts().values().any(|rollout| rollout.progress.admits())
             });
         if waits {
