@@ -7,7 +7,7 @@ use crate::machine::{Answer, Effect, Machine, Request};
 use crate::server::{Done, Prepared, Server};
 use crate::store::Fate;
 use crate::trace::Trace;
-use regild::decide::host::{AgentWord, Event, Host, Step};
+use regild::decide::host::{AgentWord, Event, Host, State, Step};
 use regild::registry::rollouts::{CheckAsked, RolloutCommand};
 use regild::registry::{Command, RegistryError, Reply};
 use std::cmp::Reverse;
@@ -462,23 +462,28 @@ impl World {
         self.ask(|reply| Command::Rollout { number: rollout, command, reply });
     }
 
-    /// How long nothing but a tick will happen: short while somebody waits.
+    /// How long nothing but a tick will happen: short while a deadline or a gate of minutes may pass.
     fn idle_seconds(&mut self) -> u64 {
-        let waits = self.server.is_up()
-            && self.server.read(|view| {
-                view.hosts().any(|view| {
-                    let host = &view.host;
-                    host.order.is_some()
-                        || !host.asks.is_empty()
-                        || host.state == regild::decide::host::State::Rebooting
-                }) || view.rollouts().values().any(|rollout| rollout.progress.admits())
-            });
-        if waits {
-            return self.dice.between(40, 200);
+        if !self.server.is_up() {
+            return 3600;
         }
-        // All cron lines of the simulation are on the hour, and nothing may be looked at later than five minutes after.
+        let (mut works, mut waits) = (false, false);
+        self.server.read(|view| {
+            for view in view.hosts() {
+                let host = &view.host;
+                let stands = matches!(host.state, State::Queued | State::Ready { .. } | State::Failed { .. });
+                waits |= host.order.is_some() || !host.asks.is_empty();
+                works |= host.state == State::Rebooting || host.order.is_some() && !stands;
+            }
+            works |= view.rollouts().values().any(|rollout| rollout.progress.admits());
+        });
+        // All cron lines of the simulation are on the hour, and none may be looked at later than five minutes after.
         let to_hour = 3600 - self.wall() % 3600;
-        to_hour.min(1500)
+        match (works, waits) {
+            (true, _) => self.dice.between(100, 280),
+            (false, true) => self.dice.between(400, 900).min(to_hour),
+            (false, false) => to_hour,
+        }
     }
 }
 
