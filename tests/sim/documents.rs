@@ -120,7 +120,7 @@ impl World {
             ..HostEntry::default()
         };
         self.apply(vec![Write::Host { id: id.to_string(), new: None, entry }]);
-        let machine = self.machines.iter().find(|machine| id.ends_with(&machine.macs[0].to_string().replace(':', "")));
+        let machine = self.machines.iter().find(|machine| id == machine.first_id());
         if let Some(machine) = machine.filter(|machine| machine.has_controller)
             && self.server.is_up()
         {

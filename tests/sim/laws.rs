@@ -13,6 +13,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 const HOUR: u64 = 3600;
+/// Of the configuration, where nothing is said.
+const ATTEMPTS_MAX: usize = 3;
 /// How stale the scheduler's last word may be: the world ticks at least so often while anything happens.
 pub const STALE_SECONDS: u64 = 6;
 
@@ -69,7 +71,7 @@ impl Laws {
     /// judged is no longer known.
     pub fn committed(&mut self, server: &Server, before: Option<&Before>, wall: u64) {
         let held = server.held().is_some();
-        let mut opened = Vec::new();
+        let (mut opened, mut changed) = (Vec::new(), Vec::new());
         server.read(|view| {
             for now in view.hosts() {
                 if self.seen.get(&now.host.id).is_some_and(|seen| Arc::ptr_eq(seen, now)) {
@@ -78,8 +80,12 @@ impl Laws {
                 if self.moved(server, now, before.map(|_| wall)) {
                     opened.push(now.clone());
                 }
-                self.seen.insert(now.host.id.clone(), now.clone());
+                changed.push(now.clone());
             }
+            for host in &opened {
+                self.wanted(&host.host);
+            }
+            self.seen.extend(changed.into_iter().map(|now| (now.host.id.clone(), now)));
             if view.hosts().count() != self.seen.len() {
                 self.forget(view, server);
             }
@@ -103,6 +109,7 @@ impl Laws {
             log.used.clear();
             log.keys.clear();
             self.finished.retain(|(host, _), _| *host != id);
+            self.tokens.retain(|_, (host, _)| *host != id);
             self.removed.insert(id, last.host.clone());
         }
     }
@@ -184,8 +191,24 @@ impl Laws {
             _ => false,
         };
         assert!(!order.causes.iter().all(stands), "{id}: its rollout stands still: {:?}", order.causes);
+        in_turn(view, host);
         self.caps(view, host, &group, wall);
         self.once(host);
+    }
+
+    /// The image is one that somebody asked for: a person before all others; where nobody named one, what was desired.
+    fn wanted(&self, host: &Host) {
+        let order = host.order.as_ref().expect("it was opened");
+        let named = |kinds: fn(CauseKind) -> bool| {
+            let causes = order.causes.iter().filter(move |cause| kinds(cause.kind));
+            causes.filter_map(|cause| cause.image.as_ref()).collect::<Vec<_>>()
+        };
+        let (person, anybody) = (named(|kind| kind == CauseKind::Operator), named(|_| true));
+        let wanted = if person.is_empty() { anybody } else { person };
+        let desired = self.seen.get(&host.id).and_then(|seen| seen.host.desired.as_ref());
+        let right = if wanted.is_empty() { desired == Some(&order.image) } else { wanted.contains(&&order.image) };
+        // A host that was declared and ordered in one commit was not seen in between.
+        assert!(right || wanted.is_empty() && desired.is_none(), "{}: {:?} was not asked for", host.id, order.image);
     }
 
     /// One order for one cause.
@@ -268,7 +291,18 @@ impl Laws {
                         order.generation == *generation && order.claim.as_ref().is_some_and(is_claim)
                     });
                     assert!(counted || !alone, "{host}: a script left before its attempt was stored");
+                    let stop = server.stop.pressed();
+                    let right = match stop {
+                        Some(stop) if stop.running_too => false,
+                        Some(_) => {
+                            before.is_none_or(|before| before.order.as_ref().is_some_and(|order| order.attempts > 0))
+                        }
+                        None => true,
+                    };
+                    assert!(right, "{host}: the agent is booted though everything is stopped");
                     self.tokens.insert(digest(token), (host.clone(), *generation));
+                    let attempts = self.tokens.values().filter(|of| **of == (host.clone(), *generation)).count();
+                    assert!(attempts <= ATTEMPTS_MAX, "{host}: attempt {attempts} of order {generation}");
                 }
             }
             Done::Host(name, event, answer) => {
@@ -347,7 +381,8 @@ impl Laws {
     }
 
     /// After chaos: nobody hangs, nothing is open, and the history tells what happened.
-    pub fn ended(&self, server: &Server, honest: impl Fn(&Host) -> bool) {
+    /// `holds` says whether an honest machine's disk holds what its host reports; `None` of one that is not.
+    pub fn ended(&self, server: &Server, holds: impl Fn(&Host) -> Option<bool>) {
         server.read(|view| {
             for now in view.hosts() {
                 let host = &now.host;
@@ -377,7 +412,11 @@ impl Laws {
                 let stands = host.asks.iter().all(|cause| matches!(cause.kind, CauseKind::Rollout { .. }));
                 let waits = host.asks.is_empty() || !allowed || blocked || stands;
                 assert!(waits, "{id}: its causes wait for nothing: {:?}, {:?}", host.asks, now.waits);
-                if host.reported_generation > 0 && log.builds > 0 && honest(host) {
+                let whole = holds(host);
+                if matches!(host.state, State::Ready { .. }) && host.reported_generation > 0 {
+                    assert_ne!(whole, Some(false), "{id}: Ready, and its disk does not hold what it reports");
+                }
+                if host.reported_generation > 0 && log.builds > 0 && whole.is_some() {
                     let wrote = self.finished.get(&(id.clone(), host.reported_generation));
                     let says = host.reported.as_ref().map(|image| &image.name);
                     assert_eq!(wrote, says, "{id}: what it reports is not what was written");
@@ -427,6 +466,22 @@ fn in_time(group: &Group, host: &Host, wall: u64) {
     assert!(!dark, "{}: an order of an automatic cause on a blackout day", host.id);
     let over = host.built_at == 0 || host.built_at + schedule.pause_seconds <= wall + STALE_SECONDS;
     assert!(over, "{}: rebuilt at {}, again at {wall}: within the pause", host.id, host.built_at);
+}
+
+/// A rollout goes by waves: no host of an earlier one asks, or is being rebuilt, when a later one's turn has come.
+fn in_turn(view: &View, host: &Host) {
+    let order = host.order.as_ref().expect("it was opened");
+    for cause in &order.causes {
+        let CauseKind::Rollout { number } = cause.kind else { continue };
+        let plan = &view.rollouts()[&number].plan;
+        let waves = plan.waves.iter().take_while(|wave| wave.iter().all(|member| member.id != host.id));
+        for member in waves.flatten() {
+            let Some(other) = view.find(&member.id) else { continue };
+            let causes = other.host.order.iter().flat_map(|order| &order.causes).chain(&other.host.asks);
+            let moves = causes.into_iter().any(|other| other.kind == cause.kind);
+            assert!(!moves, "{}: its wave of rollout {number} is ordered while {} moves", host.id, member.id);
+        }
+    }
 }
 
 fn stored_host(server: &Server, id: &str) -> Host {

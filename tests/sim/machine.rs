@@ -183,6 +183,11 @@ impl Machine {
         matches!(self.phase, Phase::Post | Phase::Dhcp | Phase::Ipxe | Phase::Agent(_) | Phase::BootsDisk)
     }
 
+    /// The id of the record that its first NIC made.
+    pub fn first_id(&self) -> String {
+        format!("h-{}", self.macs[0].to_string().replace(':', ""))
+    }
+
     fn identity(&self) -> Identity {
         Identity { macs: self.macs.clone(), system_uuid: self.uuid.clone(), serial: None }
     }

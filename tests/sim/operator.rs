@@ -1,6 +1,7 @@
 //! Operators who change their minds: everything that the CLI can ask for, at random.
 
 use crate::documents;
+use crate::machine::Machine;
 use crate::world::{Happening, World};
 use regild::decide::cause::{Cause, CauseKind};
 use regild::decide::host::{Event, Host, ImageChoice, State};
@@ -96,8 +97,7 @@ impl World {
 
     /// Machines that were found become ours, by their first NIC.
     fn approve(&mut self) {
-        let first: Vec<String> =
-            self.machines.iter().map(|machine| format!("h-{}", machine.macs[0].to_string().replace(':', ""))).collect();
+        let first: Vec<String> = self.machines.iter().map(Machine::first_id).collect();
         let is_new = |view: &View, id: &String| view.find(id).is_some_and(|view| view.host.state == State::Discovered);
         let found: Vec<String> = self.server.read(|view| first.into_iter().filter(|id| is_new(view, id)).collect());
         for id in found {

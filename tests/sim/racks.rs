@@ -7,7 +7,6 @@ use crate::trace::Trace;
 use crate::world::{Chaos, Happening, World};
 use regild::decide::host::{AgentWord, DiskId, Event, Identity, State};
 use regild::decide::mac::Mac;
-use std::collections::BTreeMap;
 
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
@@ -34,10 +33,16 @@ pub fn live(seed: u64, trace: Trace) -> Lived {
     let settled = world.now + SETTLE_DAYS * DAY;
     world.live(settled, World::is_at_rest);
     assert!(world.is_at_rest(), "it does not come to rest: {}", world.restless());
-    let tainted: BTreeMap<Mac, bool> =
-        world.machines.iter().map(|machine| (machine.macs[0], machine.tainted)).collect();
-    let honest = |host: &regild::decide::host::Host| !host.macs.iter().any(|mac| tainted.get(mac) != Some(&false));
-    world.laws.ended(&world.server, honest);
+    world.laws.ended(&world.server, |host| {
+        let machine = world.machines.iter().find(|machine| machine.macs.iter().any(|mac| host.macs.contains(mac)))?;
+        let whole = |disk: &Disk| match &disk.content {
+            Content::Image { image, generation } => {
+                *generation == host.reported_generation && Some(image) == host.reported.as_ref()
+            }
+            _ => false,
+        };
+        (!machine.tainted).then(|| machine.disks.iter().any(whole))
+    });
     Lived {
         host_days: world.machines.len() as u64 * world.now / DAY,
         orders: world.laws.orders,
@@ -219,8 +224,7 @@ impl World {
 
     /// Whether the health check of a host fails: it is down, or runs the image that is bad.
     pub fn is_ill(&mut self, host: &str) -> bool {
-        let machine =
-            self.machines.iter().find(|machine| host.ends_with(&machine.macs[0].to_string().replace(':', "")));
+        let machine = self.machines.iter().find(|machine| host == machine.first_id());
         let Some(machine) = machine else { return true };
         let bad = machine.disks.iter().any(|disk| match &disk.content {
             Content::Image { image, .. } => image.name == "a:4",

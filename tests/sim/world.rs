@@ -209,9 +209,16 @@ impl World {
                     let (boot, call, request) = (of.boot, of.call, waiting.request.clone());
                     self.send(Happening::Arrive { machine, boot, call, request });
                 }
-                Effect::Wrote { host, generation } => self.laws.wrote(&host, generation),
+                Effect::Wrote { host, generation } => {
+                    self.laws.wrote(&host, generation);
+                    // Two approved records for two NICs of one machine: neither knows what the other ordered.
+                    let of = &mut self.machines[machine];
+                    of.tainted |= host != of.first_id();
+                }
                 Effect::Finished { host, generation, image } => {
                     self.say(|| format!("machine {machine}: {image} is on its disk, order {generation} of {host}"));
+                    let of = &mut self.machines[machine];
+                    of.tainted |= host != of.first_id();
                     self.laws.finished(&host, generation, &image);
                 }
             }
@@ -293,8 +300,12 @@ impl World {
     }
 
     fn record(&self, prepared: &Prepared) -> Option<Host> {
-        let Prepared::Host { host, .. } = prepared else { return None };
-        self.server.read(|view| view.find(host)).map(|view| view.host.clone())
+        let name = match prepared {
+            Prepared::Host { host, .. } => host.clone(),
+            Prepared::Script { mac, .. } => mac.to_string(),
+            Prepared::Answered(_) => return None,
+        };
+        self.server.read(|view| view.find(&name)).map(|view| view.host.clone())
     }
 
     /// An answer that lets an agent write.
