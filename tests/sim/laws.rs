@@ -50,6 +50,8 @@ pub struct Laws {
     removed: BTreeMap<String, Host>,
     /// Tokens that were handed out.
     tokens: BTreeMap<String, (String, u64)>,
+    /// The last one of each host: no other opens a session.
+    latest: BTreeMap<String, String>,
     /// The clock jumped, the scheduler has seen it, and nobody accepted it.
     pub jumped: bool,
     /// When a person last reset the breaker.
@@ -301,6 +303,7 @@ impl Laws {
                     };
                     assert!(right, "{host}: the agent is booted though everything is stopped");
                     self.tokens.insert(digest(token), (host.clone(), *generation));
+                    self.latest.insert(host.clone(), digest(token));
                     let attempts = self.tokens.values().filter(|of| **of == (host.clone(), *generation)).count();
                     assert!(attempts <= ATTEMPTS_MAX, "{host}: attempt {attempts} of order {generation}");
                 }
@@ -321,6 +324,7 @@ impl Laws {
                 let issued = self.tokens.get(token_digest);
                 let right = (after.id.clone(), *generation);
                 assert_eq!(issued, Some(&right), "{name}: a check-in with a token that was not handed out for it");
+                assert_eq!(self.latest.get(&after.id), Some(token_digest), "{name}: a check-in with an old token");
                 let open = after.order.as_ref().map(|order| order.generation);
                 assert_eq!(open, Some(*generation), "{name}: a check-in without its order");
             }
@@ -372,6 +376,9 @@ impl Laws {
                 let raw = server.store.value(&format!("host/{}", now.host.id)).expect("it was loaded from there");
                 let (known, inventory) = stored::decode(&raw).expect("a stored record is read again");
                 assert_eq!(known, now.host, "loaded is what is stored");
+                // A script that was counted, and never left.
+                let claim = known.order.as_ref().and_then(|order| order.claim.as_ref());
+                self.latest.extend(claim.map(|claim| (known.id.clone(), claim.token_digest.clone())));
                 assert_eq!(format!("{inventory:?}"), format!("{:?}", now.inventory), "{}", known.id);
             }
             if let Some(last) = last {

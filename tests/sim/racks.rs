@@ -5,7 +5,7 @@ use crate::machine::{Content, Disk, Machine, Phase, Request, Temper};
 use crate::server::digest;
 use crate::trace::Trace;
 use crate::world::{Chaos, Happening, World};
-use regild::decide::host::{AgentWord, DiskId, Event, Identity, State};
+use regild::decide::host::{AgentWord, DiskId, Event, Identity, State, Step};
 use regild::decide::mac::Mac;
 
 const HOUR: u64 = 3600;
@@ -64,7 +64,7 @@ impl World {
             loses_power: wild(dice, 25),
             fails: wild(dice, 80),
             never_confirms: wild(dice, 200),
-            lies: wild(dice, 400),
+            lies: wild(dice, 60),
         };
         let machines = dice.between(3, 14);
         let controllers = dice.below(1001);
@@ -148,7 +148,6 @@ impl World {
                 self.say(|| format!("machine {machine}: is rebooted for nothing"));
                 self.restart_machine(machine);
             }
-            8..15 if self.dice.chance(self.machines[machine].temper.lies) => self.lie(machine),
             _ => {}
         }
     }
@@ -187,34 +186,33 @@ impl World {
     }
 
     /// What no honest agent says: of an earlier attempt, of another host, of what was not done.
-    fn lie(&mut self, machine: usize) {
-        let victim = self.dice.place(self.machines.len());
-        let Some(secret) = self.machines[victim].secrets.first().cloned() else { return };
-        let last = self.machines[victim].secrets.last().cloned().unwrap_or_else(|| secret.clone());
+    pub fn lie(&mut self, machine: usize) {
+        let victim = if self.dice.chance(700) { machine } else { self.dice.place(self.machines.len()) };
+        if self.machines[victim].secrets.is_empty() {
+            return;
+        }
+        let secret = self.dice.pick(&self.machines[victim].secrets).clone();
+        let newest = self.machines[victim].secrets.last().is_some_and(|last| last.session == secret.session);
         let disk = self.machines[victim].disks[0].id.clone();
-        let generation = secret.generation + self.dice.below(3);
-        let session_digest = digest(if self.dice.chance(500) { &secret.session } else { "guessed" });
-        let identity = Identity { system_uuid: self.machines[victim].uuid.clone(), ..Identity::default() };
-        let (host, event) = match self.dice.below(5) {
-            0 => (
-                secret.host,
-                Event::CheckedIn { generation, token_digest: digest(&secret.token), session_digest, identity },
-            ),
-            1 => (secret.host, Event::Agent { generation, session_digest, word: AgentWord::Verified(disk) }),
-            2 => {
-                // With the right session: the server cannot know. Its record says nothing of its disk from now on.
-                self.machines[victim].tainted = true;
-                let session_digest = digest(&last.session);
-                (
-                    last.host,
-                    Event::Agent { generation: last.generation, session_digest, word: AgentWord::Verified(disk) },
-                )
+        let generation = (secret.generation + *self.dice.pick(&[0, 0, 1, 2])).saturating_sub(*self.dice.pick(&[0, 1]));
+        let session_digest = digest(if self.dice.chance(700) { &secret.session } else { "guessed" });
+        let host = secret.host;
+        let word = match self.dice.below(8) {
+            0..3 => AgentWord::Verified(disk),
+            3 => AgentWord::Target(disk),
+            4 => AgentWord::Step(Step::ClearHead),
+            _ => AgentWord::Failed { step: Step::WriteBody, reason: "a lie".to_string() },
+        };
+        let event = match self.dice.below(6) {
+            0 => Event::Installed { image: "a:9".to_string() },
+            1 | 2 => {
+                let identity = Identity { system_uuid: self.machines[victim].uuid.clone(), ..Identity::default() };
+                Event::CheckedIn { generation, token_digest: digest(&secret.token), session_digest, identity }
             }
-            3 => (last.host, Event::Installed { image: "a:9".to_string() }),
             _ => {
-                let word =
-                    AgentWord::Failed { step: regild::decide::host::Step::WriteBody, reason: "a lie".to_string() };
-                (last.host, Event::Agent { generation: last.generation, session_digest, word })
+                // With the right session the server cannot know: its record says nothing of the disk from now on.
+                self.machines[victim].tainted |= newest && !matches!(word, AgentWord::Failed { .. });
+                Event::Agent { generation, session_digest, word }
             }
         };
         self.say(|| format!("machine {machine}: lies of {host}: {event:?}"));

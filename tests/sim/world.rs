@@ -65,6 +65,10 @@ pub enum Happening {
     Walk,
     /// Something goes wrong in the racks, or with the clock.
     Mishap,
+    /// A machine that is not what it should be speaks of another one.
+    Lie {
+        machine: usize,
+    },
 }
 
 pub struct World {
@@ -187,6 +191,7 @@ impl World {
             }
             Happening::Walk => self.walk(),
             Happening::Mishap => self.mishap(),
+            Happening::Lie { machine } => self.lie(machine),
         }
     }
 
@@ -296,6 +301,10 @@ impl World {
                 self.permitted(machine, &request, &answer, alone);
             }
             self.send(Happening::Answered { machine, boot, call, answer });
+            if self.dice.chance(self.machines[machine].temper.lies) {
+                let seconds = self.dice.below(300);
+                self.at(seconds, Happening::Lie { machine });
+            }
         }
     }
 
