@@ -2,8 +2,8 @@
 
 use super::entry::Entry;
 use super::query::{Filter, find};
-use super::{LedgerError, digest};
-use crate::db::Db;
+use super::{LedgerError, Tip, digest};
+use crate::db::DbRead;
 use crate::decide::cause::CauseKind;
 use crate::wire::ledger::Line;
 use std::io::{self, Write};
@@ -51,8 +51,8 @@ pub fn line(entry: &Entry, raw: &[u8]) -> Line {
 ///
 /// # Errors
 /// [`ExportError`].
-pub fn to_json_lines(db: &dyn Db, filter: &Filter, out: &mut dyn Write) -> Result<u64, ExportError> {
-    each(db, filter, |line| {
+pub fn to_json_lines(db: &dyn DbRead, tip: Tip, filter: &Filter, out: &mut dyn Write) -> Result<u64, ExportError> {
+    each(db, tip, filter, |line| {
         serde_json::to_writer(&mut *out, line)?;
         out.write_all(b"\n")
     })
@@ -63,10 +63,10 @@ pub fn to_json_lines(db: &dyn Db, filter: &Filter, out: &mut dyn Write) -> Resul
 ///
 /// # Errors
 /// [`ExportError`].
-pub fn to_csv(db: &dyn Db, filter: &Filter, out: &mut dyn Write) -> Result<u64, ExportError> {
+pub fn to_csv(db: &dyn DbRead, tip: Tip, filter: &Filter, out: &mut dyn Write) -> Result<u64, ExportError> {
     let mut csv = csv::Writer::from_writer(out);
     csv.write_record(COLUMNS).map_err(io::Error::other)?;
-    let count = each(db, filter, |line| csv.write_record(cells(line)).map_err(io::Error::other))?;
+    let count = each(db, tip, filter, |line| csv.write_record(cells(line)).map_err(io::Error::other))?;
     csv.flush()?;
     Ok(count)
 }
@@ -117,9 +117,14 @@ fn no_formula(text: String) -> String {
     if text.starts_with(['=', '+', '-', '@']) { format!("'{text}") } else { text }
 }
 
-fn each(db: &dyn Db, filter: &Filter, mut write: impl FnMut(&Line) -> io::Result<()>) -> Result<u64, ExportError> {
+fn each(
+    db: &dyn DbRead,
+    tip: Tip,
+    filter: &Filter,
+    mut write: impl FnMut(&Line) -> io::Result<()>,
+) -> Result<u64, ExportError> {
     let (mut count, mut failed) = (0, None);
-    find(db, filter, |entry, raw| {
+    find(db, tip, filter, |entry, raw| {
         if failed.is_none() {
             count += 1;
             failed = write(&line(entry, raw)).err();
