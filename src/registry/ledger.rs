@@ -27,7 +27,7 @@ mod query;
 mod verify;
 
 pub use entry::{Entry, Fact, Kind};
-pub use export::{ExportError, line, to_csv, to_json_lines};
+pub use export::{ExportError, host_at_line, line, to_csv, to_json_lines};
 pub use facts::facts;
 pub use links::Runs;
 pub use query::{Filter, at, find, host_at, instant_of};

@@ -5,7 +5,8 @@ use super::query::{Filter, find};
 use super::{LedgerError, Tip, digest};
 use crate::db::DbRead;
 use crate::decide::cause::CauseKind;
-use crate::wire::ledger::Line;
+use crate::decide::host::ImageChoice;
+use crate::wire::ledger::{HostAt, Line};
 use std::io::{self, Write};
 
 /// Why an export ended early.
@@ -22,10 +23,6 @@ pub enum ExportError {
 pub fn line(entry: &Entry, raw: &[u8]) -> Line {
     let fact = &entry.fact;
     let hex = |digest: [u8; 32]| blake3::Hash::from_bytes(digest).to_hex().to_string();
-    let word = |cause: &CauseKind| match cause {
-        CauseKind::Rollout { number } => format!("rollout {number}"),
-        other => other.word().to_string(),
-    };
     let at = i64::try_from(entry.at).ok().and_then(|at| jiff::Timestamp::from_second(at).ok());
     Line {
         number: entry.number,
@@ -37,13 +34,41 @@ pub fn line(entry: &Entry, raw: &[u8]) -> Line {
         image: fact.image.as_ref().map(|image| image.name.clone()),
         manifest: fact.image.as_ref().map(|image| image.manifest.clone()),
         generation: fact.generation,
-        causes: fact.causes.iter().map(word).collect(),
+        causes: fact.causes.iter().map(called).collect(),
         reason: fact.reason.clone(),
         by: fact.by.clone(),
         former: fact.former.as_ref().map(|image| image.name.clone()),
         former_manifest: fact.former.as_ref().map(|image| image.manifest.clone()),
         previous: hex(entry.previous),
         digest: hex(digest(raw)),
+    }
+}
+
+fn called(cause: &CauseKind) -> String {
+    match cause {
+        CauseKind::Rollout { number } => format!("rollout {number}"),
+        other => other.word().to_string(),
+    }
+}
+
+/// An entry as the answer to what its host ran; the ledger does not know the host's name.
+#[must_use]
+pub fn host_at_line(entry: &Entry) -> HostAt {
+    let fact = &entry.fact;
+    let image = fact.image.clone().unwrap_or(ImageChoice { name: String::new(), manifest: String::new() });
+    HostAt {
+        id: fact.host.clone(),
+        macs: fact.macs.iter().map(ToString::to_string).collect(),
+        name: None,
+        reported: image.name,
+        manifest: image.manifest,
+        generation: fact.generation,
+        since: entry.at,
+        causes: fact.causes.iter().map(called).collect(),
+        reason: fact.reason.clone(),
+        by: fact.by.clone(),
+        former: fact.former.as_ref().map(|image| image.name.clone()),
+        number: entry.number,
     }
 }
 
