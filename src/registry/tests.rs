@@ -1,10 +1,11 @@
 //! What the registry promises: nothing is said before it is on stable storage, and nothing that was said is lost.
 
 mod brakes;
+mod ledger;
 
 use super::*;
 use crate::db::sled::SledDb;
-use crate::db::{Committed, Item, Txn};
+use crate::db::{Committed, DbRead, Item, Txn};
 use crate::decide::cause::{Cause, CauseKind};
 use crate::decide::host::{AgentWord, DiskId, Identity, ImageChoice, Step};
 use crate::decide::lease::MessageKind;
@@ -265,13 +266,19 @@ struct Failing {
     broken: Arc<AtomicBool>,
 }
 
-impl Db for Failing {
+impl DbRead for Failing {
     fn get(&self, key: &str) -> Result<Option<Item>, DbError> {
         self.inner.get(key)
     }
 
     fn scan(&self, prefix: &str) -> Result<Vec<Item>, DbError> {
         self.inner.scan(prefix)
+    }
+}
+
+impl Db for Failing {
+    fn reader(&self) -> Arc<dyn DbRead + Send + Sync> {
+        self.inner.reader()
     }
 
     fn commit(&mut self, group: &[Txn]) -> Result<Vec<Committed>, DbError> {

@@ -63,7 +63,7 @@ impl Host {
     #[must_use]
     pub fn discovered(mac: Mac, group: &str, now: u64) -> Host {
         Host {
-            id: format!("h-{}", mac.to_string().replace(':', "")),
+            id: Host::id_of(mac),
             macs: vec![mac],
             name: None,
             group: group.to_string(),
@@ -84,6 +84,12 @@ impl Host {
             own_disk: None,
             history_length: 0,
         }
+    }
+
+    /// The id of the record that begins with this MAC.
+    #[must_use]
+    pub fn id_of(mac: Mac) -> String {
+        format!("h-{}", mac.to_string().replace(':', ""))
     }
 
     /// Whether the disk holds what the host last reported, for the newest generation.
