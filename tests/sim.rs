@@ -15,6 +15,8 @@ mod operator;
 mod racks;
 #[path = "sim/server.rs"]
 mod server;
+#[path = "sim/service.rs"]
+mod service;
 #[path = "sim/store.rs"]
 mod store;
 #[path = "sim/trace.rs"]

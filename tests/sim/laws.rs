@@ -1,11 +1,16 @@
 //! The laws, looked at after every commit. They keep a log of their own, read off the history lines, and judge each
 //! order that is opened by what the documents and the operators said, not by what the brakes counted.
 
+#[path = "laws/brakes.rs"]
+mod brakes;
+#[path = "laws/end.rs"]
+mod end;
+
+pub use end::Snapshot;
+
 use crate::server::{Done, Server, digest};
-use regild::decide::cause::{Cause, CauseKind};
-use regild::decide::group::Group;
-use regild::decide::host::{AgentWord, Claim, Event, Host, State};
-use regild::decide::labels::{FEED, PROTECTED, RACK};
+use regild::decide::cause::CauseKind;
+use regild::decide::host::{AgentWord, Claim, Event, Host};
 use regild::decide::mac::Mac;
 use regild::registry::rollouts::Rollouts;
 use regild::registry::{HostView, RegistryError, Script, View, history, stored};
@@ -33,8 +38,9 @@ struct Log {
     at: Option<String>,
     open: Option<u64>,
     generation: u64,
-    orders: u64,
-    builds: u64,
+    /// Generation and image of each order, and of each that was carried out; also of earlier records of the same id.
+    ordered: Vec<(u64, String)>,
+    built: Vec<(u64, String)>,
     image: String,
     /// Causes that were orders already.
     used: BTreeSet<(CauseKind, u64, String)>,
@@ -143,7 +149,7 @@ impl Laws {
                 (log.open, log.generation) = (Some(number), number);
                 log.image = rest.split_once(": ").map_or(rest, |(image, _)| image).to_string();
                 opened += 1;
-                log.orders += 1;
+                log.ordered.push((number, log.image.clone()));
                 self.orders += 1;
                 self.opened.push((at, id.clone()));
             } else if line.to == "rebooting" && line.from != "rebooting" {
@@ -151,7 +157,7 @@ impl Laws {
                 let says = format!("{} is on the disk and was read back; order {} closed", log.image, log.generation);
                 assert_eq!(line.cause, says, "{id}");
                 log.open = None;
-                log.builds += 1;
+                log.built.push((log.generation, log.image.clone()));
                 self.builds += 1;
             } else if line.to == "failed" || line.to == "held" {
                 log.open = None;
@@ -166,119 +172,6 @@ impl Laws {
         assert!(host.order.is_none() || host.asks.is_empty(), "{id}: asks beside an open order");
         assert!(opened < 2, "{id}: two orders in one commit");
         opened == 1 && log.open.is_some()
-    }
-
-    /// An order was opened: was there a cause, and did every brake allow it?
-    fn may_open(&mut self, view: &View, before: &Before, now: &Arc<HostView>, wall: u64, held: bool) {
-        let host = &now.host;
-        let id = &host.id;
-        let order = host.order.as_ref().expect("it was opened");
-        let group = view.group(&host.group);
-        assert!(!before.stopped, "{id}: an order was opened while everything is stopped");
-        assert!(!before.tripped, "{id}: an order was opened while the breaker is tripped");
-        assert!(host.labels.get(PROTECTED).is_none() && !group.protected, "{id}: it is protected");
-        assert!(!host.macs.iter().any(|mac| view.policy().denied.contains(mac)), "{id}: it is on the deny list");
-        let blocked = view.images().blocked(&order.image.name);
-        assert!(blocked.is_none(), "{id}: an order for an image that is blocked: {blocked:?}");
-        let automatic = order.causes.iter().all(|cause| cause.kind.is_automatic());
-        if automatic {
-            assert!(!held && !self.jumped, "{id}: {:?} acted while the clock is held", order.causes);
-            in_time(&group, host, wall);
-        }
-        let stands = |cause: &Cause| match cause.kind {
-            CauseKind::Rollout { number } => {
-                let runs = |rollouts: &Rollouts| rollouts.get(&number).is_some_and(|known| known.progress.admits());
-                !runs(&before.rollouts) && !runs(view.rollouts())
-            }
-            _ => false,
-        };
-        assert!(!order.causes.iter().all(stands), "{id}: its rollout stands still: {:?}", order.causes);
-        in_turn(view, host);
-        self.caps(view, host, &group, wall);
-        self.once(host);
-    }
-
-    /// The image is one that somebody asked for: a person before all others; where nobody named one, what was desired.
-    fn wanted(&self, host: &Host) {
-        let order = host.order.as_ref().expect("it was opened");
-        let named = |kinds: fn(CauseKind) -> bool| {
-            let causes = order.causes.iter().filter(move |cause| kinds(cause.kind));
-            causes.filter_map(|cause| cause.image.as_ref()).collect::<Vec<_>>()
-        };
-        let (person, anybody) = (named(|kind| kind == CauseKind::Operator), named(|_| true));
-        let wanted = if person.is_empty() { anybody } else { person };
-        let desired = self.seen.get(&host.id).and_then(|seen| seen.host.desired.as_ref());
-        let right = if wanted.is_empty() { desired == Some(&order.image) } else { wanted.contains(&&order.image) };
-        // A host that was declared and ordered in one commit was not seen in between.
-        assert!(right || wanted.is_empty() && desired.is_none(), "{}: {:?} was not asked for", host.id, order.image);
-    }
-
-    /// One order for one cause.
-    fn once(&mut self, host: &Host) {
-        let order = host.order.as_ref().expect("it was opened");
-        assert!(!order.causes.is_empty(), "{}: an order without a cause", host.id);
-        let log = self.logs.entry(host.id.clone()).or_default();
-        for cause in &order.causes {
-            // A rollout asks a host once, whenever that is; all others are known by their time and words.
-            let known = match cause.kind {
-                CauseKind::Rollout { .. } => (cause.kind, 0, String::new()),
-                _ => (cause.kind, cause.at, cause.reason.clone()),
-            };
-            assert!(log.used.insert(known), "{}: rebuilt twice for one cause: {cause:?}", host.id);
-            if let Some(key) = &cause.key {
-                let orders = log.keys.entry(key.clone()).or_default();
-                *orders += 1;
-                assert_eq!(*orders, 1, "{}: two orders for one request, {key}", host.id);
-            }
-        }
-    }
-
-    fn caps(&mut self, view: &View, host: &Host, group: &Group, wall: u64) {
-        let policy = view.policy();
-        self.opened.retain(|(at, _)| at + HOUR > wall);
-        let all = [
-            ("the fleet", None, Some(""), policy.fleet),
-            ("its group", Some("group"), Some(host.group.as_str()), group.limits),
-            ("its rack", Some(RACK), host.labels.get(RACK), policy.rack),
-            ("its feed", Some(FEED), host.labels.get(FEED), policy.feed),
-        ];
-        for (what, label, value, limits) in all {
-            let Some(value) = value else { continue };
-            let inside = |of: &Host| match label {
-                None => true,
-                Some("group") => of.group == value,
-                Some(label) => of.labels.get(label) == Some(value),
-            };
-            let open = view.hosts().filter(|one| one.host.order.is_some() && inside(&one.host)).count();
-            assert!(open <= limits.concurrent_max as usize, "{}: {open} open orders in {what} {value}", host.id);
-            let of = |id: &String| self.seen.get(id).map(|view| &view.host).or_else(|| self.removed.get(id));
-            let within = self.opened.iter().filter(|(_, id)| of(id).is_some_and(inside)).count();
-            assert!(within <= limits.orders_per_hour_max as usize, "{}: {within} orders an hour in {what}", host.id);
-        }
-    }
-
-    /// After a tick: more failures, or more drift, than allowed within the hour, and it did not trip?
-    pub fn breaker(&self, server: &Server, wall: u64) {
-        server.read(|view| {
-            let policy = view.policy().breaker;
-            let recent = |at: u64| at + HOUR > wall && at > self.reset_at;
-            let failed =
-                view.hosts().filter(|view| matches!(view.host.state, State::Failed { .. }) && recent(view.host.since));
-            let drifts = |cause: &Cause| cause.kind == CauseKind::Drift && recent(cause.at);
-            let drifted = view.hosts().filter(|view| {
-                let order = view.host.order.iter().flat_map(|order| &order.causes);
-                view.host.asks.iter().chain(order).any(drifts)
-            });
-            let approved = view.hosts().filter(|view| view.host.state != State::Discovered).count();
-            for (count, what) in [(failed.count(), "failed"), (drifted.count(), "drifted")] {
-                let too_many =
-                    count >= policy.hosts_min as usize && count * 100 > approved * policy.percent_max as usize;
-                assert!(
-                    !too_many || view.breaker().is_some(),
-                    "{count} of {approved} hosts {what}, and no breaker tripped"
-                );
-            }
-        });
     }
 
     /// What the writer answered, against what is stored and what the asker had a right to.
@@ -367,127 +260,6 @@ impl Laws {
 
     pub fn finished(&mut self, host: &str, generation: u64, image: &str) {
         self.finished.insert((host.to_string(), generation), image.to_string());
-    }
-
-    /// A start after a crash. `last` is what was published last, unless a commit was cut that may have taken effect.
-    pub fn restarted(&mut self, server: &Server, last: Option<&Snapshot>) {
-        server.read(|view| {
-            for now in view.hosts() {
-                let raw = server.store.value(&format!("host/{}", now.host.id)).expect("it was loaded from there");
-                let (known, inventory) = stored::decode(&raw).expect("a stored record is read again");
-                assert_eq!(known, now.host, "loaded is what is stored");
-                // A script that was counted, and never left.
-                let claim = known.order.as_ref().and_then(|order| order.claim.as_ref());
-                self.latest.extend(claim.map(|claim| (known.id.clone(), claim.token_digest.clone())));
-                assert_eq!(format!("{inventory:?}"), format!("{:?}", now.inventory), "{}", known.id);
-            }
-            if let Some(last) = last {
-                assert_eq!(*last, Snapshot::of(view), "what was answered before the crash is not there after it");
-            }
-        });
-    }
-
-    /// After chaos: nobody hangs, nothing is open, and the history tells what happened.
-    /// `holds` says whether an honest machine's disk holds what its host reports; `None` of one that is not.
-    pub fn ended(&self, server: &Server, holds: impl Fn(&Host) -> Option<bool>) {
-        server.read(|view| {
-            for now in view.hosts() {
-                let host = &now.host;
-                let id = &host.id;
-                let lines = server.store.keys(&history::prefix(id)).len() as u64;
-                let log = &self.logs[id];
-                assert_eq!(lines, host.history_length, "{id}: lines of history");
-                assert_eq!(host.order, None, "{id}: an order is still open in {:?}", host.state);
-                match &host.state {
-                    State::Ready { .. } | State::Failed { .. } | State::Held { .. } => {}
-                    State::Enrolled | State::Discovered if host.generation == 0 => {}
-                    State::Enrolled => {
-                        let released = server.store.keys(&history::prefix(id)).iter().rev().any(|key| {
-                            let raw = server.store.value(key).expect("it was listed");
-                            let line: history::Line = serde_json::from_slice(&raw).expect("it was read before");
-                            matches!(line.from.as_str(), "held" | "failed") && line.to == "enrolled"
-                        });
-                        assert!(released, "{id}: Enrolled with orders, and nobody released it");
-                    }
-                    other => panic!("{id}: it hangs in {other:?}"),
-                }
-                let allowed = view.allowed(host).is_ok();
-                let blocked = host.asks.iter().any(|cause| {
-                    let image = cause.image.as_ref().or(host.desired.as_ref());
-                    image.is_some_and(|image| view.images().blocked(&image.name).is_some())
-                });
-                let stands = host.asks.iter().all(|cause| matches!(cause.kind, CauseKind::Rollout { .. }));
-                let waits = host.asks.is_empty() || !allowed || blocked || stands;
-                assert!(waits, "{id}: its causes wait for nothing: {:?}, {:?}", host.asks, now.waits);
-                let whole = holds(host);
-                if matches!(host.state, State::Ready { .. }) && host.reported_generation > 0 {
-                    assert_ne!(whole, Some(false), "{id}: Ready, and its disk does not hold what it reports");
-                }
-                if host.reported_generation > 0 && log.builds > 0 && whole.is_some() {
-                    let wrote = self.finished.get(&(id.clone(), host.reported_generation));
-                    let says = host.reported.as_ref().map(|image| &image.name);
-                    assert_eq!(wrote, says, "{id}: what it reports is not what was written");
-                }
-            }
-        });
-    }
-}
-
-/// What must be there again after a crash.
-#[derive(Debug, PartialEq)]
-pub struct Snapshot {
-    hosts: Vec<Host>,
-    images: regild::registry::images::ImageFacts,
-    rollouts: Arc<Rollouts>,
-    groups: BTreeMap<String, Group>,
-    policy: regild::decide::brakes::Policy,
-    breaker: Option<regild::registry::Tripped>,
-}
-
-impl Snapshot {
-    pub fn of(view: &View) -> Snapshot {
-        Snapshot {
-            hosts: view.hosts().map(|view| view.host.clone()).collect(),
-            images: (**view.images()).clone(),
-            rollouts: view.rollouts().clone(),
-            groups: view.groups().clone(),
-            policy: view.policy().clone(),
-            breaker: view.breaker().cloned(),
-        }
-    }
-}
-
-/// What a document says of an automatic cause at this moment, reckoned by hand: the simulation writes all its cron lines
-/// as `0 H * * *`, in UTC.
-fn in_time(group: &Group, host: &Host, wall: u64) {
-    let schedule = &group.schedule;
-    let inside = |window: &regild::decide::group::Window| {
-        let hour: u64 = window.cron.split(' ').nth(1).and_then(|hour| hour.parse().ok()).expect("0 H * * *");
-        (wall + 86_400 - hour * HOUR) % 86_400 < window.open_seconds + STALE_SECONDS
-    };
-    let open = schedule.windows.is_empty() || schedule.windows.iter().any(inside);
-    assert!(open, "{}: an order of an automatic cause outside of its windows", host.id);
-    let dark = schedule.blackouts.iter().any(|(first, last)| {
-        (crate::world::midnight(first) + STALE_SECONDS..crate::world::midnight(last) + 86_400).contains(&wall)
-    });
-    assert!(!dark, "{}: an order of an automatic cause on a blackout day", host.id);
-    let over = host.built_at == 0 || host.built_at + schedule.pause_seconds <= wall + STALE_SECONDS;
-    assert!(over, "{}: rebuilt at {}, again at {wall}: within the pause", host.id, host.built_at);
-}
-
-/// A rollout goes by waves: no host of an earlier one asks, or is being rebuilt, when a later one's turn has come.
-fn in_turn(view: &View, host: &Host) {
-    let order = host.order.as_ref().expect("it was opened");
-    for cause in &order.causes {
-        let CauseKind::Rollout { number } = cause.kind else { continue };
-        let plan = &view.rollouts()[&number].plan;
-        let waves = plan.waves.iter().take_while(|wave| wave.iter().all(|member| member.id != host.id));
-        for member in waves.flatten() {
-            let Some(other) = view.find(&member.id) else { continue };
-            let causes = other.host.order.iter().flat_map(|order| &order.causes).chain(&other.host.asks);
-            let moves = causes.into_iter().any(|other| other.kind == cause.kind);
-            assert!(!moves, "{}: its wave of rollout {number} is ordered while {} moves", host.id, member.id);
-        }
     }
 }
 

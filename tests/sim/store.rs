@@ -2,7 +2,7 @@
 //! of it is, when nobody was told yet.
 
 use regild::db::watch::{Watch, Watched};
-use regild::db::{Committed, Db, DbError, Item, Txn, VALUE_BYTES_MAX};
+use regild::db::{Committed, Db, DbError, DbRead, Item, Txn, VALUE_BYTES_MAX};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -58,10 +58,6 @@ impl Store {
         Box::new(self.clone())
     }
 
-    pub fn revision(&self) -> u64 {
-        self.content().revision
-    }
-
     pub fn value(&self, key: &str) -> Option<Vec<u8>> {
         self.content().items.get(key).map(|(value, _)| value.clone())
     }
@@ -73,7 +69,7 @@ impl Store {
     }
 }
 
-impl Db for Store {
+impl DbRead for Store {
     fn get(&self, key: &str) -> Result<Option<Item>, DbError> {
         let content = self.content();
         let item = content.items.get(key);
@@ -87,6 +83,12 @@ impl Db for Store {
         Ok(under
             .map(|(key, (value, revision))| Item { key: key.clone(), value: value.clone(), revision: *revision })
             .collect())
+    }
+}
+
+impl Db for Store {
+    fn reader(&self) -> Arc<dyn DbRead + Send + Sync> {
+        Arc::new(self.clone())
     }
 
     fn commit(&mut self, group: &[Txn]) -> Result<Vec<Committed>, DbError> {
