@@ -1,7 +1,7 @@
 # regild: the front door. `make demo` shows it, `make test` proves it.
 .DELETE_ON_ERROR:
 .PHONY: demo test test-fast test-power test-roads test-full setup assets images images-full build audit fuzz fuzz-setup clean help
-.PHONY: bench bench-setup
+.PHONY: bench bench-setup rules
 
 ASSETS := target/boot-assets/SHA256SUMS
 AGENT_SOURCES := $(shell find src/agent src/wire src/decide src/bin src/gpt.rs src/clock.rs src/lib.rs Cargo.toml Cargo.lock 2>/dev/null)
@@ -14,8 +14,8 @@ CONTROLLERS := target/controllers/.installed
 help:
 	@echo "make demo       a blank machine becomes v1, then v2, before your eyes (QEMU, about 5 minutes)"
 	@echo "make test       all tests that CI runs"
-	@echo "make test-full  what takes minutes more: before an issue is called resolved"
 	@echo "make test-full  the long roads as well: a real Debian, power cuts, firmware without a server (about 30 minutes)"
+	@echo "make rules      takes each rule of tests/rules.toml out, and expects its test to fail (about 15 minutes)"
 	@echo "make setup      installs the Debian packages that all of this needs (as root)"
 	@echo "make assets     builds the deploy environment and the bootloaders into target/boot-assets"
 	@echo "make build      the release binary, target/release/regild"
@@ -93,10 +93,15 @@ test-full: test images-full
 	tests/with-ticker.sh cargo test --test long_roads -- --ignored --test-threads 1
 	tests/with-ticker.sh cargo test --test debian_road -- --ignored --test-threads 1
 	tests/with-ticker.sh cargo test --test store_cuts -- --ignored --nocapture --test-threads 1
+	tests/rules.py
 
 bench-setup:
 	@tests/setup.sh bench
 	@benches/unpack-peers.sh
+
+# On a copy of the tree.
+rules:
+	tests/rules.py
 
 # Everything that it writes is under target/.
 bench: setup bench-setup build assets images
