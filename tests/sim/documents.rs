@@ -107,7 +107,7 @@ impl World {
         let mut labels = Labels::default();
         for (key, values) in [("rack", ["1", "2", "3"]), ("feed", ["a", "b", "b"])] {
             if dice.chance(700) {
-                labels.set(key, *dice.pick(&values)).expect("a label");
+                labels.set(key, values[dice.place(values.len())]).expect("a label");
             }
         }
         if dice.chance(30) {

@@ -23,6 +23,16 @@ pub struct Lived {
     pub crashes: u64,
 }
 
+impl Lived {
+    pub fn add(&mut self, other: Lived) {
+        self.host_days += other.host_days;
+        self.orders += other.orders;
+        self.builds += other.builds;
+        self.commits += other.commits;
+        self.crashes += other.crashes;
+    }
+}
+
 /// One life of a fleet. Panics where a law is broken.
 pub fn live(seed: u64, trace: Trace) -> Lived {
     let mut world = World::new(Dice::from_seed(seed), trace);
