@@ -8,6 +8,7 @@ mod admission;
 mod bookkeeping;
 pub mod direct;
 pub mod fleet;
+mod gone;
 pub mod history;
 pub mod images;
 mod leases;

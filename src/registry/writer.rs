@@ -3,6 +3,7 @@
 use super::admission::Brakes;
 use super::bookkeeping;
 use super::fleet::Reservations;
+use super::gone::Gone;
 use super::history;
 use super::images::ImageFacts;
 use super::leases::Leases;
@@ -43,6 +44,7 @@ pub(super) struct Writer {
     pub(super) hosts: BTreeMap<String, Arc<HostView>>,
     pub(super) by_mac: HashMap<Mac, String>,
     discovered: usize,
+    pub(super) gone: Gone,
     pub(super) last_proposal: u64,
     pub(super) clock: Option<StoredClock>,
     /// The server's own NICs, which are on the deny list whatever a document says.
@@ -117,6 +119,7 @@ impl Writer {
             hosts: BTreeMap::new(),
             by_mac: HashMap::new(),
             discovered: 0,
+            gone: Gone::new(),
             last_proposal: 0,
             clock: None,
             own_macs: BTreeSet::new(),
@@ -147,6 +150,7 @@ impl Writer {
                 batch.put_host(&id, record);
             }
         }
+        writer.load_gone()?;
         writer.load_breaker()?;
         writer.load_fleet(&config.own_macs)?;
         writer.load_images()?;
@@ -481,6 +485,7 @@ impl Writer {
         if let Some(gone) = self.hosts.remove(id) {
             self.discovered -= usize::from(gone.host.state == State::Discovered);
             self.brakes.discount(&gone.host);
+            self.keep_orders_of(&gone.host, batch);
         }
         batch.removed.push(id.to_string());
         Ok(())
