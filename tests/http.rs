@@ -23,6 +23,8 @@ mod deploy;
 mod fleet;
 #[path = "http/lab.rs"]
 mod lab;
+#[path = "http/ledger.rs"]
+mod ledger;
 #[path = "http/list.rs"]
 mod list;
 #[path = "http/netboot.rs"]

@@ -27,8 +27,6 @@ struct Input {
 }
 
 const POLICY: BootPolicy = BootPolicy { attempts_max: 2, halt: Halt::Nothing };
-/// `http::operator_many`'s.
-const KEY_BYTES_MAX: usize = 100;
 const IPXE: NetbootClient = NetbootClient::Ipxe { uefi: true };
 
 fuzz_target!(|input: Input| {
@@ -61,21 +59,21 @@ fn ordered() -> Host {
     let mut host = Host::discovered(Mac([2, 0, 0, 0, 0, 1]), "default", 1);
     host.name = Some("n".repeat(63));
     let image = ImageChoice { name: format!("{}:{}", "i".repeat(64), "v".repeat(64)), manifest: "a".repeat(64) };
-    let cause = |kind, key: char| Cause {
+    let cause = |kind| Cause {
         image: Some(image.clone()),
         releases_disk: true,
-        key: Some(key.to_string().repeat(KEY_BYTES_MAX)),
+        key: Some(longest.clone()),
         ..Cause::new(kind, &longest, &longest, 1)
     };
-    host = moved(host, &Event::Approve { cause: cause(CauseKind::Operator, 'a') }, None);
+    host = moved(host, &Event::Approve { cause: cause(CauseKind::Operator) }, None);
     for kind in [CauseKind::Rollout { number: u64::MAX }, CauseKind::ImageDeprecated, CauseKind::ImageBlocked] {
-        host = moved(host, &Event::Ask { cause: Cause { key: None, ..cause(kind, 'b') } }, None);
+        host = moved(host, &Event::Ask { cause: Cause { key: None, ..cause(kind) } }, None);
     }
     host = moved(host, &Event::Admit, None);
     let order = host.order.as_mut().expect("just opened");
     assert_eq!(order.causes.len(), 4);
     order.blocked = Some(longest.clone());
-    host.recent_keys = ('a'..='h').map(|key| key.to_string().repeat(KEY_BYTES_MAX)).collect();
+    host.request_keys = (0..16).map(|key| u64::MAX - key).collect();
     host.reported = Some(image);
     host
 }

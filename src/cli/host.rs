@@ -17,6 +17,9 @@ pub enum HostCommand {
     List {
         #[command(flatten)]
         filter: Filter,
+        /// What each ran then instead, by the ledger: 2026-03-01 (the start of that day, UTC) or 2026-03-01T12:00:00Z.
+        #[arg(long)]
+        at: Option<String>,
         #[arg(short, long, value_enum, default_value = "table")]
         output: Output,
     },
@@ -132,7 +135,8 @@ pub fn run(command: HostCommand, server: &str) -> Result<(), Failure> {
     let client = Client::new(server)?;
     let path = |id: &str, verb: &str| format!("/v1/hosts/{}{verb}", segment(id));
     match command {
-        HostCommand::List { filter, output } => {
+        HostCommand::List { at: Some(time), output, .. } => super::ledger::at(&client, &time, output),
+        HostCommand::List { at: None, filter, output } => {
             let hosts = client.get(&filter.path())?;
             if filter.stuck { list_stuck(output, &hosts) } else { list(output, &hosts) }
         }

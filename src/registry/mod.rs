@@ -5,8 +5,10 @@
 //! Readers see a [`View`] that holds nothing which is not on stable storage.
 
 mod admission;
+mod bookkeeping;
 pub mod direct;
 pub mod fleet;
+mod gone;
 pub mod history;
 pub mod images;
 mod leases;
@@ -22,6 +24,7 @@ mod view;
 mod writer;
 
 pub use admission::{Fleet, Tripped};
+pub use bookkeeping::LedgerReader;
 use images::{Channel, Mark};
 use requests::{Asked, Proposal};
 use rollouts::{CheckAsked, RolloutCommand};
@@ -33,7 +36,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::config::fleet::diff::Write;
 use crate::db::watch::Watch;
-use crate::db::{Db, DbError};
+use crate::db::{Db, DbError, DbRead};
 use crate::decide::boot::{BootDecision, BootPolicy, Halt, IgnoreReason, LocalReason, boot};
 use crate::decide::brakes::Deny;
 use crate::decide::cause::Cause;
@@ -209,7 +212,7 @@ pub enum Command {
 pub type Reply<T> = oneshot::Sender<Result<T, RegistryError>>;
 
 /// The handle that every protocol holds.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Registry {
     commands: mpsc::Sender<Command>,
     view: Arc<RwLock<View>>,
@@ -217,6 +220,14 @@ pub struct Registry {
     attempts_max: u32,
     stop: StopSwitch,
     stored_clock: Option<StoredClock>,
+    /// For long reads beside the writer.
+    reader: Arc<dyn DbRead + Send + Sync>,
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry").field("attempts_max", &self.attempts_max).finish_non_exhaustive()
+    }
 }
 
 impl Registry {
@@ -228,6 +239,7 @@ impl Registry {
         let (commands, inbox) = mpsc::channel(QUEUE_MAX);
         let view = Arc::new(RwLock::new(View::default()));
         let stop = StopSwitch::new(&config.state_dir);
+        let reader = db.reader();
         let writer = writer::Writer::load(db, config, stop.clone(), view.clone(), clock::now())?;
         let stored_clock = writer.clock;
         let thread = std::thread::Builder::new()
@@ -236,7 +248,7 @@ impl Registry {
             .map_err(|source| DbError::Io { what: "starting the writer thread", source })?;
         let progress = Arc::new(Mutex::new(view::ProgressBoard::default()));
         let attempts_max = config.deploy.attempts_max;
-        Ok((Registry { commands, view, progress, attempts_max, stop, stored_clock }, thread))
+        Ok((Registry { commands, view, progress, attempts_max, stop, stored_clock, reader }, thread))
     }
 
     /// `regild stop`, which needs neither the store nor the writer.
@@ -371,6 +383,16 @@ impl Registry {
     /// [`RegistryError::NotTripped`].
     pub async fn reset_breaker(&self, by: String, reason: String) -> Result<(), RegistryError> {
         self.ask(|reply| Command::ResetBreaker { by, reason, reply }).await
+    }
+
+    /// The ledger, to be read beside the writer; it may take long, so not where others wait.
+    ///
+    /// # Errors
+    /// When the store failed.
+    pub fn ledger(&self) -> Result<LedgerReader, RegistryError> {
+        let tip = self.read(View::ledger_tip);
+        let tip = tip.ok_or_else(|| RegistryError::Store("the store failed earlier".to_string()))?;
+        Ok(LedgerReader { db: self.reader.clone(), tip })
     }
 
     /// New lines of history of one host, or of all, from now on.

@@ -136,7 +136,11 @@ mod tests {
         // By hand, with nothing but a shell.
         fs::write(dir.path().join(FILE_NAME), "").unwrap();
         assert!(switch.pressed().unwrap().reason.contains("cannot be read"));
+        fs::remove_file(dir.path().join(FILE_NAME)).unwrap();
+        fs::create_dir(dir.path().join(FILE_NAME)).unwrap();
+        assert!(switch.pressed().unwrap().reason.contains("cannot be read"));
     }
+
     #[test]
     fn clones_of_a_switch_in_memory_are_one_switch() {
         let switch = StopSwitch::in_memory();

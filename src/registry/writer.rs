@@ -1,10 +1,13 @@
 //! The writer thread: take what has queued up, decide, commit once, publish, answer.
 
 use super::admission::Brakes;
+use super::bookkeeping;
 use super::fleet::Reservations;
+use super::gone::Gone;
 use super::history;
 use super::images::ImageFacts;
 use super::leases::Leases;
+use super::ledger::Ledger;
 use super::nics;
 use super::rollouts::Rollouts;
 use super::steps::StoredClock;
@@ -41,6 +44,7 @@ pub(super) struct Writer {
     pub(super) hosts: BTreeMap<String, Arc<HostView>>,
     pub(super) by_mac: HashMap<Mac, String>,
     discovered: usize,
+    pub(super) gone: Gone,
     pub(super) last_proposal: u64,
     pub(super) clock: Option<StoredClock>,
     /// The server's own NICs, which are on the deny list whatever a document says.
@@ -49,6 +53,7 @@ pub(super) struct Writer {
     pub(super) images: Arc<ImageFacts>,
     pub(super) rollouts: Arc<Rollouts>,
     pub(super) leases: Leases,
+    pub(super) ledger: Ledger,
     view: Arc<RwLock<View>>,
     /// Set when a commit failed: the working records are ahead of the disk, so nothing is decided any more.
     pub(super) failed: Option<String>,
@@ -114,6 +119,7 @@ impl Writer {
             hosts: BTreeMap::new(),
             by_mac: HashMap::new(),
             discovered: 0,
+            gone: Gone::new(),
             last_proposal: 0,
             clock: None,
             own_macs: BTreeSet::new(),
@@ -121,6 +127,7 @@ impl Writer {
             images: Arc::default(),
             rollouts: Arc::default(),
             leases: Leases::load(&*db, config)?,
+            ledger: bookkeeping::open(&*db)?,
             db,
             view,
             failed: None,
@@ -143,6 +150,7 @@ impl Writer {
                 batch.put_host(&id, record);
             }
         }
+        writer.load_gone()?;
         writer.load_breaker()?;
         writer.load_fleet(&config.own_macs)?;
         writer.load_images()?;
@@ -152,6 +160,7 @@ impl Writer {
             batch.leases.push((address, Some(mac)));
         }
         writer.finish(batch);
+        writer.begin_ledger(now);
         Ok(writer)
     }
 
@@ -194,7 +203,7 @@ impl Writer {
                 batch.answer(reply, answer);
             }
             Command::Remove { name, reply } => {
-                let answer = self.guard().and_then(|()| self.remove(&name, batch));
+                let answer = self.guard().and_then(|()| self.remove(&name, batch, now));
                 batch.answer(reply, answer);
             }
             Command::History { name, reply } => {
@@ -322,8 +331,7 @@ impl Writer {
                 let waits = view.waits.clone().filter(|_| !host.asks.is_empty());
                 let power = view.power.clone();
                 self.replace(HostView { host: *host, inventory, waits, power }, &entries, batch, now)?;
-                self.absorb(id, &absorbed, batch);
-                Ok(())
+                self.absorb(id, &absorbed, batch, now)
             }
         }
     }
@@ -360,6 +368,8 @@ impl Writer {
             let raw = fitting(serde_json::to_vec(&line).unwrap_or_default())?;
             puts.push((line, raw));
         }
+        let before = self.hosts.get(&id).cloned();
+        self.enter(before.as_ref().map(|view| &view.host), Some(&view.host), now)?;
         self.keep(Arc::new(view));
         batch.put_host(&id, record);
         for (line, raw) in puts {
@@ -457,25 +467,29 @@ impl Writer {
         Ok(())
     }
 
-    fn remove(&mut self, name: &str, batch: &mut Batch) -> Result<(), RegistryError> {
+    fn remove(&mut self, name: &str, batch: &mut Batch, now: u64) -> Result<(), RegistryError> {
         let id = self.id_of(name)?;
         if let Some(order) = &self.hosts[&id].host.order {
             let open = crate::decide::host::Refusal::OrderOpen { generation: order.generation };
             return Err(RegistryError::Refused(open));
         }
         self.unprotected(&id)?;
-        self.forget(&id, batch);
-        Ok(())
+        self.forget(&id, batch, now)
     }
 
-    pub(super) fn forget(&mut self, id: &str, batch: &mut Batch) {
+    pub(super) fn forget(&mut self, id: &str, batch: &mut Batch, now: u64) -> Result<(), RegistryError> {
+        if let Some(view) = self.hosts.get(id).cloned() {
+            self.enter(Some(&view.host), None, now)?;
+        }
         batch.put(format!("host/{id}"), None);
         self.by_mac.retain(|_, known| *known != id);
         if let Some(gone) = self.hosts.remove(id) {
             self.discovered -= usize::from(gone.host.state == State::Discovered);
             self.brakes.discount(&gone.host);
+            self.keep_orders_of(&gone.host, batch);
         }
         batch.removed.push(id.to_string());
+        Ok(())
     }
 
     fn history(&self, name: &str) -> Result<Vec<history::Line>, RegistryError> {
@@ -496,7 +510,8 @@ impl Writer {
     }
 
     /// Commits the batch, publishes it, answers everybody: in this order (rule 7).
-    pub(super) fn finish(&mut self, batch: Batch) {
+    pub(super) fn finish(&mut self, mut batch: Batch) {
+        self.put_ledger(&mut batch);
         if self.failed.is_none() && !batch.txn.writes.is_empty() {
             match self.db.commit(std::slice::from_ref(&batch.txn)) {
                 Ok(outcomes) if outcomes == [Committed::Conflict] => {
@@ -524,6 +539,7 @@ impl Writer {
             view.publish_fleet(&self.brakes.fleet, &self.reservations);
             view.publish_rollouts(&self.rollouts);
             view.publish_images(&self.images);
+            view.publish_tip(self.ledger.tip());
             view.publish_breaker(self.brakes.breaker.tripped.clone());
             for (address, holder) in &batch.leases {
                 view.publish_lease(*address, *holder);

@@ -4,6 +4,7 @@ use super::transition::{Change, Refusal};
 use super::{Host, ImageChoice, Order, State, Step};
 use crate::decide::cause::{CAUSES_MAX, Cause, CauseKind};
 use crate::decide::labels::Labels;
+use crate::decide::stable_hash::stable_hash;
 
 /// What a document says of a host; `None` leaves a thing as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -16,24 +17,23 @@ pub struct Declared {
 }
 
 const HOUR_SECONDS: u64 = 3600;
+/// Requests with a key that one host remembers. Who asks again does so long before so many others did.
+const REQUEST_KEYS_MAX: usize = 16;
 /// Orders of one host that the hourly caps remember; the caps themselves are far below it.
 const ORDERED_AT_MAX: usize = 64;
-/// Requests of one host that are known when they are told again, late and out of order (faults.md H7).
-const RECENT_KEYS_MAX: usize = 8;
 
 impl Host {
-    /// The image of the order that waiting causes ask for: a person's word first, then a rollout's, then any other's, then
-    /// what the host should run.
+    /// The image of the order: a person's word first, then a rollout's, then any other's, then what it should run.
     #[must_use]
-    pub fn asked_image(&self) -> Option<&ImageChoice> {
+    pub fn asked_image(&self) -> Option<ImageChoice> {
         let rank = |kind: CauseKind| match kind {
             CauseKind::Operator => 0,
             CauseKind::Rollout { .. } => 1,
             _ => 2,
         };
         let asked = self.asks.iter().filter(|cause| cause.image.is_some());
-        let first = asked.min_by_key(|cause| rank(cause.kind)).and_then(|cause| cause.image.as_ref());
-        first.or(self.desired.as_ref())
+        let first = asked.min_by_key(|cause| rank(cause.kind)).and_then(|cause| cause.image.clone());
+        first.or_else(|| self.desired.clone())
     }
 }
 
@@ -61,7 +61,7 @@ impl Change {
         if cause.image.is_none() && self.host.desired.is_none() {
             return Err(Refusal::NothingDesired);
         }
-        if cause.key.as_ref().is_some_and(|key| self.host.recent_keys.contains(key)) {
+        if !self.is_new_request(cause) {
             return Ok(());
         }
         if let Some(order) = &mut self.host.order {
@@ -84,26 +84,32 @@ impl Change {
         let asks = &mut self.host.asks;
         match asks.iter().position(|known| known.kind == cause.kind) {
             Some(at) if asks[at].image == cause.image && asks[at].releases_disk == cause.releases_disk => {
-                // What waits there is what this one asks for: they are over together.
-                if asks[at].key != cause.key {
-                    self.remember(cause.key.clone());
-                }
+                self.remember(cause);
                 return Ok(());
             }
-            Some(at) => {
-                let former = std::mem::replace(&mut asks[at], cause.clone());
-                // Told again, it must not take the place of the newer one.
-                if former.key != cause.key {
-                    self.remember(former.key);
-                }
-            }
+            Some(at) => asks[at] = cause.clone(),
             // There are fewer kinds than places, but for rollouts, of which the registry lets one at a time have a host.
             None if asks.len() >= CAUSES_MAX => return Err(Refusal::TooManyCauses),
             None => asks.push(cause.clone()),
         }
+        self.remember(cause);
         let image = cause.image.as_ref().map_or(String::new(), |image| format!(" to {}", image.name));
         self.note(format!("{} asks for a rebuild{image}: {}", cause.kind.word(), cause.reason), &cause.by);
         Ok(())
+    }
+
+    /// Whether this is not what was asked before, said once more (faults.md H7).
+    fn is_new_request(&self, cause: &Cause) -> bool {
+        !cause.key.as_ref().is_some_and(|key| self.host.request_keys.contains(&stable_hash(&[key])))
+    }
+
+    /// A request was taken: with its key it will not be taken again, also when it only joined another one.
+    fn remember(&mut self, cause: &Cause) {
+        if let Some(key) = &cause.key {
+            let keys = &mut self.host.request_keys;
+            keys.drain(..keys.len().saturating_sub(REQUEST_KEYS_MAX - 1));
+            keys.push(stable_hash(&[key]));
+        }
     }
 
     /// The brakes let the waiting causes through: the next generation opens, once for all of them.
@@ -114,7 +120,7 @@ impl Change {
         if matches!(self.host.state, State::Discovered | State::Held { .. }) || self.host.asks.is_empty() {
             return Err(Refusal::NothingAsked);
         }
-        let image = self.host.asked_image().cloned().ok_or(Refusal::NothingDesired)?;
+        let image = self.host.asked_image().ok_or(Refusal::NothingDesired)?;
         let causes = std::mem::take(&mut self.host.asks);
         self.host.generation += 1;
         self.host.desired = Some(image.clone());
@@ -124,7 +130,6 @@ impl Change {
         let reasons: Vec<String> =
             causes.iter().map(|cause| format!("{}: {}", cause.kind.word(), cause.reason)).collect();
         let by = causes.first().map_or(String::new(), |cause| cause.by.clone());
-        causes.iter().for_each(|cause| self.remember(cause.key.clone()));
         self.host.order = Some(Order {
             generation: self.host.generation,
             image: image.clone(),
@@ -134,21 +139,13 @@ impl Change {
             foreign_released: causes.iter().any(|cause| cause.releases_disk),
             power_cycles: 0,
             causes,
+            from_ready: matches!(self.host.state, State::Ready { .. }),
             blocked: None,
             claim: None,
         });
         let text = format!("order {} for {}: {}", self.host.generation, image.name, reasons.join("; "));
         self.go(State::Queued, text, &by);
         Ok(())
-    }
-
-    fn remember(&mut self, key: Option<String>) {
-        let Some(key) = key else { return };
-        let keys = &mut self.host.recent_keys;
-        keys.retain(|known| *known != key);
-        keys.push(key);
-        let over = keys.len().saturating_sub(RECENT_KEYS_MAX);
-        keys.drain(..over);
     }
 
     /// Takes back what one kind of cause asked for; an order that is open already goes on.

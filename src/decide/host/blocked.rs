@@ -51,6 +51,7 @@ impl Change {
                 self.note(format!("{why}; this attempt of order {generation} is the last one"), &actor);
             }
         } else if untouched {
+            let was_ready = order.from_ready;
             self.host.order = None;
             let text = format!("order {generation} closed: {why}");
             // What runs there runs on; and nobody wants the blocked version to be there.
@@ -58,9 +59,7 @@ impl Change {
             if self.host.desired.as_ref().is_some_and(|desired| desired.name == image) {
                 self.host.desired.clone_from(&reported);
             }
-            // Only the order before this one is known to have left a whole disk.
-            let whole = self.host.reported.is_some() && self.host.reported_generation + 1 == generation;
-            self.go(if whole { State::Ready { confirmed: false } } else { State::Enrolled }, text, &actor);
+            self.go(if was_ready { State::Ready { confirmed: false } } else { State::Enrolled }, text, &actor);
         } else {
             // An earlier attempt may have left half a disk: a person chooses what goes there instead.
             self.fail(self.step_reached(), &format!("{why}; order {generation} gets no further attempt"), &actor);
