@@ -116,9 +116,12 @@ impl Laws {
             (log.at, log.generation) = (None, 0);
             log.used.clear();
             log.keys.clear();
+            // Its orders count on where it was; under the same id another record may come, in another group.
+            let gone = format!("{id}, removed after line {}", log.lines);
+            self.opened.iter_mut().filter(|(_, of)| *of == id).for_each(|(_, of)| of.clone_from(&gone));
             self.finished.retain(|(host, _), _| *host != id);
             self.tokens.retain(|_, (host, _)| *host != id);
-            self.removed.insert(id, last.host.clone());
+            self.removed.insert(gone, last.host.clone());
         }
     }
 
