@@ -118,7 +118,12 @@ impl Laws {
             log.keys.clear();
             self.finished.retain(|(host, _), _| *host != id);
             self.tokens.retain(|_, (host, _)| *host != id);
-            self.removed.insert(id, last.host.clone());
+            // Its orders count on where its record stood, whatever becomes of a new one of the same machine.
+            let former = format!("{id}, removed after {} lines", log.lines);
+            for (_, host) in self.opened.iter_mut().filter(|(_, host)| *host == id) {
+                host.clone_from(&former);
+            }
+            self.removed.insert(former, last.host.clone());
         }
     }
 
