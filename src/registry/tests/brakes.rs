@@ -157,3 +157,31 @@ async fn the_orders_of_a_removed_host_count_on_until_their_hour_is_over() {
     registry.ask(later, |reply| Command::Tick { steps: Box::default(), reply }).unwrap();
     assert!(registry.read(|view| view.find(&id(0)).unwrap().host.order.is_some()), "the hour is over");
 }
+
+/// Found by tests/sim: what the scheduler said of the documents before them does not count after an apply.
+#[tokio::test]
+async fn after_an_apply_automatic_causes_wait_until_the_schedule_was_looked_at_again() {
+    use crate::config::fleet::diff::Write;
+    use crate::decide::group::Group;
+    use crate::decide::host::Declared;
+    let dir = tempfile::tempdir().unwrap();
+    let registry = open(dir.path());
+    discover(&registry, 1).await;
+    let image = Some(ImageChoice { name: "tiny:1".into(), manifest: "m".into() });
+    let declared = Declared { image, ..Declared::default() };
+    registry.host_event(&id(0), Event::Declared { declared, by: "ann".into() }).await.unwrap();
+    let stop = Stop { by: "ann".into(), reason: "smoke".into(), at: 1, running_too: false };
+    registry.stop_switch().press(&stop).unwrap();
+    let ask = Event::Ask { cause: Cause::new(CauseKind::Schedule, "scheduled rebuild", "schedule", 1) };
+    registry.host_event(&id(0), ask).await.unwrap();
+    let may_act = || Steps { schedule: [(id(0), Ok(()))].into(), ..Steps::default() };
+    registry.tick(may_act()).await.unwrap();
+    let write = Write::Group(Box::new(Group::new("default")));
+    registry.apply(vec![write], Default::default(), "ann".into()).await.unwrap();
+    registry.stop_switch().release().unwrap();
+    let withdraw = Event::Withdraw { kind: CauseKind::Drift, by: "ann".into() };
+    let view = registry.host_event(&id(0), withdraw).await.unwrap();
+    assert!(view.host.order.is_none(), "by what was so before the apply");
+    registry.tick(may_act()).await.unwrap();
+    assert_eq!(opened(&registry), 1);
+}
