@@ -35,6 +35,8 @@ mod raw;
 mod requests;
 #[path = "http/routes.rs"]
 mod routes;
+#[path = "http/standby.rs"]
+mod standby;
 #[path = "http/stop.rs"]
 mod stop;
 #[path = "http/upload.rs"]

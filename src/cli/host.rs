@@ -149,8 +149,17 @@ fn ordered(host: &Host) {
         (None, Some(waits)) => println!("{}: asked for, and waits: {waits}", called(host)),
         _ => {
             let order = host.generation;
-            println!("{}: order {order} is open for {image}; it is rebuilt when it next netboots", called(host));
+            println!("{}: order {order} is open for {image}; {}", called(host), how_it_comes(&host.power));
         }
+    }
+}
+
+/// Who makes a machine boot over the network, for a host whose order waits for that.
+fn how_it_comes(power: &str) -> String {
+    match power {
+        "agent" => "its installed agent reboots it when it next asks".to_string(),
+        "manual" | "" => "it has no power driver: it is rebuilt when it next netboots".to_string(),
+        driver => format!("it is made to netboot through {driver}"),
     }
 }
 
@@ -174,7 +183,7 @@ pub(super) fn asked(done: &Asked) -> Result<(), Failure> {
             }
             (Some(order), _, _) => {
                 let image = host.image.as_deref().unwrap_or("?");
-                println!("{called}: order {order} is open for {image}; it is rebuilt when it next netboots");
+                println!("{called}: order {order} is open for {image}; {}", how_it_comes(&host.power));
             }
         }
     }
@@ -234,6 +243,8 @@ fn show(output: Output, host: &Host) -> Result<(), Failure> {
         );
     }
     line("waits", host.waits.clone().unwrap_or_default());
+    line("power", host.power.clone());
+    line("agent heard", host.agent_heard_at.map(output::time).unwrap_or_default());
     line("labels", host.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(","));
     if let Some(seen) = &host.progress {
         let (done, total) = (output::bytes(seen.progress.done_bytes), output::bytes(seen.progress.total_bytes));

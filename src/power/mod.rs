@@ -9,7 +9,7 @@
 //!        ipmi      the same through ipmitool
 //!        wol       a magic packet: switches on, nothing else
 //!        command   a program of the server's command directory
-//!        agent     left to the installed system's agent, at its next report
+//!        agent     left to the installed system's agent, which asks again and again (decide::standby, http::standby)
 //!        manual    left to a person: the host is rebuilt when it next boots
 //! ```
 //!
@@ -56,6 +56,17 @@ pub enum Driver {
     Command,
     #[default]
     Manual,
+}
+
+impl Driver {
+    const ALL: [Driver; 6] =
+        [Driver::Redfish, Driver::Ipmi, Driver::Wol, Driver::Agent, Driver::Command, Driver::Manual];
+
+    /// The driver that documents call so.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Driver> {
+        Driver::ALL.into_iter().find(|driver| driver.to_string() == name)
+    }
 }
 
 impl fmt::Display for Driver {
@@ -173,7 +184,7 @@ pub struct Report {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     Done(Report),
-    /// The installed agent is to be told to reboot into the network, at its next report.
+    /// The installed agent is told to reboot into the network when it next asks.
     LeftToAgent,
     /// Nobody here can do it; this is what to say.
     LeftToPerson(String),
@@ -341,8 +352,9 @@ mod tests {
 
     #[test]
     fn the_driver_s_name_is_the_one_that_documents_use() {
-        for driver in [Driver::Redfish, Driver::Ipmi, Driver::Wol, Driver::Agent, Driver::Command, Driver::Manual] {
+        for driver in Driver::ALL {
             assert_eq!(serde_json::to_value(driver).unwrap(), driver.to_string());
+            assert_eq!(Driver::named(&driver.to_string()), Some(driver));
         }
     }
 }
