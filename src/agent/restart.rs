@@ -51,21 +51,21 @@ fn init_is_asked(how: How) -> bool {
         && Pid::from_raw(1).is_some_and(|init| rustix::process::kill_process(init, Signal::TERM).is_ok())
 }
 
-/// PID 1 is busybox, and waits for SIGTERM: a shell script as PID 1 is busybox, too, and would not notice.
+/// PID 1 is busybox's init. A shell script as PID 1 is run by busybox, too, and would not notice a signal.
 fn is_busybox_init() -> bool {
     let program = std::fs::read_link("/proc/1/exe").unwrap_or_default();
-    let status = std::fs::read_to_string("/proc/1/status").unwrap_or_default();
-    program.file_name().is_some_and(|name| name.to_string_lossy().starts_with("busybox")) && heeds_sigterm(&status)
+    let arguments = std::fs::read("/proc/1/cmdline").unwrap_or_default();
+    program.file_name().is_some_and(|name| name.to_string_lossy().starts_with("busybox")) && is_called_init(&arguments)
 }
 
-/// Of /proc/PID/status: caught, or blocked and taken by sigtimedwait(2), as newer versions do.
-fn heeds_sigterm(status: &str) -> bool {
-    let mask = |key| {
-        let line = status.lines().find_map(|line| line.strip_prefix(key))?;
-        u64::from_str_radix(line.trim(), 16).ok()
-    };
-    let heeded = mask("SigCgt:").unwrap_or(0) | mask("SigBlk:").unwrap_or(0);
-    heeded & (1 << (Signal::TERM.as_raw() - 1)) != 0
+/// Of /proc/PID/cmdline: busybox is what it is called. The signal masks do not tell: sigtimedwait(2) takes what it
+/// waits for out of them.
+fn is_called_init(arguments: &[u8]) -> bool {
+    let called = |argument: &[u8]| argument.rsplit(|byte| *byte == b'/').next().unwrap_or_default().to_vec();
+    let mut words = arguments.split(|byte| *byte == 0).map(called);
+    let first = words.next().unwrap_or_default();
+    let name = if first == b"busybox" { words.next().unwrap_or_default() } else { first };
+    name == b"init" || name == b"linuxrc"
 }
 
 fn at_once(how: How) -> io::Error {
@@ -94,13 +94,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_init_that_does_not_wait_for_sigterm_is_not_sent_one() {
-        let status = |blocked: &str, caught: &str| format!("Name:\tinit\nSigBlk:\t{blocked}\nSigCgt:\t{caught}\n");
-        let (none, term) = ("0000000000000000", "0000000000004000");
-        assert!(!heeds_sigterm(&status(none, none)));
-        assert!(heeds_sigterm(&status(none, term)));
-        assert!(heeds_sigterm(&status(term, none)));
-        assert!(!heeds_sigterm(&status("0000000000010000", "nonsense")));
-        assert!(!heeds_sigterm(""));
+    fn busybox_is_known_as_init_by_its_name_and_a_script_called_init_is_not() {
+        for init in [&b"init\0"[..], b"/sbin/init\0", b"/sbin/init\0splash\0", b"/bin/busybox\0init\0", b"linuxrc\0"] {
+            assert!(is_called_init(init), "{init:?}");
+        }
+        for other in [&b"/bin/sh\0/sbin/init\0"[..], b"sh\0", b"/bin/busybox\0sh\0/init\0", b"/bin/busybox\0", b""] {
+            assert!(!is_called_init(other), "{other:?}");
+        }
     }
 }

@@ -63,7 +63,7 @@ pub fn run(options: &Options) -> ! {
         .proxy(None)
         .http_status_as_error(false);
     let http: ureq::Agent = config.build().into();
-    let mut failures = 0;
+    let (began, mut failures) = (clock::instant(), 0);
     loop {
         match ask(&http, options) {
             Ok(StandbyAnswer { reboot: Some(reboot), reason }) => {
@@ -81,7 +81,10 @@ pub fn run(options: &Options) -> ! {
                 failures += 1;
             }
         }
-        clock::sleep(pause(options.interval, failures, u64::from_le_bytes(clock::random_bytes())));
+        // Nanoseconds of this machine's own: enough to part it from others. The kernel's generator is not asked: early
+        // after a boot it may make its callers wait, and without a source of entropy for minutes.
+        let dice = u64::try_from(began.elapsed().as_nanos()).unwrap_or(0);
+        clock::sleep(pause(options.interval, failures, dice));
     }
 }
 
