@@ -66,6 +66,8 @@ fn a_machine_comes_by_itself(firmware: Firmware) {
     let console = node.console();
     assert!(console.contains("regild golden image shuts down in order"), "busybox init was not asked");
     assert!(!console.contains("no kexec"), "v1 was not asked to use it");
+    let has_next = console.contains("next, over the network");
+    assert_eq!(has_next, firmware == Firmware::Uefi, "BootNext is UEFI's, and there it is set");
 
     is_rebuilt_by_itself(&server, &mut node, "v1", 3);
     let console = node.console();

@@ -116,7 +116,7 @@ fn come_back(options: &Options, reboot: &Reboot) -> std::io::Error {
     if is_uefi() {
         match boot_entry::network_next(Path::new(EFIVARS)) {
             Ok(Some(number)) => println!("regild-agent: UEFI boots entry {number:04X} next, over the network"),
-            Ok(None) => {}
+            Ok(None) => println!("regild-agent: no UEFI network entry is known here; its boot order decides"),
             // The boot order says the same where an order of regild's was ever carried out.
             Err(error) => println!("regild-agent: no UEFI entry could be set for the next boot: {error}"),
         }
