@@ -49,10 +49,11 @@ pub async fn ask(
         Verdict::Reboot { generation, is_first: false } => generation,
         Verdict::Reboot { generation, is_first: true } => {
             write_down(&shared, &view, &asked).await?;
+            // Only the first time: what a machine repeats does not fill the log.
+            tracing::info!(host = view.host.id, generation, "the installed agent was told to reboot");
             generation
         }
     };
-    tracing::info!(host = view.host.id, generation, "the installed agent was told to reboot");
     let script = script_path(mac, asked.uefi);
     let reason = format!("order {generation} is open for this machine");
     Ok(Json(StandbyAnswer { reboot: Some(Reboot { generation, script }), reason }))

@@ -65,20 +65,24 @@ impl Driver {
     /// The driver that documents call so.
     #[must_use]
     pub fn named(name: &str) -> Option<Driver> {
-        Driver::ALL.into_iter().find(|driver| driver.to_string() == name)
+        Driver::ALL.into_iter().find(|driver| driver.word() == name)
     }
-}
 
-impl fmt::Display for Driver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+    fn word(self) -> &'static str {
+        match self {
             Driver::Redfish => "redfish",
             Driver::Ipmi => "ipmi",
             Driver::Wol => "wol",
             Driver::Agent => "agent",
             Driver::Command => "command",
             Driver::Manual => "manual",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
     }
 }
 

@@ -6,7 +6,7 @@
 use super::RegistryError;
 use super::history;
 use super::writer::{Batch, Writer};
-use crate::decide::brakes::{self, Admission, Standing};
+use crate::decide::brakes::{self, Admission, Deny, Standing};
 use crate::decide::group::Group;
 use crate::decide::host::{Event, Host};
 use serde::{Deserialize, Serialize};
@@ -79,6 +79,15 @@ fn asks_since(host: &Host) -> Option<u64> {
 }
 
 impl Writer {
+    /// A protected host that is removed would come back, when it next netboots, without its protection.
+    pub(super) fn unprotected(&self, id: &str) -> Result<(), RegistryError> {
+        let host = &self.hosts[id].host;
+        match brakes::allowed(host, &self.brakes.fleet.group(&host.group), &self.brakes.fleet.policy) {
+            Err(deny @ (Deny::Label | Deny::Group)) => Err(RegistryError::Protected(deny)),
+            Err(Deny::Listed(_)) | Ok(()) => Ok(()),
+        }
+    }
+
     pub(super) fn standing(&self) -> Standing {
         Standing {
             stopped: self.stop.pressed().map(|stop| stop.sentence()),
@@ -95,6 +104,9 @@ impl Writer {
         if let Some(waits) = self.rollout_stands_still(&view.host) {
             return self.set_waits(id, Some(waits), batch);
         }
+        if let Some(waits) = self.image_is_blocked(&view.host) {
+            return self.set_waits(id, Some(waits), batch);
+        }
         let group = self.brakes.fleet.group(&view.host.group);
         let unknown: brakes::ScheduleVerdict = Err("the schedule has not been looked at yet".to_string());
         let schedule = self.brakes.schedule.get(id).unwrap_or(&unknown);
@@ -108,6 +120,13 @@ impl Writer {
             Admission::Deny(deny) => Some(deny.to_string()),
         };
         self.set_waits(id, waits, batch);
+    }
+
+    /// Why the image that is asked for must not be written, if it must not: it may have been good when it was asked for.
+    fn image_is_blocked(&self, host: &Host) -> Option<String> {
+        let image = host.asked_image()?;
+        let mark = self.images.blocked(&image.name)?;
+        Some(format!("{} is blocked: {}; ask for another version", mark.image, mark.reason))
     }
 
     /// Lets through what the brakes allow now, the longest waiting first.

@@ -43,6 +43,7 @@ impl Writer {
             return Vec::new();
         }
         self.brakes.schedule = steps.schedule;
+        self.enforce_blocks(batch, now);
         for (host, cause) in steps.asks {
             let asked = self.host_event(&host, &Event::Ask { cause }, None, batch, now);
             // The record moved since the scheduler looked; the next tick looks again.
@@ -58,6 +59,7 @@ impl Writer {
         if let Some(clock) = steps.clock {
             self.put_clock(clock, batch);
         }
+        self.forget_gone(batch, now);
         self.end_holds(batch, now);
         let checks = self.step_rollouts(batch, now);
         self.look_at_breaker(batch, now);

@@ -3,6 +3,7 @@
 use super::admission::Brakes;
 use super::bookkeeping;
 use super::fleet::Reservations;
+use super::gone::Gone;
 use super::history;
 use super::images::ImageFacts;
 use super::leases::Leases;
@@ -43,6 +44,7 @@ pub(super) struct Writer {
     pub(super) hosts: BTreeMap<String, Arc<HostView>>,
     pub(super) by_mac: HashMap<Mac, String>,
     discovered: usize,
+    pub(super) gone: Gone,
     pub(super) last_proposal: u64,
     pub(super) clock: Option<StoredClock>,
     /// The server's own NICs, which are on the deny list whatever a document says.
@@ -117,6 +119,7 @@ impl Writer {
             hosts: BTreeMap::new(),
             by_mac: HashMap::new(),
             discovered: 0,
+            gone: Gone::new(),
             last_proposal: 0,
             clock: None,
             own_macs: BTreeSet::new(),
@@ -147,6 +150,7 @@ impl Writer {
                 batch.put_host(&id, record);
             }
         }
+        writer.load_gone()?;
         writer.load_breaker()?;
         writer.load_fleet(&config.own_macs)?;
         writer.load_images()?;
@@ -233,8 +237,8 @@ impl Writer {
                 let answer = self.guard().and_then(|()| self.propose(proposal, batch, now));
                 batch.answer(reply, answer);
             }
-            Command::TakeProposal { number, by, reply } => {
-                let answer = self.guard().and_then(|()| self.take_proposal(number, &by, batch, now));
+            Command::TakeProposal { number, confirmed_by, reply } => {
+                let answer = self.guard().and_then(|()| self.take_proposal(number, confirmed_by, batch, now));
                 batch.answer(reply, answer);
             }
             Command::Proposals { reply } => {
@@ -244,8 +248,8 @@ impl Writer {
                 let answer = self.guard().map(|()| self.set_channel(channel, batch, now));
                 batch.answer(reply, answer);
             }
-            Command::MarkImage { image, mark, reply } => {
-                let answer = self.guard().map(|()| self.mark_image(&image, mark, batch));
+            Command::MarkImage { image, mark, by, reply } => {
+                let answer = self.guard().map(|()| self.mark_image(&image, mark, &by, batch, now));
                 batch.answer(reply, answer);
             }
             Command::ResetBreaker { by, reason, reply } => {
@@ -469,6 +473,7 @@ impl Writer {
             let open = crate::decide::host::Refusal::OrderOpen { generation: order.generation };
             return Err(RegistryError::Refused(open));
         }
+        self.unprotected(&id)?;
         self.forget(&id, batch, now)
     }
 
@@ -481,6 +486,7 @@ impl Writer {
         if let Some(gone) = self.hosts.remove(id) {
             self.discovered -= usize::from(gone.host.state == State::Discovered);
             self.brakes.discount(&gone.host);
+            self.keep_orders_of(&gone.host, batch);
         }
         batch.removed.push(id.to_string());
         Ok(())
@@ -556,7 +562,7 @@ fn encoded(view: &HostView) -> Result<Vec<u8>, RegistryError> {
 
 /// What does not fit must be refused before it is in a group: the store would refuse the whole group, which ends
 /// all writing.
-fn fitting(raw: Vec<u8>) -> Result<Vec<u8>, RegistryError> {
+pub(super) fn fitting(raw: Vec<u8>) -> Result<Vec<u8>, RegistryError> {
     if raw.len() > VALUE_BYTES_MAX {
         return Err(RegistryError::TooLarge(format!("{} bytes of at most {VALUE_BYTES_MAX}", raw.len())));
     }

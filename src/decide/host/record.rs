@@ -40,8 +40,9 @@ pub struct Host {
     pub asks: Vec<Cause>,
     /// When orders were opened for it within the last hour: what the hourly caps count.
     pub ordered_at: Vec<u64>,
-    /// Key of the last request that became an order: the same request again is no new one (faults.md H7).
-    pub last_key: Option<String>,
+    /// Hashes of the keys of the latest requests: the same request again is no new one (faults.md H7). Not the keys, which
+    /// may be long.
+    pub request_keys: Vec<u64>,
     /// The disk that an order of ours began to write. Its content is ours to replace.
     pub own_disk: Option<DiskId>,
     /// Lines of history so far; the number of the next one.
@@ -79,7 +80,7 @@ impl Host {
             order: None,
             asks: Vec::new(),
             ordered_at: Vec::new(),
-            last_key: None,
+            request_keys: Vec::new(),
             own_disk: None,
             history_length: 0,
         }
