@@ -42,8 +42,15 @@ target/lab/tiny-%.raw: tests/images/build-tiny.sh $(IMAGE_SOURCES) $(wildcard te
 	@mkdir -p target/lab
 	tests/images/build-tiny.sh $* $@
 
+# The tiny image with the agent as a service; v2 uses kexec. The agent is the one of the deploy environment.
+STANDBY_IMAGES := target/lab/standby-v1.raw target/lab/standby-v2.raw
+target/lab/standby-v2.raw: export REGILD_STANDBY_OPTIONS = --kexec
+target/lab/standby-%.raw: tests/images/build-tiny.sh $(IMAGE_SOURCES) $(wildcard tests/images/tiny/*) $(ASSETS)
+	@mkdir -p target/lab
+	REGILD_STANDBY_AGENT=$${REGILD_AGENT:-target/x86_64-unknown-linux-gnu/agent/regild-agent} tests/images/build-tiny.sh $* $@
+
 # A golden image as people use them: Debian 12 from its archive (200 MB to download, 800 MB of data, about 5 minutes).
-images-full: images target/lab/debian-v1.raw
+images-full: images $(STANDBY_IMAGES) target/lab/debian-v1.raw
 
 target/lab/debian-%.raw: tests/images/build-debian.sh $(IMAGE_SOURCES) $(wildcard tests/images/debian/*) target/lab/ssh-key
 	REGILD_AUTHORIZED_KEY="$$(cat target/lab/ssh-key.pub)" tests/images/build-debian.sh $* $@
@@ -95,6 +102,7 @@ test-roads: assets images
 # What takes minutes each. One machine at a time: two cores emulate one at a pace that the tests' patience was made for.
 test-full: test images-full
 	tests/with-ticker.sh cargo test --test long_roads -- --ignored --test-threads 1
+	tests/with-ticker.sh cargo test --test standby_road -- --ignored --nocapture --test-threads 1
 	tests/with-ticker.sh cargo test --test debian_road -- --ignored --test-threads 1
 	tests/with-ticker.sh cargo test --test store_cuts -- --ignored --nocapture --test-threads 1
 	tests/with-ticker.sh $(MAKE) test-sim

@@ -39,6 +39,8 @@ mod requests;
 mod routes;
 #[path = "http/second_person.rs"]
 mod second_person;
+#[path = "http/standby.rs"]
+mod standby;
 #[path = "http/stop.rs"]
 mod stop;
 #[path = "http/upload.rs"]

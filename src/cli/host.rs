@@ -187,8 +187,17 @@ fn ordered(host: &Host) {
         (None, Some(waits)) => println!("{}: asked for, and waits: {waits}", called(host)),
         _ => {
             let order = host.generation;
-            println!("{}: order {order} is open for {image}; it is rebuilt when it next netboots", called(host));
+            println!("{}: order {order} is open for {image}; {}", called(host), how_it_comes(&host.power));
         }
+    }
+}
+
+/// Who makes a machine boot over the network, for a host whose order waits for that.
+fn how_it_comes(power: &str) -> String {
+    match power {
+        "agent" => "its installed agent reboots it when it next asks".to_string(),
+        "manual" | "" => "it has no power driver: it is rebuilt when it next netboots".to_string(),
+        driver => format!("it is made to netboot through {driver}"),
     }
 }
 
@@ -212,7 +221,7 @@ pub(super) fn asked(done: &Asked) -> Result<(), Failure> {
             }
             (Some(order), _, _) => {
                 let image = host.image.as_deref().unwrap_or("?");
-                println!("{called}: order {order} is open for {image}; it is rebuilt when it next netboots");
+                println!("{called}: order {order} is open for {image}; {}", how_it_comes(&host.power));
             }
         }
     }
@@ -286,6 +295,8 @@ fn show(output: Output, host: &Host) -> Result<(), Failure> {
         );
     }
     line("waits", host.waits.clone().unwrap_or_default());
+    line("power", host.power.clone());
+    line("agent heard", host.agent_heard_at.map(output::time).unwrap_or_default());
     if let Some(late) = host.stuck.as_ref().and_then(|stuck| stuck.late_seconds) {
         let missing = host.stuck.as_ref().map(|stuck| stuck.missing.as_str()).unwrap_or_default();
         line("late", format!("by {}: {missing}", span(late)));

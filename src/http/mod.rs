@@ -28,6 +28,7 @@ pub mod peer;
 pub mod probe;
 pub mod problem;
 mod said;
+pub mod standby;
 mod upload;
 
 use crate::config::Config;
@@ -86,6 +87,7 @@ pub fn machine_routes(shared: Arc<Shared>) -> Router {
         .route("/images/manifests/{digest}", get(images::manifest))
         .route("/images/packs/{id}", get(images::pack))
         .route("/agent/v1/installed", post(agent::installed))
+        .route("/agent/v1/standby", post(standby::ask))
         .layer(DefaultBodyLimit::max(MACHINE_BODY_BYTES_MAX))
         .with_state(shared)
 }

@@ -166,6 +166,8 @@ pub(super) fn shown(shared: &Shared, view: &HostView) -> wire::Host {
         progress: progress.map(|seen| wire::ProgressView { progress: seen.progress, rate_bytes: seen.rate_bytes }),
         system_uuid: host.system_uuid.clone(),
         serial: host.serial.clone(),
+        power: shared.registry.read(|all| all.driver(view)).to_string(),
+        agent_heard_at: shared.registry.read(|all| all.agent_heard(&host.id)),
         disks: view.inventory.as_ref().map(|inventory| inventory.disks.clone()).unwrap_or_default(),
         stuck: registry.read(|all| stuck(all, view, |id| registry.progress(id), clock::now())),
     }

@@ -167,6 +167,7 @@ async fn carry_out(shared: &Shared, asked: &wire::ReimageMany, ids: Vec<String>)
             image: view.host.desired.as_ref().map(|image| image.name.clone()),
             waits: view.waits.clone(),
             refused: None,
+            power: shared.registry.read(|all| all.driver(&view)).to_string(),
         },
         Err(error) => wire::AskedHost { id, refused: Some(error.to_string()), ..wire::AskedHost::default() },
     };

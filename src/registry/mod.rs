@@ -257,6 +257,12 @@ impl Registry {
         &self.stop
     }
 
+    /// What the boot decision takes from configuration and stop switch, now.
+    #[must_use]
+    pub fn boot_policy(&self) -> BootPolicy {
+        boot_policy(self.attempts_max, &self.stop)
+    }
+
     /// Reads the published records. The closure must be quick: the writer publishes under the same lock.
     pub fn read<T>(&self, look: impl FnOnce(&View) -> T) -> T {
         // A poisoned lock means that a reader panicked; the records themselves are replaced whole, never half.
@@ -426,7 +432,7 @@ impl Registry {
     /// # Errors
     /// [`RegistryError`]: the caller then still has [`Self::peek`].
     pub async fn netboot(&self, mac: Mac, client: NetbootClient) -> Result<BootDecision, RegistryError> {
-        let policy = boot_policy(self.attempts_max, &self.stop);
+        let policy = self.boot_policy();
         let (decision, news) = self.read(|view| netboot(view, mac, client, policy));
         if news {
             self.ask(|reply| Command::Netbooted { mac, client, reply }).await?;

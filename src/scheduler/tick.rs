@@ -9,6 +9,7 @@ use crate::decide::group::{Group, Schedule};
 use crate::decide::host::{Event, Host, State};
 use crate::decide::schedule::clock::{Clock, DOWNTIME_MAX_SECONDS, LastTick, Now};
 use crate::decide::schedule::{self, ActFacts, Calendar, HostFacts, MayAct};
+use crate::power::Driver;
 use crate::registry::images::MarkKind;
 use crate::registry::{HostView, ProgressSeen, Steps, StoredClock, View};
 use jiff::tz::TimeZoneDatabase;
@@ -269,6 +270,10 @@ pub fn lateness(view: &View, view_of: &HostView, progress: impl Fn(&str) -> Opti
         let (done, total) = (seen.progress.done_bytes, seen.progress.total_bytes);
         (seen.moved_at, format!("{:?}: {done} of {total} bytes", seen.progress.step))
     });
+    let left_to_agent = view.driver(view_of) == Driver::Agent;
+    // While the order waits for its machine, the installed system is what speaks for it.
+    let agent = || view.agent_heard(&host.id).map(|at| (at, "the installed agent asked".to_string()));
+    let line = line.or_else(|| agent().filter(|_| left_to_agent && host.state == State::Queued));
     let order = host.order.as_ref();
     let facts = deadline::Facts {
         state: &host.state,
@@ -278,6 +283,7 @@ pub fn lateness(view: &View, view_of: &HostView, progress: impl Fn(&str) -> Opti
         power_cycles: order.map_or(0, |order| order.power_cycles),
         power_cycled_at: order.and_then(|order| order.powered_at),
         has_power_driver: order.is_some() && view_of.can_be_switched(),
+        left_to_agent,
     };
     deadline::judge(&facts, &view.group(&host.group).deadlines, now)
 }

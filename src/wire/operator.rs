@@ -38,6 +38,12 @@ pub struct Host {
     pub progress: Option<ProgressView>,
     pub system_uuid: Option<String>,
     pub serial: Option<String>,
+    /// The power driver: its own, or its group's.
+    #[serde(default)]
+    pub power: String,
+    /// Unix seconds: when the agent of its installed system last asked, since the server started.
+    #[serde(default)]
+    pub agent_heard_at: Option<u64>,
     /// Disks of the last inventory.
     pub disks: Vec<Disk>,
     /// That it does not get further, and why; null when all is in time.
@@ -124,6 +130,9 @@ pub struct AskedHost {
     pub image: Option<String>,
     pub waits: Option<String>,
     pub refused: Option<String>,
+    /// Its power driver, which makes the machine come; empty where it was refused.
+    #[serde(default)]
+    pub power: String,
 }
 
 /// The answer to `POST /v1/fleet/apply`.

@@ -2,6 +2,9 @@
 # build-tiny.sh VERSION OUT.raw: a small golden image of real parts (Debian's kernel, modules, busybox and
 # GRUB), which boots on BIOS and UEFI in seconds even without KVM and phones home when it is up.
 # The same VERSION gives the same bytes; another VERSION differs in some files, as releases do.
+#
+#   REGILD_STANDBY_AGENT=FILE    the image runs this agent as a service (power driver "agent"), under busybox init
+#   REGILD_STANDBY_OPTIONS=...   what the agent is started with besides
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=../../boot-assets/debian.sh
@@ -37,6 +40,15 @@ done
 install -m 755 "$HERE/tiny/init" "$ROOT/sbin/init"
 install -m 755 "$HERE/tiny/udhcpc.script" "$ROOT/etc/udhcpc.script"
 printf '%s\n' "$VERSION" >"$ROOT/etc/regild-image"
+if [ -n "${REGILD_STANDBY_AGENT:-}" ]; then
+  mv "$ROOT/sbin/init" "$ROOT/sbin/phone-home"
+  ln -s ../bin/busybox "$ROOT/sbin/init"
+  ln -s busybox "$ROOT/bin/echo"
+  install -m 755 "$REGILD_STANDBY_AGENT" "$ROOT/bin/regild-agent"
+  install -m 755 "$HERE/tiny/standby" "$ROOT/sbin/standby"
+  install -m 644 "$HERE/tiny/inittab" "$ROOT/etc/inittab"
+  printf '%s\n' "${REGILD_STANDBY_OPTIONS:-}" >"$ROOT/etc/regild-standby"
+fi
 cat >"$ROOT/etc/os-release" <<RELEASE
 ID=regild-tiny
 NAME="regild tiny golden image"
