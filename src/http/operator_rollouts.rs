@@ -62,11 +62,16 @@ fn request(shared: &Shared, asked: &wire::StartRollout, hosts: &[Arc<HostView>])
     let healths: Vec<_> = hosts.iter().map(group).collect();
     let soak = healths.iter().map(|health| health.soak_seconds).max().unwrap_or_default();
     let check = asked.check_url.clone().map(|url| crate::decide::group::Check::Http { url });
+    let health_seconds = asked.health_seconds.unwrap_or(Gate::HEALTH_SECONDS);
+    if !Gate::HEALTH_SECONDS_RANGE.contains(&health_seconds) {
+        let (least, most) = (Gate::HEALTH_SECONDS_RANGE.start(), Gate::HEALTH_SECONDS_RANGE.end());
+        return Err(bad(format!("health_seconds is {health_seconds}, and must be {least} to {most}")));
+    }
     let gate = Gate {
         confirmed: healths.iter().any(|health| health.confirmed),
         check: check.or_else(|| healths.into_iter().find_map(|health| health.check)),
         soak_seconds: asked.soak_seconds.unwrap_or(soak),
-        health_seconds: Gate::HEALTH_SECONDS,
+        health_seconds,
     };
     Ok(Request {
         selector: asked.select.clone(),

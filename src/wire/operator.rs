@@ -144,6 +144,9 @@ pub struct StartRollout {
     pub failures_max: u32,
     /// `None`: as the group of the hosts says.
     pub soak_seconds: Option<u64>,
+    /// Until when a host that is Ready must be confirmed and pass its check; `None`: 20 minutes.
+    #[serde(default)]
+    pub health_seconds: Option<u64>,
     pub check_url: Option<String>,
     pub expect_count: Option<usize>,
     /// Show the plan, start nothing.
