@@ -168,6 +168,9 @@ fn show(output: Output, one: &Rollout) -> Result<(), Failure> {
     if !one.detail.is_empty() {
         println!("{}", one.detail);
     }
+    for host in &one.outcomes {
+        println!("{} {}: {}", host.name.as_deref().unwrap_or(&host.id), host.outcome, host.reason);
+    }
     one.waits.iter().for_each(|line| println!("waits: {line}"));
     Ok(())
 }

@@ -7,8 +7,8 @@ use super::operator_many::selected;
 use super::problem::Problem;
 use crate::clock;
 use crate::decide::host::State as HostState;
-use crate::decide::rollout::plan::{Candidate, Gate, Goal, Plan, Request, WaveSize};
-use crate::decide::rollout::progress::Stage;
+use crate::decide::rollout::plan::{Candidate, Gate, Goal, Member, Plan, Request, WaveSize};
+use crate::decide::rollout::progress::{Ask, Stage};
 use crate::decide::rollout::waiting::waiting;
 use crate::decide::rollout::{make, text};
 use crate::decide::select::{self, Count, Selector};
@@ -168,7 +168,8 @@ pub async fn show(State(shared): Server, Path(number): Path<u64>) -> Result<Json
     let now = clock::now();
     let found = shared.registry.read(|view| {
         let rollout = view.rollouts().get(&number)?;
-        Some(wire::Rollout { plan: Some(text::text(&rollout.plan)), ..shown(view, rollout, now) })
+        let (plan, outcomes) = (Some(text::text(&rollout.plan)), outcomes(rollout));
+        Some(wire::Rollout { plan, outcomes, ..shown(view, rollout, now) })
     });
     Ok(Json(found.ok_or(RegistryError::NoRollout(number))?))
 }
@@ -224,6 +225,21 @@ fn shown(view: &View, rollout: &Rollout, now: u64) -> wire::Rollout {
         healthy: progress.healthy,
         failed: progress.failures(),
         waits,
+        outcomes: Vec::new(),
         plan: None,
     }
+}
+
+/// Why a rollout halted is one number; these are the sentences behind it.
+fn outcomes(rollout: &Rollout) -> Vec<wire::HostOutcome> {
+    let outcome = |member: &Member| {
+        let (outcome, reason) = match &rollout.progress.seats.get(&member.id)?.ask {
+            Ask::Failed { reason, .. } => ("failed", reason),
+            Ask::LeftOut { reason } => ("left out", reason),
+            Ask::Asked { .. } | Ask::Found => return None,
+        };
+        let (id, name) = (member.id.clone(), member.name.clone());
+        Some(wire::HostOutcome { id, name, outcome: outcome.to_string(), reason: reason.clone() })
+    };
+    rollout.plan.members().filter_map(outcome).collect()
 }

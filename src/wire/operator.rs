@@ -183,9 +183,22 @@ pub struct Rollout {
     pub failed: usize,
     /// What the next step waits for, one line each.
     pub waits: Vec<String>,
+    /// Hosts that failed or were left out, and why, in the plan's order; only where one rollout is shown.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outcomes: Vec<HostOutcome>,
     /// The plan in words; only where one rollout is shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<String>,
+}
+
+/// What became of a host that did not get through its wave.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HostOutcome {
+    pub id: String,
+    pub name: Option<String>,
+    /// `failed` or `left out`.
+    pub outcome: String,
+    pub reason: String,
 }
 
 /// A channel.
