@@ -42,8 +42,15 @@ target/lab/tiny-%.raw: tests/images/build-tiny.sh $(IMAGE_SOURCES) $(wildcard te
 	@mkdir -p target/lab
 	tests/images/build-tiny.sh $* $@
 
+# The tiny image with the agent as a service; v2 uses kexec. The agent is the one of the deploy environment.
+STANDBY_IMAGES := target/lab/standby-v1.raw target/lab/standby-v2.raw
+target/lab/standby-v2.raw: export REGILD_STANDBY_OPTIONS = --kexec
+target/lab/standby-%.raw: tests/images/build-tiny.sh $(IMAGE_SOURCES) $(wildcard tests/images/tiny/*) $(ASSETS)
+	@mkdir -p target/lab
+	REGILD_STANDBY_AGENT=$${REGILD_AGENT:-target/x86_64-unknown-linux-gnu/agent/regild-agent} tests/images/build-tiny.sh $* $@
+
 # A golden image as people use them: Debian 12 from its archive (200 MB to download, 800 MB of data, about 5 minutes).
-images-full: images target/lab/debian-v1.raw
+images-full: images $(STANDBY_IMAGES) target/lab/debian-v1.raw
 
 target/lab/debian-%.raw: tests/images/build-debian.sh $(IMAGE_SOURCES) $(wildcard tests/images/debian/*) target/lab/ssh-key
 	REGILD_AUTHORIZED_KEY="$$(cat target/lab/ssh-key.pub)" tests/images/build-debian.sh $* $@
@@ -69,6 +76,8 @@ test-fast:
 	tests/with-ticker.sh cargo clippy --all-targets --quiet -- -D warnings
 	cargo clippy --quiet --no-default-features --features agent --bin regild-agent -- -D warnings
 	cargo clippy --quiet --lib -- --cfg fuzzing -D warnings
+	@# The fuzz targets are a workspace of their own: nothing else sees that they fell behind. Seconds, once it is built.
+	RUSTFLAGS="--cfg fuzzing" cargo check --quiet --manifest-path fuzz/Cargo.toml --target-dir target/fuzz-check
 	cargo test --lib --bins --test tidy --test rollout_text
 	cargo test --test net --test write_path --test write_cuts
 	cargo test --test store_cuts
@@ -94,15 +103,16 @@ test-roads: assets images
 # What takes minutes each. One machine at a time: two cores emulate one at a pace that the tests' patience was made for.
 test-full: test images-full
 	tests/with-ticker.sh cargo test --test long_roads -- --ignored --test-threads 1
+	tests/with-ticker.sh cargo test --test standby_road -- --ignored --nocapture --test-threads 1
 	tests/with-ticker.sh cargo test --test debian_road -- --ignored --test-threads 1
 	tests/with-ticker.sh cargo test --test store_cuts -- --ignored --nocapture --test-threads 1
 	tests/with-ticker.sh $(MAKE) test-sim
 	tests/rules.py
 
-# The fleet's simulation, ten thousand seeds or five minutes. Optimised a little: the build takes a minute, and it runs
-# four times as fast.
+# The fleet's simulation, ten thousand seeds or five minutes. Optimised: the build takes two minutes, and it runs four to
+# five times as fast.
 test-sim:
-	CARGO_PROFILE_DEV_OPT_LEVEL=1 cargo test --test sim -- --include-ignored --nocapture --test-threads 1
+	CARGO_PROFILE_DEV_OPT_LEVEL=2 cargo test --test sim -- --include-ignored --nocapture --test-threads 1
 
 bench-setup:
 	@tests/setup.sh bench

@@ -8,6 +8,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+/// Where Linux shows the variables.
+pub const EFIVARS: &str = "/sys/firmware/efi/efivars";
 /// EFI_GLOBAL_VARIABLE.
 const GLOBAL: &str = "8be4df61-93ca-11d2-aa0d-00e098032b8c";
 /// Non-volatile, boot service and run-time access: what the specification asks of boot variables.
@@ -56,6 +58,46 @@ pub fn make_right(efivars: &Path, place: &LoaderPlace) -> io::Result<()> {
         write(&variable(efivars, "BootOrder"), &raw)?;
     }
     Ok(())
+}
+
+/// Makes the firmware boot over the network once, next time, whatever its order is. Of the network entries it takes the
+/// one that booted us, else the first of the order; `None` where there is none, and then nothing is changed.
+///
+/// # Errors
+/// What reading or writing the variables gives.
+pub fn network_next(efivars: &Path) -> io::Result<Option<u16>> {
+    let entries = boot_entries(efivars)?;
+    let is_network = |number: &u16| {
+        entries.iter().any(|(known, option)| known == number && is_active(option) && leads_to_network(option))
+    };
+    let booted = numbers(read(&variable(efivars, "BootCurrent"))?.as_deref());
+    let order = numbers(read(&variable(efivars, "BootOrder"))?.as_deref());
+    let Some(number) = booted.into_iter().chain(order).find(is_network) else { return Ok(None) };
+    write(&variable(efivars, "BootNext"), &number.to_le_bytes())?;
+    Ok(Some(number))
+}
+
+fn is_active(option: &[u8]) -> bool {
+    option.first().is_some_and(|attributes| u32::from(*attributes) & LOAD_OPTION_ACTIVE != 0)
+}
+
+/// Whether the device path has a MAC address in it (section 10.3.4.9: messaging device, subtype 11).
+fn leads_to_network(option: &[u8]) -> bool {
+    let units = option.get(6..).unwrap_or_default().chunks_exact(2);
+    // The path begins behind the description, which ends with a NUL.
+    let description_bytes = (units.take_while(|unit| *unit != [0, 0]).count() + 1) * 2;
+    let mut rest = option.get(6 + description_bytes..).unwrap_or_default();
+    while let [kind, subtype, low, high, ..] = *rest {
+        match (kind, subtype) {
+            (3, 11) => return true,
+            // Behind the path's end there is data of whoever made the entry.
+            (0x7f, 0xff) => return false,
+            _ => {}
+        }
+        // A node that has no length or a wrong one: nothing can be read behind it.
+        rest = rest.get(usize::from(u16::from_le_bytes([low, high])).max(4)..).unwrap_or_default();
+    }
+    false
 }
 
 /// The order: what booted us, our entry, then everything else as it was.
@@ -220,6 +262,32 @@ mod tests {
             assert_eq!(boot_entries(dir.path()).unwrap().len(), 2);
         }
         assert_eq!(read(&variable(dir.path(), "Boot0005")).unwrap().unwrap(), load_option(&place()));
+    }
+
+    /// EFI_LOAD_OPTION with a PCI node and the given ones.
+    fn option(active: bool, nodes: &[u8]) -> Vec<u8> {
+        let path = [&[1, 1, 6, 0, 0, 3][..], nodes, &[0x7f, 0xff, 4, 0]].concat();
+        let length = u16::try_from(path.len()).unwrap().to_le_bytes();
+        [&[u8::from(active), 0, 0, 0][..], &length, &ucs2("UEFI PXEv4"), &path].concat()
+    }
+
+    #[test]
+    fn the_next_boot_goes_over_the_network_entry_that_booted_us_or_the_first_that_is_active() {
+        let mac = [&[3, 11, 37, 0][..], &[0; 33]].concat();
+        let (network, asleep) = (option(true, &mac), option(false, &mac));
+        // A MAC node behind the path's end is no network.
+        let disk = [option(true, &[4, 1, 4, 0]), mac.clone()].concat();
+        let entries: [(u16, &[u8]); 4] = [(1, &disk), (2, &asleep), (3, &network), (4, &network)];
+        let next = |dir: &Path| read(&variable(dir, "BootNext")).unwrap().map(|raw| numbers(Some(&raw)));
+        for (booted, wanted) in [(4, 4), (1, 3), (2, 3)] {
+            let dir = with_entries(&entries, &[1, 2, 3, 4], booted);
+            assert_eq!(network_next(dir.path()).unwrap(), Some(wanted), "booted by {booted}");
+            assert_eq!(next(dir.path()), Some(vec![wanted]));
+            assert_eq!(order(dir.path()), [1, 2, 3, 4], "the order is the machine's own");
+        }
+        let dir = with_entries(&[(1, &disk), (2, b""), (5, b"12345")], &[1, 2, 5], 1);
+        assert_eq!(network_next(dir.path()).unwrap(), None);
+        assert_eq!(next(dir.path()), None);
     }
 
     /// Byte for byte what `efibootmgr -c -d DISK -p 2 -l '\EFI\BOOT\BOOTX64.EFI'` writes, but for its label.

@@ -1,4 +1,5 @@
-//! The agent's commands: `deploy`, and by hand on a file or a block device `write` and `verify`.
+//! The agent's commands: `deploy`, in the installed system `standby`, and by hand on a file or a block device `write`
+//! and `verify`.
 //!
 //! With `--json` standard output has one object a line: progress about once a second (as in the reports to the
 //! server), and at the end what was done: for `write` `{"done": true, ...}`, for `verify` `{"right": ..., ...}`.
@@ -12,6 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
 use super::http_source::HttpSource;
+use super::standby;
 use super::write::{self, Observer, Outcome, Verified, WriteError, WriteOptions, verify_image, write_image};
 use crate::clock;
 use crate::wire::agent::{Progress, Step};
@@ -32,6 +34,8 @@ pub struct Cli {
 pub enum Command {
     /// In the deploy environment: carry out the order on the kernel command line.
     Deploy,
+    /// In the installed system, as a service: say that it runs, and reboot into the network when an order is open.
+    Standby(standby::Options),
     /// Write an image onto a disk or into a file, in place. WHAT IS ON IT IS LOST.
     Write {
         #[command(flatten)]
@@ -73,6 +77,7 @@ pub struct Image {
 pub fn run(command: &Command) -> Result<bool, Box<dyn std::error::Error>> {
     match command {
         Command::Deploy => Ok(super::deploy::run().map(|()| true)?),
+        Command::Standby(options) => standby::run(options),
         Command::Write { image, seed_image } => Ok(write(image, seed_image.as_ref())?),
         Command::Verify { image } => Ok(verify(image)?),
     }

@@ -15,7 +15,6 @@ use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-const EFIVARS: &str = "/sys/firmware/efi/efivars";
 /// A server that restarts is back long before this.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// Disks behind slow controllers appear this long after the agent at most.
@@ -176,7 +175,7 @@ fn make_boot_entry(manifest: &Manifest) {
         })
     });
     let Some(place) = place else { return };
-    match boot_entry::make_right(Path::new(EFIVARS), &place) {
+    match boot_entry::make_right(Path::new(boot_entry::EFIVARS), &place) {
         Ok(()) => println!("regild-agent: UEFI boot entry for {} is right", place.path),
         Err(error) => println!("regild-agent: no UEFI boot entry could be made ({error}); the server boots the disk"),
     }

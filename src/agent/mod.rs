@@ -21,6 +21,7 @@
 //! | `stages`, `write` | the order of steps, as types and as one call |
 //! | `orders`, `inventory`, `session`, `deploy` | one order: from the kernel command line to the report |
 //! | `boot_entry` | the UEFI boot entry of what was written |
+//! | `standby`, `restart`, `kexec` | in the installed system: asks for orders, and comes back over the network |
 //!
 //! What is absent: the server's store and registry. The agent believes nothing but digests.
 
@@ -33,6 +34,7 @@ pub mod inventory;
 pub mod orders;
 pub mod session;
 pub mod source;
+pub mod standby;
 pub mod write;
 
 mod aligned;
@@ -42,9 +44,11 @@ mod fetch;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod holders;
+mod kexec;
 mod moved;
 mod plan;
 mod readback;
+mod restart;
 mod stages;
 mod target;
 

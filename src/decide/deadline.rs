@@ -24,6 +24,8 @@ pub struct Facts<'a> {
     pub power_cycled_at: Option<u64>,
     /// Whether anybody but a person can switch the machine.
     pub has_power_driver: bool,
+    /// The installed agent is to reboot the machine: nobody can switch one whose system does not ask.
+    pub left_to_agent: bool,
 }
 
 /// Whether a host is late, and what is to be done then.
@@ -127,6 +129,11 @@ pub fn judge(facts: &Facts<'_>, deadlines: &Deadlines, now: u64) -> Verdict {
     }
     if facts.has_power_driver {
         reason.push_str(&format!("; {} did not help", power_cycles(facts.power_cycles)));
+    } else if facts.left_to_agent {
+        reason.push_str(&match facts.power_cycled_at {
+            Some(at) => format!("; its installed agent was told to reboot {} ago", span(now.saturating_sub(at))),
+            None => "; it is left to its installed agent, which did not ask".to_string(),
+        });
     } else {
         reason.push_str("; no power driver could switch it");
     }
@@ -160,7 +167,8 @@ mod tests {
 
     fn facts(state: &State, since: u64) -> Facts<'_> {
         let (progressed_at, last_word, power_cycled_at) = (None, None, None);
-        Facts { state, since, progressed_at, last_word, power_cycles: 0, power_cycled_at, has_power_driver: true }
+        let (power_cycles, has_power_driver, left_to_agent) = (0, true, false);
+        Facts { state, since, progressed_at, last_word, power_cycles, power_cycled_at, has_power_driver, left_to_agent }
     }
 
     fn judged(facts: Facts<'_>) -> Verdict {
@@ -230,6 +238,28 @@ mod tests {
             reason,
             "the agent fell silent while deploying within 10m; no power driver could switch it; last heard 12m ago: \
              write_body 1.2 of 3.0 GiB"
+        );
+    }
+
+    /// A machine whose power is left to its installed agent is cycled by nobody: it ends Failed, with what is known.
+    #[test]
+    fn a_machine_whose_installed_agent_does_not_bring_it_fails_and_says_what_the_agent_did() {
+        let state = State::Queued;
+        let left = Facts { has_power_driver: false, left_to_agent: true, ..facts(&state, NOW - 90_000) };
+        let reason = |facts: Facts<'_>| match judged(facts) {
+            Verdict::Fail { reason, .. } => reason,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(
+            reason(left),
+            "the machine did not ask for its boot script within 1d; it is left to its installed agent, which did not \
+             ask; nothing was heard of it"
+        );
+        let (told, heard) = (NOW - 86_520, (NOW - 20, "the installed agent asked"));
+        assert_eq!(
+            reason(Facts { power_cycled_at: Some(told), last_word: Some(heard), ..left }),
+            "the machine did not ask for its boot script within 1d; its installed agent was told to reboot 1d ago; \
+             last heard 20s ago: the installed agent asked"
         );
     }
 

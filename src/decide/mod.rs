@@ -20,3 +20,4 @@ pub mod schedule;
 pub mod select;
 pub mod span;
 pub mod stable_hash;
+pub mod standby;

@@ -9,7 +9,7 @@
 //!        ipmi      the same through ipmitool
 //!        wol       a magic packet: switches on, nothing else
 //!        command   a program of the server's command directory
-//!        agent     left to the installed system's agent, at its next report
+//!        agent     left to the installed system's agent, which asks again and again (decide::standby, http::standby)
 //!        manual    left to a person: the host is rebuilt when it next boots
 //! ```
 //!
@@ -58,16 +58,31 @@ pub enum Driver {
     Manual,
 }
 
-impl fmt::Display for Driver {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Driver {
+    const ALL: [Driver; 6] =
+        [Driver::Redfish, Driver::Ipmi, Driver::Wol, Driver::Agent, Driver::Command, Driver::Manual];
+
+    /// The driver that documents call so.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Driver> {
+        Driver::ALL.into_iter().find(|driver| driver.word() == name)
+    }
+
+    fn word(self) -> &'static str {
+        match self {
             Driver::Redfish => "redfish",
             Driver::Ipmi => "ipmi",
             Driver::Wol => "wol",
             Driver::Agent => "agent",
             Driver::Command => "command",
             Driver::Manual => "manual",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
     }
 }
 
@@ -173,7 +188,7 @@ pub struct Report {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     Done(Report),
-    /// The installed agent is to be told to reboot into the network, at its next report.
+    /// The installed agent is told to reboot into the network when it next asks.
     LeftToAgent,
     /// Nobody here can do it; this is what to say.
     LeftToPerson(String),
@@ -341,8 +356,9 @@ mod tests {
 
     #[test]
     fn the_driver_s_name_is_the_one_that_documents_use() {
-        for driver in [Driver::Redfish, Driver::Ipmi, Driver::Wol, Driver::Agent, Driver::Command, Driver::Manual] {
+        for driver in Driver::ALL {
             assert_eq!(serde_json::to_value(driver).unwrap(), driver.to_string());
+            assert_eq!(Driver::named(&driver.to_string()), Some(driver));
         }
     }
 }

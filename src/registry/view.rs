@@ -8,10 +8,10 @@ use crate::decide::brakes;
 use crate::decide::group::Group;
 use crate::decide::host::Host;
 use crate::decide::mac::Mac;
-use crate::power::Settings;
+use crate::power::{Driver, Settings};
 use crate::wire;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 /// One host as published: what lies in the store, no more.
@@ -48,6 +48,8 @@ pub struct View {
     /// Which MAC has which address now; bound leases only.
     lease_macs: HashMap<std::net::Ipv4Addr, Mac>,
     lease_addresses: HashMap<Mac, std::net::Ipv4Addr>,
+    /// When the installed agent of a host last asked, Unix seconds. In memory only, an entry for each host at most.
+    agents_heard: Mutex<HashMap<String, u64>>,
 }
 
 impl View {
@@ -59,6 +61,29 @@ impl View {
     #[must_use]
     pub fn by_mac(&self, mac: Mac) -> Option<Arc<HostView>> {
         self.by_mac.get(&mac).and_then(|id| self.hosts.get(id)).cloned()
+    }
+
+    /// Which way to a host's power: its own, or its group's.
+    #[must_use]
+    pub fn driver(&self, host: &HostView) -> Driver {
+        let of_group = || self.fleet.groups.get(&host.host.group).and_then(|group| Driver::named(&group.power));
+        host.power.as_ref().map(|power| power.driver()).or_else(of_group).unwrap_or_default()
+    }
+
+    /// The installed agent of a host asked.
+    pub fn note_agent(&self, host: &HostView, now: u64) {
+        self.agents_heard().insert(host.host.id.clone(), now);
+    }
+
+    /// When the installed agent of a host last asked, since the server started.
+    #[must_use]
+    pub fn agent_heard(&self, id: &str) -> Option<u64> {
+        self.agents_heard().get(id).copied()
+    }
+
+    fn agents_heard(&self) -> std::sync::MutexGuard<'_, HashMap<String, u64>> {
+        // Numbers that are valid at every moment: a panic elsewhere cannot have spoilt them.
+        self.agents_heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A host by id, MAC or name, in this order.
@@ -179,6 +204,7 @@ impl View {
 
     pub(super) fn withdraw(&mut self, id: &str) {
         self.hosts.remove(id);
+        self.agents_heard().remove(id);
         self.by_mac.retain(|_, known| known != id);
         self.by_name.retain(|_, known| known != id);
     }

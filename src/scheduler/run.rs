@@ -169,7 +169,7 @@ async fn boot_to_network(registry: &Registry, power: &Power, view: &HostView) {
             Some(seen) => format!("power {}: {seen}", report.state),
             None => format!("power {}", report.state),
         },
-        Ok(Outcome::LeftToAgent) => "left to the installed agent".to_string(),
+        Ok(Outcome::LeftToAgent) => "left to the installed agent: it is told to reboot when it next asks".to_string(),
         Ok(Outcome::LeftToPerson(sentence)) => sentence,
         Err(failed) => format!("power failed: {}", crate::causes::in_one_line(&failed)),
     };

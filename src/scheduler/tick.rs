@@ -9,6 +9,7 @@ use crate::decide::group::{Group, Schedule};
 use crate::decide::host::{Event, Host, State};
 use crate::decide::schedule::clock::{Clock, DOWNTIME_MAX_SECONDS, LastTick, Now};
 use crate::decide::schedule::{self, ActFacts, Calendar, HostFacts, MayAct};
+use crate::power::Driver;
 use crate::registry::images::MarkKind;
 use crate::registry::{HostView, ProgressSeen, Steps, StoredClock, View};
 use jiff::tz::TimeZoneDatabase;
@@ -245,33 +246,44 @@ fn verdicts(
 
 /// Machines that are late.
 fn late(view: &View, progress: &impl Fn(&str) -> Option<ProgressSeen>, now: u64) -> Vec<(String, Event)> {
-    let event = |view_of: &Arc<HostView>| {
-        let host = &view_of.host;
-        let waits_for_person =
-            matches!(host.state, State::Discovered | State::Enrolled | State::Ready { .. } | State::Failed { .. });
-        if waits_for_person || matches!(host.state, State::Held { .. }) {
-            return None;
-        }
-        let seen = progress(&host.id);
-        let line = seen.map(|seen| {
-            let (done, total) = (seen.progress.done_bytes, seen.progress.total_bytes);
-            (seen.moved_at, format!("{:?}: {done} of {total} bytes", seen.progress.step))
-        });
-        let order = host.order.as_ref();
-        let facts = deadline::Facts {
-            state: &host.state,
-            since: host.since,
-            progressed_at: seen.map(|seen| seen.moved_at),
-            last_word: line.as_ref().map(|(at, line)| (*at, line.as_str())),
-            power_cycles: order.map_or(0, |order| order.power_cycles),
-            power_cycled_at: order.and_then(|order| order.powered_at),
-            has_power_driver: order.is_some() && view_of.can_be_switched(),
-        };
-        match deadline::judge(&facts, &view.group(&host.group).deadlines, now) {
-            Verdict::NoDeadline | Verdict::InTime { .. } => None,
-            Verdict::PowerCycle { reason, .. } => Some((host.id.clone(), Event::PowerCycled { why: reason })),
-            Verdict::Fail { step, reason, .. } => Some((host.id.clone(), Event::Expired { step, reason })),
-        }
+    let event = |host: &Arc<HostView>| match lateness(view, host, progress, now) {
+        Verdict::NoDeadline | Verdict::InTime { .. } => None,
+        Verdict::PowerCycle { reason, .. } => Some((host.host.id.clone(), Event::PowerCycled { why: reason })),
+        Verdict::Fail { step, reason, .. } => Some((host.host.id.clone(), Event::Expired { step, reason })),
     };
     view.hosts().filter_map(event).collect()
+}
+
+/// How late a host is. `regild host list --stuck` asks it, too: what is shown is what the tick acts on.
+pub fn lateness(view: &View, view_of: &HostView, progress: impl Fn(&str) -> Option<ProgressSeen>, now: u64) -> Verdict {
+    let host = &view_of.host;
+    let waits_for_person = matches!(
+        host.state,
+        State::Discovered | State::Enrolled | State::Ready { .. } | State::Failed { .. } | State::Held { .. }
+    );
+    // Most of a large fleet, most of the time: their group need not be looked up.
+    if waits_for_person {
+        return Verdict::NoDeadline;
+    }
+    let seen = progress(&host.id);
+    let line = seen.map(|seen| {
+        let (done, total) = (seen.progress.done_bytes, seen.progress.total_bytes);
+        (seen.moved_at, format!("{:?}: {done} of {total} bytes", seen.progress.step))
+    });
+    let left_to_agent = view.driver(view_of) == Driver::Agent;
+    // While the order waits for its machine, the installed system is what speaks for it.
+    let agent = || view.agent_heard(&host.id).map(|at| (at, "the installed agent asked".to_string()));
+    let line = line.or_else(|| agent().filter(|_| left_to_agent && host.state == State::Queued));
+    let order = host.order.as_ref();
+    let facts = deadline::Facts {
+        state: &host.state,
+        since: host.since,
+        progressed_at: seen.map(|seen| seen.moved_at),
+        last_word: line.as_ref().map(|(at, line)| (*at, line.as_str())),
+        power_cycles: order.map_or(0, |order| order.power_cycles),
+        power_cycled_at: order.and_then(|order| order.powered_at),
+        has_power_driver: order.is_some() && view_of.can_be_switched(),
+        left_to_agent,
+    };
+    deadline::judge(&facts, &view.group(&host.group).deadlines, now)
 }

@@ -6,3 +6,4 @@ pub mod ledger;
 pub mod manifest;
 pub mod operator;
 pub mod reference;
+pub mod standby;

@@ -38,8 +38,28 @@ pub struct Host {
     pub progress: Option<ProgressView>,
     pub system_uuid: Option<String>,
     pub serial: Option<String>,
+    /// The power driver: its own, or its group's.
+    #[serde(default)]
+    pub power: String,
+    /// Unix seconds: when the agent of its installed system last asked, since the server started.
+    #[serde(default)]
+    pub agent_heard_at: Option<u64>,
     /// Disks of the last inventory.
     pub disks: Vec<Disk>,
+    /// That it does not get further, and why; null when all is in time.
+    #[serde(default)]
+    pub stuck: Option<Stuck>,
+}
+
+/// A host that does not get further.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stuck {
+    /// Unix seconds: since when the state, or the oldest cause, waits.
+    pub since: u64,
+    /// Seconds after the deadline of its state; null where only a cause waits, which has none.
+    pub late_seconds: Option<u64>,
+    /// What is missing, for people.
+    pub missing: String,
 }
 
 /// An open order.
@@ -51,6 +71,9 @@ pub struct Order {
     pub opened_at: u64,
     pub attempts: u32,
     pub power_cycles: u32,
+    /// Why the attempt that is under way is the last one: the version was blocked.
+    #[serde(default)]
+    pub blocked: Option<String>,
     pub causes: Vec<Cause>,
 }
 
@@ -76,6 +99,8 @@ pub struct ReimageMany {
     /// `None`: what each desires already.
     #[serde(default)]
     pub image: Option<String>,
+    /// On whose behalf; see [`Release::by`].
+    #[serde(default)]
     pub by: String,
     pub reason: String,
     #[serde(default)]
@@ -105,13 +130,19 @@ pub struct AskedHost {
     pub image: Option<String>,
     pub waits: Option<String>,
     pub refused: Option<String>,
+    /// Its power driver, which makes the machine come; empty where it was refused.
+    #[serde(default)]
+    pub power: String,
 }
 
 /// The answer to `POST /v1/fleet/apply`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ApplyDone {
     pub changes: usize,
-    /// What was changed, for people.
+    /// It waits for a second person under this number, and nothing was changed yet.
+    #[serde(default)]
+    pub proposal: Option<u64>,
+    /// What was changed, or is to be, for people.
     pub text: String,
 }
 
@@ -119,10 +150,19 @@ pub struct ApplyDone {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Proposal {
     pub number: u64,
+    /// `reimage`, `rollout` or `apply`.
+    pub kind: String,
     pub by: String,
     pub at: u64,
     pub summary: String,
     pub hosts: u64,
+}
+
+/// What a confirmed proposal became: one of the two.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Confirmed {
+    pub asked: Option<Asked>,
+    pub rollout: Option<RolloutStarted>,
 }
 
 /// `POST /v1/rollouts`.
@@ -134,6 +174,8 @@ pub struct StartRollout {
     pub image: Option<String>,
     /// A rollout whose hosts go back to what they ran before.
     pub undo: Option<u64>,
+    /// On whose behalf; see [`Release::by`].
+    #[serde(default)]
     pub by: String,
     pub reason: String,
     pub canary: u32,
@@ -157,6 +199,9 @@ pub struct StartRollout {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RolloutStarted {
     pub number: Option<u64>,
+    /// It waits for a second person under this number, and nothing was started yet.
+    #[serde(default)]
+    pub proposal: Option<u64>,
     pub hosts: usize,
     pub text: String,
 }
@@ -218,6 +263,8 @@ pub struct Channel {
 #[serde(deny_unknown_fields)]
 pub struct SetChannel {
     pub version: String,
+    /// On whose behalf; see [`Release::by`].
+    #[serde(default)]
     pub by: String,
     pub reason: String,
 }
@@ -228,6 +275,8 @@ pub struct SetChannel {
 pub struct MarkImage {
     /// `active`, `deprecated` or `blocked`.
     pub mark: String,
+    /// On whose behalf; see [`Release::by`].
+    #[serde(default)]
     pub by: String,
     pub reason: String,
 }
@@ -265,6 +314,8 @@ pub struct Tripped {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StopAsked {
+    /// On whose behalf; see [`Release::by`].
+    #[serde(default)]
     pub by: String,
     pub reason: String,
     pub running_too: bool,
@@ -274,6 +325,8 @@ pub struct StopAsked {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ByAndWhy {
+    /// On whose behalf; see [`Release::by`].
+    #[serde(default)]
     pub by: String,
     pub reason: String,
 }
@@ -292,6 +345,8 @@ pub struct ProgressView {
 #[serde(deny_unknown_fields)]
 pub struct Approve {
     pub image: String,
+    /// On whose behalf; see [`Release::by`].
+    #[serde(default)]
     pub by: String,
     /// Foreign content on the target disk may be overwritten.
     pub release_disk: bool,
@@ -301,6 +356,8 @@ pub struct Approve {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hold {
+    /// On whose behalf; see [`Release::by`].
+    #[serde(default)]
     pub by: String,
     pub reason: String,
     /// Unix seconds; `None`: until released.
@@ -311,6 +368,8 @@ pub struct Hold {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Release {
+    /// On whose behalf: a remark, and heeded from root only. Who asks is the user who opened the socket.
+    #[serde(default)]
     pub by: String,
 }
 

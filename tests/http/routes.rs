@@ -6,6 +6,7 @@ use regild::wire::agent::{Event, Step};
 
 use crate::lab::{CHECK_IN, IMAGE, Lab, Machine, Orders, REPORT, STRANGER};
 use crate::raw::Answer;
+use crate::standby::STANDBY;
 
 /// Paths of `.route("PATH", ...)` in a part of src/http/mod.rs.
 fn routes_in(source: &str) -> BTreeSet<&str> {
@@ -83,6 +84,7 @@ fn h1_no_route_for_machines_tells_anything_about_a_host_to_others() {
         (REPORT, "POST", REPORT, json(&machine.report(7, "x", step())), 401),
         ("/agent/v1/installed", "POST", "/agent/v1/installed", vec![], 400),
         ("/agent/v1/installed", "POST", "/agent/v1/installed", installed, 403),
+        (STANDBY, "POST", STANDBY, vec![], 400),
     ];
     let walked: BTreeSet<_> = walk.iter().map(|step| step.0).collect();
     assert_eq!(walked, routes().0, "this walk and src/http/mod.rs differ");

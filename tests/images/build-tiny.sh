@@ -3,6 +3,9 @@
 # GRUB), which boots on BIOS and UEFI in seconds even without KVM and phones home when it is up.
 # The same VERSION gives the same bytes; another VERSION differs in some files, as releases do. One that ends in
 # -sick is a bad release: it boots and phones home as the others do, but answers its health check with 500.
+#
+#   REGILD_STANDBY_AGENT=FILE    the image runs this agent as a service (power driver "agent"), under busybox init
+#   REGILD_STANDBY_OPTIONS=...   what the agent is started with besides
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=../../boot-assets/debian.sh
@@ -43,6 +46,15 @@ health="200 OK"
 mkdir -p "$ROOT/srv/cgi-bin"
 sed -e "s/@HEALTH@/$health/" -e "s/@VERSION@/$VERSION/" "$HERE/tiny/health" >"$ROOT/srv/cgi-bin/health"
 chmod 755 "$ROOT/srv/cgi-bin/health"
+if [ -n "${REGILD_STANDBY_AGENT:-}" ]; then
+  mv "$ROOT/sbin/init" "$ROOT/sbin/phone-home"
+  ln -s ../bin/busybox "$ROOT/sbin/init"
+  ln -s busybox "$ROOT/bin/echo"
+  install -m 755 "$REGILD_STANDBY_AGENT" "$ROOT/bin/regild-agent"
+  install -m 755 "$HERE/tiny/standby" "$ROOT/sbin/standby"
+  install -m 644 "$HERE/tiny/inittab" "$ROOT/etc/inittab"
+  printf '%s\n' "${REGILD_STANDBY_OPTIONS:-}" >"$ROOT/etc/regild-standby"
+fi
 cat >"$ROOT/etc/os-release" <<RELEASE
 ID=regild-tiny
 NAME="regild tiny golden image"
