@@ -36,7 +36,7 @@ assets: $(ASSETS)
 $(ASSETS): $(ASSET_SOURCES) $(AGENT_SOURCES)
 	boot-assets/build.sh target/boot-assets
 
-images: target/lab/tiny-v1.raw target/lab/tiny-v2.raw
+images: target/lab/tiny-v1.raw target/lab/tiny-v2.raw target/lab/tiny-v2-sick.raw
 
 target/lab/tiny-%.raw: tests/images/build-tiny.sh $(IMAGE_SOURCES) $(wildcard tests/images/tiny/*)
 	@mkdir -p target/lab
@@ -98,6 +98,7 @@ $(CONTROLLERS): tests/power/requirements.txt
 test-roads: assets images
 	tests/with-ticker.sh cargo test --test lab_selftest --test boot_path -- --test-threads 2
 	tests/with-ticker.sh cargo test --test power -- --ignored
+	tests/with-ticker.sh cargo test --test fleet_road -- --nocapture
 
 # What takes minutes each. One machine at a time: two cores emulate one at a pace that the tests' patience was made for.
 test-full: test images-full

@@ -72,6 +72,10 @@ pub struct Waves {
     /// How long a wave must stay healthy; without it as the groups say.
     #[arg(long)]
     soak_seconds: Option<u64>,
+    /// How long a host that is Ready may take until it is confirmed and its check passes; then it has failed. 1200
+    /// when not said.
+    #[arg(long)]
+    health_seconds: Option<u64>,
     /// A health check: GET of this URL answers 2xx; {address} and {name} are the host's.
     #[arg(long)]
     check_url: Option<String>,
@@ -126,6 +130,7 @@ fn ask(waves: Waves, select: String, image: Option<String>, undo: Option<u64>) -
         spread_percent: waves.spread_percent,
         failures_max: waves.failures_max,
         soak_seconds: waves.soak_seconds,
+        health_seconds: waves.health_seconds,
         check_url: waves.check_url,
         expect_count: waves.expect_count,
         dry_run: waves.dry_run,
@@ -170,6 +175,9 @@ fn show(output: Output, one: &Rollout) -> Result<(), Failure> {
     println!("{}, wave {} of {}: {} healthy, {} failed", one.stage, one.wave, one.waves, one.healthy, one.failed);
     if !one.detail.is_empty() {
         println!("{}", one.detail);
+    }
+    for host in &one.outcomes {
+        println!("{} {}: {}", host.name.as_deref().unwrap_or(&host.id), host.outcome, host.reason);
     }
     one.waits.iter().for_each(|line| println!("waits: {line}"));
     Ok(())

@@ -9,8 +9,8 @@ use super::peer::Operator;
 use super::problem::Problem;
 use crate::clock;
 use crate::decide::host::{ImageChoice, State as HostState};
-use crate::decide::rollout::plan::{Candidate, Gate, Goal, Plan, Request, WaveSize};
-use crate::decide::rollout::progress::Stage;
+use crate::decide::rollout::plan::{Candidate, Gate, Goal, Member, Plan, Request, WaveSize};
+use crate::decide::rollout::progress::{Ask, Stage};
 use crate::decide::rollout::waiting::waiting;
 use crate::decide::rollout::{make, text};
 use crate::decide::select::{self, Count, Selector};
@@ -131,11 +131,16 @@ fn request(shared: &Shared, asked: &wire::StartRollout, hosts: &[Arc<HostView>])
     let healths: Vec<_> = hosts.iter().map(group).collect();
     let soak = healths.iter().map(|health| health.soak_seconds).max().unwrap_or_default();
     let check = asked.check_url.clone().map(|url| crate::decide::group::Check::Http { url });
+    let health_seconds = asked.health_seconds.unwrap_or(Gate::HEALTH_SECONDS);
+    if !Gate::HEALTH_SECONDS_RANGE.contains(&health_seconds) {
+        let (least, most) = (Gate::HEALTH_SECONDS_RANGE.start(), Gate::HEALTH_SECONDS_RANGE.end());
+        return Err(bad(format!("health_seconds is {health_seconds}, and must be {least} to {most}")));
+    }
     let gate = Gate {
         confirmed: healths.iter().any(|health| health.confirmed),
         check: check.or_else(|| healths.into_iter().find_map(|health| health.check)),
         soak_seconds: asked.soak_seconds.unwrap_or(soak),
-        health_seconds: Gate::HEALTH_SECONDS,
+        health_seconds,
     };
     Ok(Request {
         selector: asked.select.clone(),
@@ -234,7 +239,8 @@ pub async fn show(State(shared): Server, Path(number): Path<u64>) -> Result<Json
     let now = clock::now();
     let found = shared.registry.read(|view| {
         let rollout = view.rollouts().get(&number)?;
-        Some(wire::Rollout { plan: Some(text::text(&rollout.plan)), ..shown(view, rollout, now) })
+        let (plan, outcomes) = (Some(text::text(&rollout.plan)), outcomes(rollout));
+        Some(wire::Rollout { plan, outcomes, ..shown(view, rollout, now) })
     });
     Ok(Json(found.ok_or(RegistryError::NoRollout(number))?))
 }
@@ -291,6 +297,21 @@ fn shown(view: &View, rollout: &Rollout, now: u64) -> wire::Rollout {
         healthy: progress.healthy,
         failed: progress.failures(),
         waits,
+        outcomes: Vec::new(),
         plan: None,
     }
+}
+
+/// Why a rollout halted is one number; these are the sentences behind it.
+fn outcomes(rollout: &Rollout) -> Vec<wire::HostOutcome> {
+    let outcome = |member: &Member| {
+        let (outcome, reason) = match &rollout.progress.seats.get(&member.id)?.ask {
+            Ask::Failed { reason, .. } => ("failed", reason),
+            Ask::LeftOut { reason } => ("left out", reason),
+            Ask::Asked { .. } | Ask::Found => return None,
+        };
+        let (id, name) = (member.id.clone(), member.name.clone());
+        Some(wire::HostOutcome { id, name, outcome: outcome.to_string(), reason: reason.clone() })
+    };
+    rollout.plan.members().filter_map(outcome).collect()
 }

@@ -186,6 +186,9 @@ pub struct StartRollout {
     pub failures_max: u32,
     /// `None`: as the group of the hosts says.
     pub soak_seconds: Option<u64>,
+    /// Until when a host that is Ready must be confirmed and pass its check; `None`: 20 minutes.
+    #[serde(default)]
+    pub health_seconds: Option<u64>,
     pub check_url: Option<String>,
     pub expect_count: Option<usize>,
     /// Show the plan, start nothing.
@@ -225,9 +228,22 @@ pub struct Rollout {
     pub failed: usize,
     /// What the next step waits for, one line each.
     pub waits: Vec<String>,
+    /// Hosts that failed or were left out, and why, in the plan's order; only where one rollout is shown.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outcomes: Vec<HostOutcome>,
     /// The plan in words; only where one rollout is shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<String>,
+}
+
+/// What became of a host that did not get through its wave.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HostOutcome {
+    pub id: String,
+    pub name: Option<String>,
+    /// `failed` or `left out`.
+    pub outcome: String,
+    pub reason: String,
 }
 
 /// A channel.

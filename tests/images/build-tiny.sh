@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # build-tiny.sh VERSION OUT.raw: a small golden image of real parts (Debian's kernel, modules, busybox and
 # GRUB), which boots on BIOS and UEFI in seconds even without KVM and phones home when it is up.
-# The same VERSION gives the same bytes; another VERSION differs in some files, as releases do.
+# The same VERSION gives the same bytes; another VERSION differs in some files, as releases do. One that ends in
+# -sick is a bad release: it boots and phones home as the others do, but answers its health check with 500.
 #
 #   REGILD_STANDBY_AGENT=FILE    the image runs this agent as a service (power driver "agent"), under busybox init
 #   REGILD_STANDBY_OPTIONS=...   what the agent is started with besides
@@ -34,12 +35,17 @@ step "root file system of tiny:$VERSION"
 ROOT=$WORK/root
 mkdir -p "$ROOT"/{bin,sbin,dev,proc,sys,run,tmp,etc,mnt,usr/share/doc,"lib/modules/$KERNEL_VERSION/kernel"}
 install -m 755 /bin/busybox "$ROOT/bin/busybox"
-for applet in sh mount ip udhcpc wget timeout sleep cat sed head modprobe poweroff reboot ls ps dmesg; do
+for applet in sh mount ip udhcpc wget timeout sleep cat sed head modprobe poweroff reboot ls ps dmesg httpd; do
   ln -s busybox "$ROOT/bin/$applet"
 done
 install -m 755 "$HERE/tiny/init" "$ROOT/sbin/init"
 install -m 755 "$HERE/tiny/udhcpc.script" "$ROOT/etc/udhcpc.script"
 printf '%s\n' "$VERSION" >"$ROOT/etc/regild-image"
+health="200 OK"
+[[ $VERSION != *-sick ]] || health="500 Internal Server Error"
+mkdir -p "$ROOT/srv/cgi-bin"
+sed -e "s/@HEALTH@/$health/" -e "s/@VERSION@/$VERSION/" "$HERE/tiny/health" >"$ROOT/srv/cgi-bin/health"
+chmod 755 "$ROOT/srv/cgi-bin/health"
 if [ -n "${REGILD_STANDBY_AGENT:-}" ]; then
   mv "$ROOT/sbin/init" "$ROOT/sbin/phone-home"
   ln -s ../bin/busybox "$ROOT/sbin/init"
@@ -57,13 +63,14 @@ PRETTY_NAME="regild tiny golden image $VERSION"
 RELEASE
 # Real content to move, of the kind and size distribution that an image has: about 80 MB of modules.
 # Every version leaves out two of the file-system modules and two of the net modules of its own choice (by
-# the version's digest), so that between versions files come, go and lie elsewhere.
+# the version's digest), so that between versions files come, go and lie elsewhere. (Not `head`: it leaves while sort
+# still writes, and pipefail then ends the build now and again.)
 CONTENT=(fs net lib crypto drivers/md)
 (cd "$MODULES/kernel" && find "${CONTENT[@]}" -type f | sort) >"$WORK/all"
 for family in fs net; do
   grep "^$family/" "$WORK/all" | while read -r file; do
     printf '%s %s\n' "$(printf '%s' "$VERSION $file" | cksum | cut -d' ' -f1)" "$file"
-  done | sort | head -n 2 | cut -d' ' -f2
+  done | sort | sed -n '1,2p' | cut -d' ' -f2
 done >"$WORK/left-out"
 grep -vxFf "$WORK/left-out" "$WORK/all" |
   (cd "$MODULES/kernel" && cpio --quiet --pass-through --make-directories "$ROOT/lib/modules/$KERNEL_VERSION/kernel")

@@ -29,10 +29,28 @@ impl Server {
 
     /// Starts it on the state that the former one left behind.
     pub fn start_again(&mut self, lab: &Lab) {
+        self.start_with(lab, &[]);
+    }
+
+    /// The same, so many seconds later by its wall clock: as after a downtime, since the monotonic clock of a process
+    /// says nothing of the time before it.
+    pub fn start_later(&mut self, lab: &Lab, seconds: u64) {
+        const FAKETIME: &str = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1";
+        assert!(Path::new(FAKETIME).exists(), "no {FAKETIME}; do: apt-get install libfaketime");
+        let later = format!("+{seconds}s");
+        self.start_with(lab, &[("LD_PRELOAD", FAKETIME), ("FAKETIME", &later), ("FAKETIME_DONT_FAKE_MONOTONIC", "1")]);
+        // libfaketime's own, for child processes, of which there are none; a killed server would leave them behind.
+        for name in ["faketime_shm_", "sem.faketime_sem_"] {
+            let _ = std::fs::remove_file(format!("/dev/shm/{name}{}", self.pid()));
+        }
+    }
+
+    fn start_with(&mut self, lab: &Lab, environment: &[(&str, &str)]) {
         self.starts += 1;
         let mut serve = Command::new(&self.binary);
         let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/lab.toml");
         serve.args(["serve", "--config"]).arg(config).current_dir(&self.dir);
+        serve.envs(environment.iter().copied());
         let mut process = lab.spawn(serve, &format!("serve-{}.log", self.starts));
         process.wait_log("serving", Duration::from_secs(20)).expect("the server starts");
         self.process = Some(process);

@@ -59,6 +59,9 @@ pub struct Gate {
 impl Gate {
     /// Firmware, boot and services of a large server, with room.
     pub const HEALTH_SECONDS: u64 = 20 * 60;
+    /// What an operator may ask for instead. Less than a minute leaves no time to ask a second time; whoever waits
+    /// for longer than a day waits for something else.
+    pub const HEALTH_SECONDS_RANGE: std::ops::RangeInclusive<u64> = 60..=86_400;
 }
 
 /// The facts of one host that a plan is made from.
