@@ -168,7 +168,8 @@ async fn machine(number: u32, registry: Registry, image: ImageChoice) -> Result<
     let cause = Cause { image: Some(image.clone()), ..Cause::new(CauseKind::Operator, "first image", "bench", 1) };
     registry.host_event(&id, Event::Ask { cause }).await?;
     lease(&registry, mac).await?;
-    let Script::Agent { generation, token, .. } = registry.script(mac, NetbootClient::Ipxe { uefi: true }).await? else {
+    let Script::Agent { generation, token, .. } = registry.script(mac, NetbootClient::Ipxe { uefi: true }).await?
+    else {
         return Err(format!("{id}: no order is open").into());
     };
     let digest = |secret: &str| blake3::hash(secret.as_bytes()).to_hex().to_string();

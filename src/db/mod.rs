@@ -92,6 +92,14 @@ pub trait Db: Send {
     /// [`DbError::Sled`] when reading fails.
     fn scan(&self, prefix: &str) -> Result<Vec<Item>, DbError>;
 
+    /// The same, one item after another: for records of which there may be hundreds of megabytes.
+    ///
+    /// # Errors
+    /// As [`Db::scan`], and whatever `each` says, which ends it.
+    fn each(&self, prefix: &str, each: &mut dyn FnMut(Item) -> Result<(), DbError>) -> Result<(), DbError> {
+        self.scan(prefix)?.into_iter().try_for_each(each)
+    }
+
     /// Runs the transactions in order and returns when all that succeeded are on stable storage: many
     /// transactions share one flush (group commit).
     ///

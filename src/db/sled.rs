@@ -248,14 +248,20 @@ impl Db for SledDb {
     }
 
     fn scan(&self, prefix: &str) -> Result<Vec<Item>, DbError> {
-        let sled = |source| DbError::Sled { what: "scanning", source };
-        self.tree
-            .scan_prefix(prefix)
-            .map(|pair| {
-                let (key, raw) = pair.map_err(sled)?;
-                Ok(item(String::from_utf8_lossy(&key).into_owned(), &raw))
-            })
-            .collect()
+        let mut items = Vec::new();
+        self.each(prefix, &mut |item| {
+            items.push(item);
+            Ok(())
+        })?;
+        Ok(items)
+    }
+
+    fn each(&self, prefix: &str, each: &mut dyn FnMut(Item) -> Result<(), DbError>) -> Result<(), DbError> {
+        for pair in self.tree.scan_prefix(prefix) {
+            let (key, raw) = pair.map_err(|source| DbError::Sled { what: "scanning", source })?;
+            each(item(String::from_utf8_lossy(&key).into_owned(), &raw))?;
+        }
+        Ok(())
     }
 
     fn commit(&mut self, group: &[Txn]) -> Result<Vec<Committed>, DbError> {

@@ -150,7 +150,7 @@ fn shown(shared: &Shared, view: &HostView) -> wire::Host {
         progress: progress.map(|seen| wire::ProgressView { progress: seen.progress, rate_bytes: seen.rate_bytes }),
         system_uuid: host.system_uuid.clone(),
         serial: host.serial.clone(),
-        disks: view.inventory.as_ref().map(|inventory| inventory.disks.clone()).unwrap_or_default(),
+        disks: view.inventory.as_ref().map(|packed| packed.unpacked().disks).unwrap_or_default(),
     }
 }
 
