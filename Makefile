@@ -1,7 +1,7 @@
 # regild: the front door. `make demo` shows it, `make test` proves it.
 .DELETE_ON_ERROR:
 .PHONY: demo test test-fast test-power test-roads test-full setup assets images images-full build audit fuzz fuzz-setup clean help
-.PHONY: bench bench-setup
+.PHONY: bench bench-setup rules test-sim
 
 ASSETS := target/boot-assets/SHA256SUMS
 AGENT_SOURCES := $(shell find src/agent src/wire src/decide src/bin src/gpt.rs src/clock.rs src/lib.rs Cargo.toml Cargo.lock 2>/dev/null)
@@ -14,8 +14,9 @@ CONTROLLERS := target/controllers/.installed
 help:
 	@echo "make demo       a blank machine becomes v1, then v2, before your eyes (QEMU, about 5 minutes)"
 	@echo "make test       all tests that CI runs"
-	@echo "make test-full  what takes minutes more: before an issue is called resolved"
 	@echo "make test-full  the long roads as well: a real Debian, power cuts, firmware without a server (about 30 minutes)"
+	@echo "make rules      takes each rule of tests/rules.toml out, and expects its test to fail (about 15 minutes)"
+	@echo "make test-sim   ten thousand lives of a simulated fleet, each under one seed (about 6 minutes; in test-full)"
 	@echo "make setup      installs the Debian packages that all of this needs (as root)"
 	@echo "make assets     builds the deploy environment and the bootloaders into target/boot-assets"
 	@echo "make build      the release binary, target/release/regild"
@@ -71,6 +72,7 @@ test-fast:
 	cargo test --lib --bins --test tidy --test rollout_text
 	cargo test --test net --test write_path --test write_cuts
 	cargo test --test store_cuts
+	cargo test --test sim
 	@# These wait for the server, for timers and for disks more than they compute.
 	cargo test --test http -- --test-threads 6
 
@@ -93,10 +95,21 @@ test-full: test images-full
 	tests/with-ticker.sh cargo test --test long_roads -- --ignored --test-threads 1
 	tests/with-ticker.sh cargo test --test debian_road -- --ignored --test-threads 1
 	tests/with-ticker.sh cargo test --test store_cuts -- --ignored --nocapture --test-threads 1
+	tests/with-ticker.sh $(MAKE) test-sim
+	tests/rules.py
+
+# The fleet's simulation, ten thousand seeds or five minutes. Optimised a little: the build takes a minute, and it runs
+# four times as fast.
+test-sim:
+	CARGO_PROFILE_DEV_OPT_LEVEL=1 cargo test --test sim -- --include-ignored --nocapture --test-threads 1
 
 bench-setup:
 	@tests/setup.sh bench
 	@benches/unpack-peers.sh
+
+# On a copy of the tree.
+rules:
+	tests/rules.py
 
 # Everything that it writes is under target/.
 bench: setup bench-setup build assets images

@@ -23,6 +23,8 @@ mod deploy;
 mod fleet;
 #[path = "http/lab.rs"]
 mod lab;
+#[path = "http/ledger.rs"]
+mod ledger;
 #[path = "http/netboot.rs"]
 mod netboot;
 #[path = "http/ranges.rs"]

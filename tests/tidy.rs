@@ -220,3 +220,19 @@ fn no_module_is_named_after_nothing() {
         .collect();
     none(found, "name it by what it does");
 }
+
+/// tests/rules.toml says where each rule is held; the list must not outlive the code (`make rules` takes them out).
+#[test]
+fn every_rule_of_the_list_is_found_where_it_says() {
+    let list: toml::Table = std::fs::read_to_string("tests/rules.toml").unwrap().parse().unwrap();
+    let mut missing = Vec::new();
+    for rule in list["rule"].as_array().unwrap() {
+        let text = |key: &str| rule[key].as_str().unwrap();
+        let source = std::fs::read_to_string(text("file")).unwrap_or_default();
+        let times = source.matches(text("find")).count();
+        if times != 1 {
+            missing.push(format!("{} ({}): {} has it {times} times", text("id"), text("says"), text("file")));
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+}

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use regild::db::watch::{Watch, Watched};
-use regild::db::{Committed, Db, DbError, Item, Txn, VALUE_BYTES_MAX};
+use regild::db::{Committed, Db, DbError, DbRead, Item, Txn, VALUE_BYTES_MAX};
 
 /// Clones share their content, so that a registry can be started anew on the same store.
 #[derive(Debug, Clone, Default)]
@@ -16,7 +16,7 @@ struct Content {
     items: BTreeMap<String, (Vec<u8>, u64)>,
 }
 
-impl Db for MemoryDb {
+impl DbRead for MemoryDb {
     fn get(&self, key: &str) -> Result<Option<Item>, DbError> {
         let content = self.0.lock().expect("nobody panics with the lock");
         let item = content.items.get(key);
@@ -30,6 +30,12 @@ impl Db for MemoryDb {
         Ok(under
             .map(|(key, (value, revision))| Item { key: key.clone(), value: value.clone(), revision: *revision })
             .collect())
+    }
+}
+
+impl Db for MemoryDb {
+    fn reader(&self) -> Arc<dyn DbRead + Send + Sync> {
+        Arc::new(self.clone())
     }
 
     fn commit(&mut self, group: &[Txn]) -> Result<Vec<Committed>, DbError> {

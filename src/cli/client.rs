@@ -72,6 +72,18 @@ impl Client {
         })
     }
 
+    /// Reads an answer of any length piece by piece; one that was cut is an error.
+    pub fn stream(&self, path: &str, mut each: impl FnMut(&[u8]) -> Result<(), Failure>) -> Result<(), Failure> {
+        self.runtime.block_on(async {
+            let mut body = self.send(Method::GET, path, empty()).await?.into_body();
+            while let Some(frame) = body.frame().await {
+                let frame = frame.map_err(|error| format!("the server cut its answer ({error}); its log says why"))?;
+                each(&frame.into_data().unwrap_or_default())?;
+            }
+            Ok(())
+        })
+    }
+
     pub fn put_json<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, Failure> {
         let bytes = serde_json::to_vec(body)?;
         self.json(Method::PUT, path, Full::new(Bytes::from(bytes)).map_err(never).boxed())

@@ -13,6 +13,9 @@ use std::path::{Path, PathBuf};
 pub enum HostCommand {
     /// All machines that were ever seen, and which image each runs.
     List {
+        /// What each ran then instead, by the ledger: 2026-03-01 (the start of that day, UTC) or 2026-03-01T12:00:00Z.
+        #[arg(long)]
+        at: Option<String>,
         #[arg(short, long, value_enum, default_value = "table")]
         output: Output,
     },
@@ -97,7 +100,8 @@ pub fn run(command: HostCommand, server: &str) -> Result<(), Failure> {
     let client = Client::new(server)?;
     let path = |id: &str, verb: &str| format!("/v1/hosts/{}{verb}", segment(id));
     match command {
-        HostCommand::List { output } => list(output, &client.get("/v1/hosts")?),
+        HostCommand::List { at: Some(time), output } => super::ledger::at(&client, &time, output),
+        HostCommand::List { at: None, output } => list(output, &client.get("/v1/hosts")?),
         HostCommand::Show { id, output } => show(output, &client.get(&path(&id, ""))?),
         HostCommand::Approve { id, image, disk } => {
             let body = Approve { image, by: super::operator(), release_disk: disk.release_disk };

@@ -7,6 +7,7 @@ mod client;
 mod fleet;
 mod host;
 mod image;
+mod ledger;
 mod output;
 mod proposal;
 mod rollout;
@@ -46,6 +47,9 @@ enum Command {
     /// The change of many hosts by waves, with a canary and a failure budget.
     #[command(subcommand)]
     Rollout(rollout::RolloutCommand),
+    /// Which machine was ordered what and ran what, since when, why, by whom: kept for ever, chained.
+    #[command(subcommand)]
+    Ledger(ledger::LedgerCommand),
     /// The clock of the server, after a jump.
     #[command(subcommand)]
     Clock(brakes::ClockCommand),
@@ -129,6 +133,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Host(command) => host::run(command, &cli.server),
         Command::Image(command) => image::run(command, &cli.server),
         Command::Rollout(command) => rollout::run(command, &cli.server),
+        Command::Ledger(command) => ledger::run(command, &cli.server),
         Command::Clock(command) => brakes::clock(command, &cli.server),
         Command::Apply { documents, loosen } => fleet::apply(&documents, loosen, &cli.server),
         Command::Diff { documents, output } => fleet::diff(&documents, output, &cli.server),

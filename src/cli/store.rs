@@ -4,11 +4,11 @@ use super::Failure;
 use crate::clock;
 use crate::config::Config;
 use crate::db::sled::SledDb;
-use crate::db::{Db, Txn};
+use crate::db::{Db, DbRead, Txn};
 use crate::decide::boot::{BootPolicy, Halt};
 use crate::decide::host::{Event, Outcome, transition};
 use crate::registry::stop::{Stop, StopSwitch};
-use crate::registry::{history, stored};
+use crate::registry::{history, ledger, stored};
 use clap::Subcommand;
 use std::path::PathBuf;
 
@@ -57,6 +57,10 @@ pub fn run(command: StoreCommand) -> Result<(), Failure> {
             }
             txn.writes.push((item.key, Some(stored::encode(&held, inventory.as_ref())?)));
         }
+    }
+    if let Some(tip) = ledger::mend(&db)? {
+        println!("the ledger had lost its tip: it ends with the last entry that is there");
+        txn.writes.push(tip);
     }
     db.commit(&[txn])?;
     println!("everything is stopped; `regild resume` ends that");

@@ -14,6 +14,7 @@ pub mod watch;
 pub mod watermark;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use watch::Watch;
 
 /// The longest value that `commit` takes.
@@ -80,8 +81,9 @@ pub enum DbError {
     Stopped,
 }
 
-/// An ordered, durable key-value store with one writer.
-pub trait Db: Send {
+/// What can be read by anybody, also beside the writer: a commit that is not on stable storage yet may show, so whoever
+/// reads beside the writer must know up to where he may believe (the ledger's published tip).
+pub trait DbRead {
     /// # Errors
     /// [`DbError::Sled`] when reading fails.
     fn get(&self, key: &str) -> Result<Option<Item>, DbError>;
@@ -95,10 +97,16 @@ pub trait Db: Send {
     /// The same, one item after another: for records of which there may be hundreds of megabytes.
     ///
     /// # Errors
-    /// As [`Db::scan`], and whatever `each` says, which ends it.
+    /// As [`DbRead::scan`], and whatever `each` says, which ends it.
     fn each(&self, prefix: &str, each: &mut dyn FnMut(Item) -> Result<(), DbError>) -> Result<(), DbError> {
         self.scan(prefix)?.into_iter().try_for_each(each)
     }
+}
+
+/// An ordered, durable key-value store with one writer.
+pub trait Db: DbRead + Send {
+    /// For long reads, which must not hold the writer up.
+    fn reader(&self) -> Arc<dyn DbRead + Send + Sync>;
 
     /// Runs the transactions in order and returns when all that succeeded are on stable storage: many
     /// transactions share one flush (group commit).

@@ -8,11 +8,12 @@ mod place;
 
 use super::watch::{Change, Watch, Watched};
 use super::watermark::{GuardSum, Mark};
-use super::{Committed, Db, DbError, GUARDED_PREFIX, Item, Revision, Txn, VALUE_BYTES_MAX};
+use super::{Committed, Db, DbError, DbRead, GUARDED_PREFIX, Item, Revision, Txn, VALUE_BYTES_MAX};
 use place::Place;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Version of keys and values; a store with another one is refused.
 const FORM_VERSION: u64 = 1;
@@ -164,7 +165,7 @@ impl SledDb {
     /// The commit record with its version of the form; `None` when there is none.
     fn stored_meta(&self) -> Result<Option<(u64, Meta)>, DbError> {
         let unreadable = |error| self.place.untrusted(format!("it cannot be read: {error}"));
-        let Some(raw) = self.tree.get(META_KEY).map_err(unreadable)? else { return Ok(None) };
+        let Some(raw) = (*self.tree).get(META_KEY).map_err(unreadable)? else { return Ok(None) };
         Meta::decode(&raw).map(Some).ok_or_else(|| self.place.untrusted("its commit record is spoiled"))
     }
 
@@ -241,9 +242,9 @@ impl Staged {
     }
 }
 
-impl Db for SledDb {
+impl DbRead for ::sled::Db {
     fn get(&self, key: &str) -> Result<Option<Item>, DbError> {
-        let raw = self.tree.get(key).map_err(|source| DbError::Sled { what: "reading", source })?;
+        let raw = (**self).get(key).map_err(|source| DbError::Sled { what: "reading", source })?;
         Ok(raw.map(|raw| item(key.to_string(), &raw)))
     }
 
@@ -257,11 +258,31 @@ impl Db for SledDb {
     }
 
     fn each(&self, prefix: &str, each: &mut dyn FnMut(Item) -> Result<(), DbError>) -> Result<(), DbError> {
-        for pair in self.tree.scan_prefix(prefix) {
+        for pair in self.scan_prefix(prefix) {
             let (key, raw) = pair.map_err(|source| DbError::Sled { what: "scanning", source })?;
             each(item(String::from_utf8_lossy(&key).into_owned(), &raw))?;
         }
         Ok(())
+    }
+}
+
+impl DbRead for SledDb {
+    fn get(&self, key: &str) -> Result<Option<Item>, DbError> {
+        DbRead::get(&self.tree, key)
+    }
+
+    fn scan(&self, prefix: &str) -> Result<Vec<Item>, DbError> {
+        self.tree.scan(prefix)
+    }
+
+    fn each(&self, prefix: &str, each: &mut dyn FnMut(Item) -> Result<(), DbError>) -> Result<(), DbError> {
+        self.tree.each(prefix, each)
+    }
+}
+
+impl Db for SledDb {
+    fn reader(&self) -> Arc<dyn DbRead + Send + Sync> {
+        Arc::new(self.tree.clone())
     }
 
     fn commit(&mut self, group: &[Txn]) -> Result<Vec<Committed>, DbError> {

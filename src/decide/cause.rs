@@ -27,6 +27,10 @@ pub enum CauseKind {
 }
 
 impl CauseKind {
+    /// All words there are.
+    pub const WORDS: [&str; 8] =
+        ["operator", "rollout", "schedule", "max_age", "drift", "channel", "image_deprecated", "image_blocked"];
+
     /// The word in JSON, history, ledger and selectors.
     #[must_use]
     pub fn word(self) -> &'static str {

@@ -16,6 +16,7 @@ pub mod operator_brakes;
 pub mod operator_channels;
 pub mod operator_fleet;
 pub mod operator_images;
+pub mod operator_ledger;
 pub mod operator_many;
 pub mod operator_power;
 pub mod operator_rollouts;
@@ -89,7 +90,14 @@ pub fn machine_routes(shared: Arc<Shared>) -> Router {
 pub fn operator_routes(shared: Arc<Shared>) -> Router {
     // An image has no length limit as a body: the import stops at the configured size once unpacked.
     let image = get(operator_images::show).put(operator_images::import).layer(DefaultBodyLimit::disable());
+    let ledger = Router::new()
+        .route("/v1/ledger", get(operator_ledger::entries))
+        .route("/v1/ledger/at", get(operator_ledger::at))
+        .route("/v1/ledger/verify", post(operator_ledger::verify))
+        .with_state((shared.clone(), operator_ledger::Places::default()));
     Router::new()
+        .merge(ledger)
+        .route("/v1/ledger/tip", get(operator_ledger::tip))
         .route("/v1/hosts", get(operator::host_list))
         .route("/v1/hosts/{id}", get(operator::host_show).delete(operator::host_remove))
         .route("/v1/hosts/{id}/history", get(operator::host_history))

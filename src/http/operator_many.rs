@@ -28,6 +28,7 @@ pub async fn reimage(
 ) -> Result<Json<wire::Asked>, Problem> {
     let by = one_line(&asked.by)?;
     one_line(&asked.reason)?;
+    asked.key.as_deref().map(one_line).transpose()?;
     let hosts = meant(&shared, &asked)?;
     // Before anything is proposed: otherwise it would be the second person who is told, and the proposal used up.
     if let Some(name) = &asked.image {

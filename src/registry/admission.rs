@@ -95,6 +95,9 @@ impl Writer {
         if let Some(waits) = self.rollout_stands_still(&view.host) {
             return self.set_waits(id, Some(waits), batch);
         }
+        if let Some(waits) = self.image_is_blocked(&view.host) {
+            return self.set_waits(id, Some(waits), batch);
+        }
         let group = self.brakes.fleet.group(&view.host.group);
         let unknown: brakes::ScheduleVerdict = Err("the schedule has not been looked at yet".to_string());
         let schedule = self.brakes.schedule.get(id).unwrap_or(&unknown);
@@ -108,6 +111,13 @@ impl Writer {
             Admission::Deny(deny) => Some(deny.to_string()),
         };
         self.set_waits(id, waits, batch);
+    }
+
+    /// Why the image that is asked for must not be written, if it must not: it may have been good when it was asked for.
+    fn image_is_blocked(&self, host: &Host) -> Option<String> {
+        let image = host.asked_image()?;
+        let mark = self.images.blocked(&image.name)?;
+        Some(format!("{} is blocked: {}; ask for another version", mark.image, mark.reason))
     }
 
     /// Lets through what the brakes allow now, the longest waiting first.

@@ -126,7 +126,7 @@ impl Writer {
             }
             Write::RemoveHost(id) => {
                 batch.put(format!("{POWER}{id}"), None);
-                self.forget(&id, batch);
+                self.forget(&id, batch, now)?;
             }
             Write::Host { id, new, entry } => self.write_host(&id, new, entry, images, by, batch, now)?,
         }

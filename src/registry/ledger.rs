@@ -27,13 +27,13 @@ mod query;
 mod verify;
 
 pub use entry::{Entry, Fact, Kind};
-pub use export::{ExportError, line, to_csv, to_json_lines};
+pub use export::{ExportError, host_at_line, line, to_csv, to_json_lines};
 pub use facts::facts;
 pub use links::Runs;
 pub use query::{Filter, at, find, host_at, instant_of};
 pub use verify::{Broken, Verified, VerifyError, Why, verify};
 
-use crate::db::{Db, DbError};
+use crate::db::{DbError, DbRead};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -107,7 +107,7 @@ struct Head {
 #[derive(Debug)]
 pub struct Ledger {
     tip: Tip,
-    /// Heads of hosts that were looked at since the start. Nobody else writes them, so they are never stale.
+    /// Heads of hosts that were looked at since the last [`Ledger::take_writes`]: ahead of the store.
     heads: BTreeMap<String, Head>,
     /// Since the last [`Ledger::take_writes`].
     entries: Vec<(u64, Vec<u8>)>,
@@ -123,7 +123,7 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError`], also when there are entries but no tip.
-    pub fn open(db: &dyn Db) -> Result<(Ledger, Option<Broken>), LedgerError> {
+    pub fn open(db: &dyn DbRead) -> Result<(Ledger, Option<Broken>), LedgerError> {
         let tip = read_tip(db)?;
         let ledger = Ledger { tip, heads: BTreeMap::new(), entries: Vec::new(), changed: Vec::new() };
         Ok((ledger, verify::end(db, tip)?))
@@ -137,10 +137,13 @@ impl Ledger {
     /// Adds what happened. Gives the number of the entry, or `None` when the ledger says so already (a second attempt
     /// clears a disk that holds nothing any more).
     ///
+    /// What is damaged of the host's older entries does not stop it: they are left behind, loudly, and its chain begins
+    /// anew. [`verify`] goes on naming the place.
+    ///
     /// # Errors
     /// [`LedgerError`]; nothing was added then.
-    pub fn append(&mut self, db: &dyn Db, fact: &Fact, now: u64) -> Result<Option<u64>, LedgerError> {
-        let mut head = self.head(db, &fact.host)?;
+    pub fn append(&mut self, db: &dyn DbRead, fact: &Fact, now: u64) -> Result<Option<u64>, LedgerError> {
+        let mut head = or_anew(self.head(db, &fact.host))?;
         if is_known(head, fact) {
             return Ok(None);
         }
@@ -148,7 +151,8 @@ impl Ledger {
             return Err(LedgerError::Full);
         }
         let number = self.tip.number + 1;
-        let runs = if fact.kind == Kind::Runs { Some(self.links(db, head)?) } else { None };
+        let links = |head| or_anew(self.links(db, head).map(Some));
+        let runs = if fact.kind == Kind::Runs { Some(links(head)?.unwrap_or(links::next(None, None))) } else { None };
         let raw = entry::encode(fact, &entry::Place { number, at: now, before: head.last, runs }, self.tip);
         head.last = number;
         if fact.kind == Kind::Runs {
@@ -175,18 +179,20 @@ impl Ledger {
             let head = self.heads.get(&host).copied().unwrap_or_default();
             writes.push((head_key(&host), Some(entry::pack(&head))));
         }
+        // From here on the store has them; a fleet's worth of them would be kept for nothing.
+        self.heads.clear();
         writes.push((TIP_KEY.to_string(), Some(entry::pack(&self.tip))));
         writes
     }
 
-    fn links(&self, db: &dyn Db, head: Head) -> Result<Runs, LedgerError> {
+    fn links(&self, db: &dyn DbRead, head: Head) -> Result<Runs, LedgerError> {
         let last = self.node(db, head.runs)?;
         let skipped = last.map_or(Ok(None), |last| self.node(db, last.runs.skip))?;
         Ok(links::next(last.as_ref(), skipped.as_ref()))
     }
 
     /// An entry that says what a host runs, committed or not yet; `None` for 0.
-    fn node(&self, db: &dyn Db, number: u64) -> Result<Option<links::Node>, LedgerError> {
+    fn node(&self, db: &dyn DbRead, number: u64) -> Result<Option<links::Node>, LedgerError> {
         if number == 0 {
             return Ok(None);
         }
@@ -199,13 +205,24 @@ impl Ledger {
         node.map(Some).ok_or_else(|| LedgerError::Spoiled { key: key(number) })
     }
 
-    fn head(&mut self, db: &dyn Db, host: &str) -> Result<Head, LedgerError> {
+    fn head(&mut self, db: &dyn DbRead, host: &str) -> Result<Head, LedgerError> {
         if let Some(head) = self.heads.get(host) {
             return Ok(*head);
         }
         let head = read_head(db, host)?;
         self.heads.insert(host.to_string(), head);
         Ok(head)
+    }
+}
+
+/// What cannot be read of a host's older entries is as if it were not there.
+fn or_anew<T: Default>(read: Result<T, LedgerError>) -> Result<T, LedgerError> {
+    match read {
+        Err(LedgerError::Spoiled { key }) => {
+            tracing::error!(key, "the ledger is damaged there: what this host ran before is not linked to any more");
+            Ok(T::default())
+        }
+        other => other,
     }
 }
 
@@ -234,7 +251,7 @@ fn digest(raw: &[u8]) -> [u8; 32] {
 ///
 /// # Errors
 /// [`LedgerError::NoTip`] when there are entries, but no tip that is understood.
-pub fn read_tip(db: &dyn Db) -> Result<Tip, LedgerError> {
+pub fn read_tip(db: &dyn DbRead) -> Result<Tip, LedgerError> {
     match db.get(TIP_KEY)? {
         Some(item) => entry::unpack(&item.value).ok_or(LedgerError::NoTip),
         None if db.get(&key(1))?.is_some() => Err(LedgerError::NoTip),
@@ -242,7 +259,27 @@ pub fn read_tip(db: &dyn Db) -> Result<Tip, LedgerError> {
     }
 }
 
-fn read_head(db: &dyn Db, host: &str) -> Result<Head, LedgerError> {
+/// What `store accept` writes when the tip is lost: the tip of the last entry that is there. `None` when nothing is to be
+/// mended. Whether entries are missing only a tip that was noted elsewhere can tell.
+///
+/// # Errors
+/// When the store cannot be read.
+pub fn mend(db: &dyn DbRead) -> Result<Option<Write>, DbError> {
+    match read_tip(db) {
+        Err(LedgerError::NoTip) => {}
+        Err(LedgerError::Db(error)) => return Err(error),
+        _ => return Ok(None),
+    }
+    let mut tip = Tip::empty();
+    for page in query::pages(1, NUMBER_MAX) {
+        let Some(last) = page.scan(db)?.pop() else { break };
+        let number = last.key.strip_prefix("ledger/").and_then(|digits| digits.parse().ok()).unwrap_or(page.last);
+        tip = Tip { number, digest: digest(&last.value) };
+    }
+    Ok(Some((TIP_KEY.to_string(), Some(entry::pack(&tip)))))
+}
+
+fn read_head(db: &dyn DbRead, host: &str) -> Result<Head, LedgerError> {
     let key = head_key(host);
     match db.get(&key)? {
         Some(item) => entry::unpack(&item.value).ok_or(LedgerError::Spoiled { key }),
@@ -250,7 +287,7 @@ fn read_head(db: &dyn Db, host: &str) -> Result<Head, LedgerError> {
     }
 }
 
-fn read_entry(db: &dyn Db, number: u64) -> Result<Entry, LedgerError> {
+fn read_entry(db: &dyn DbRead, number: u64) -> Result<Entry, LedgerError> {
     let key = key(number);
     let item = db.get(&key)?;
     item.and_then(|item| entry::decode(&item.value)).ok_or(LedgerError::Spoiled { key })

@@ -5,7 +5,10 @@
 //! Readers see a [`View`] that holds nothing which is not on stable storage.
 
 mod admission;
+mod bookkeeping;
+pub mod direct;
 pub mod fleet;
+mod gone;
 pub mod history;
 pub mod images;
 pub mod inventory;
@@ -23,6 +26,7 @@ mod view;
 mod writer;
 
 pub use admission::{Fleet, Tripped};
+pub use bookkeeping::LedgerReader;
 use images::{Channel, Mark};
 use requests::{Asked, Proposal};
 use rollouts::{CheckAsked, RolloutCommand};
@@ -34,7 +38,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::config::fleet::diff::Write;
 use crate::db::watch::Watch;
-use crate::db::{Db, DbError};
+use crate::db::{Db, DbError, DbRead};
 use crate::decide::boot::{BootDecision, BootPolicy, Halt, IgnoreReason, LocalReason, boot};
 use crate::decide::brakes::Deny;
 use crate::decide::cause::Cause;
@@ -103,7 +107,9 @@ pub enum Script {
     },
 }
 
-pub(crate) enum Command {
+/// What the writer is asked. [`Registry`]'s methods make these, and say what each is for.
+#[derive(Debug)]
+pub enum Command {
     Host {
         name: String,
         event: Event,
@@ -200,10 +206,11 @@ pub(crate) enum Command {
     },
 }
 
-type Reply<T> = oneshot::Sender<Result<T, RegistryError>>;
+/// Where the answer to a [`Command`] goes, once it is durable.
+pub type Reply<T> = oneshot::Sender<Result<T, RegistryError>>;
 
 /// The handle that every protocol holds.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Registry {
     commands: mpsc::Sender<Command>,
     view: Arc<RwLock<View>>,
@@ -211,6 +218,14 @@ pub struct Registry {
     attempts_max: u32,
     stop: StopSwitch,
     stored_clock: Option<StoredClock>,
+    /// For long reads beside the writer.
+    reader: Arc<dyn DbRead + Send + Sync>,
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry").field("attempts_max", &self.attempts_max).finish_non_exhaustive()
+    }
 }
 
 impl Registry {
@@ -221,15 +236,17 @@ impl Registry {
     pub fn start(db: Box<dyn Db>, config: &Config) -> Result<(Registry, std::thread::JoinHandle<()>), DbError> {
         let (commands, inbox) = mpsc::channel(QUEUE_MAX);
         let view = Arc::new(RwLock::new(View::default()));
-        let writer = writer::Writer::load(db, config, view.clone())?;
+        let stop = StopSwitch::new(&config.state_dir);
+        let reader = db.reader();
+        let writer = writer::Writer::load(db, config, stop.clone(), view.clone(), clock::now())?;
         let stored_clock = writer.clock;
         let thread = std::thread::Builder::new()
             .name("registry".to_string())
-            .spawn(move || writer.run(inbox))
+            .spawn(move || writer.run(inbox, clock::now))
             .map_err(|source| DbError::Io { what: "starting the writer thread", source })?;
         let progress = Arc::new(Mutex::new(view::ProgressBoard::default()));
-        let (attempts_max, stop) = (config.deploy.attempts_max, StopSwitch::new(&config.state_dir));
-        Ok((Registry { commands, view, progress, attempts_max, stop, stored_clock }, thread))
+        let attempts_max = config.deploy.attempts_max;
+        Ok((Registry { commands, view, progress, attempts_max, stop, stored_clock, reader }, thread))
     }
 
     /// `regild stop`, which needs neither the store nor the writer.
@@ -366,6 +383,16 @@ impl Registry {
         self.ask(|reply| Command::ResetBreaker { by, reason, reply }).await
     }
 
+    /// The ledger, to be read beside the writer; it may take long, so not where others wait.
+    ///
+    /// # Errors
+    /// When the store failed.
+    pub fn ledger(&self) -> Result<LedgerReader, RegistryError> {
+        let tip = self.read(View::ledger_tip);
+        let tip = tip.ok_or_else(|| RegistryError::Store("the store failed earlier".to_string()))?;
+        Ok(LedgerReader { db: self.reader.clone(), tip })
+    }
+
     /// New lines of history of one host, or of all, from now on.
     ///
     /// # Errors
@@ -398,20 +425,7 @@ impl Registry {
     /// [`RegistryError`]: the caller then still has [`Self::peek`].
     pub async fn netboot(&self, mac: Mac, client: NetbootClient) -> Result<BootDecision, RegistryError> {
         let policy = boot_policy(self.attempts_max, &self.stop);
-        let (decision, news) = self.read(|view| {
-            let host = view.by_mac(mac);
-            let decision = boot(client, host.as_ref().map(|host| &host.host), policy);
-            let news = match (&decision, &host) {
-                (BootDecision::Ignore { .. }, _) => false,
-                (_, None) => true,
-                // iPXE will ask for its script and be counted there.
-                (BootDecision::BootLocal { .. }, Some(host)) if !matches!(client, NetbootClient::Ipxe { .. }) => {
-                    host.host.state == State::Rebooting || host.host.order.is_some()
-                }
-                _ => false,
-            };
-            (decision, news)
-        });
+        let (decision, news) = self.read(|view| netboot(view, mac, client, policy));
         if news {
             self.ask(|reply| Command::Netbooted { mac, client, reply }).await?;
         }
@@ -478,6 +492,22 @@ impl Registry {
         })?;
         answer.await.unwrap_or_else(|_| Err(RegistryError::Store("the registry has stopped".to_string())))
     }
+}
+
+/// What a netboot client on DHCP boots, and whether that tells the writer something new.
+fn netboot(view: &View, mac: Mac, client: NetbootClient, policy: BootPolicy) -> (BootDecision, bool) {
+    let host = view.by_mac(mac);
+    let decision = boot(client, host.as_ref().map(|host| &host.host), policy);
+    let news = match (&decision, &host) {
+        (BootDecision::Ignore { .. }, _) => false,
+        (_, None) => true,
+        // iPXE will ask for its script and be counted there.
+        (BootDecision::BootLocal { .. }, Some(host)) if !matches!(client, NetbootClient::Ipxe { .. }) => {
+            host.host.state == State::Rebooting || host.host.order.is_some()
+        }
+        _ => false,
+    };
+    (decision, news)
 }
 
 /// What the boot decision takes from configuration and stop switch, now.

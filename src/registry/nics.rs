@@ -4,6 +4,7 @@
 //! inventory shows that they are one machine: the record that nobody approved is merged into the approved one.
 //! An approved record keeps its MACs whatever an inventory says: an agent must not take another host over.
 
+use super::RegistryError;
 use super::writer::{Batch, Writer};
 use crate::decide::host::{Entry, Event, State};
 use crate::decide::mac::Mac;
@@ -35,13 +36,20 @@ impl Writer {
     }
 
     /// Removes the absorbed records and gives their MACs to the host that they are part of.
-    pub(super) fn absorb(&mut self, id: &str, absorbed: &[String], batch: &mut Batch) {
+    pub(super) fn absorb(
+        &mut self,
+        id: &str,
+        absorbed: &[String],
+        batch: &mut Batch,
+        now: u64,
+    ) -> Result<(), RegistryError> {
         for other in absorbed {
-            self.forget(other, batch);
+            self.forget(other, batch, now)?;
         }
         for mac in self.hosts[id].host.macs.clone() {
             self.by_mac.entry(mac).or_insert_with(|| id.to_string());
         }
+        Ok(())
     }
 
     fn holder_of(&self, mac: Mac) -> Option<&str> {

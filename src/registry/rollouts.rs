@@ -9,7 +9,7 @@ use crate::decide::brakes;
 use crate::decide::cause::{Cause, CauseKind};
 use crate::decide::host::{Event, Host, ImageChoice};
 use crate::decide::rollout::gate::HostFacts;
-use crate::decide::rollout::plan::{Goal, Plan};
+use crate::decide::rollout::plan::{Goal, Member, Plan};
 use crate::decide::rollout::progress::{Action, Progress, Stepped};
 use crate::decide::rollout::step;
 use std::collections::BTreeMap;
@@ -152,14 +152,20 @@ impl Writer {
         waiting
     }
 
+    /// Members for which no order will be opened, and why: the deny list, or an image that was blocked since.
     fn denied(&self, plan: &Plan) -> BTreeMap<String, String> {
         let fleet = &self.brakes.fleet;
-        let deny = |id: &String| {
-            let view = self.hosts.get(id)?;
+        let deny = |member: &Member| {
+            let view = self.hosts.get(&member.id)?;
             let group = fleet.group(&view.host.group);
-            brakes::allowed(&view.host, &group, &fleet.policy).err().map(|deny| (id.clone(), deny.to_string()))
+            let denied = brakes::allowed(&view.host, &group, &fleet.policy).err().map(|deny| deny.to_string());
+            let blocked = || {
+                let mark = self.images.blocked(&member.image.name)?;
+                Some(format!("{} is blocked: {}", mark.image, mark.reason))
+            };
+            denied.or_else(blocked).map(|why| (member.id.clone(), why))
         };
-        plan.members().filter_map(|member| deny(&member.id)).collect()
+        plan.members().filter_map(deny).collect()
     }
 
     fn take_actions(&mut self, plan: &Plan, actions: Vec<Action>, batch: &mut Batch, now: u64) -> Vec<CheckAsked> {

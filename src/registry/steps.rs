@@ -58,6 +58,7 @@ impl Writer {
         if let Some(clock) = steps.clock {
             self.put_clock(clock, batch);
         }
+        self.forget_gone(batch, now);
         self.end_holds(batch, now);
         let checks = self.step_rollouts(batch, now);
         self.look_at_breaker(batch, now);

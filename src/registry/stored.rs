@@ -34,8 +34,8 @@ pub struct StoredHost {
     asks: Vec<StoredCause>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     ordered_at: Vec<u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    last_key: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    request_keys: Vec<u64>,
     own_disk: Option<wire::agent::DiskId>,
     history_length: u64,
     inventory: Option<wire::agent::Inventory>,
@@ -130,7 +130,7 @@ pub fn encode(host: &Host, inventory: Option<&wire::agent::Inventory>) -> Result
         order: host.order.as_ref().map(store_order),
         asks: host.asks.iter().map(store_cause).collect(),
         ordered_at: host.ordered_at.clone(),
-        last_key: host.last_key.clone(),
+        request_keys: host.request_keys.clone(),
         own_disk: host.own_disk.clone().map(Into::into),
         history_length: host.history_length,
         inventory: inventory.cloned(),
@@ -152,7 +152,7 @@ pub fn decode(raw: &[u8]) -> Result<(Host, Option<wire::agent::Inventory>), Stor
         built_at: stored.built_at,
         asks: stored.asks.into_iter().map(load_cause).collect::<Result<_, _>>()?,
         ordered_at: stored.ordered_at,
-        last_key: stored.last_key,
+        request_keys: stored.request_keys,
         macs: stored.macs.iter().map(|mac| mac.parse()).collect::<Result<_, _>>()?,
         state: load_state(stored.state)?,
         desired: stored.desired.map(load_image),
@@ -373,7 +373,7 @@ mod tests {
             built_at: 8,
             asks: vec![cause(CauseKind::Drift)],
             ordered_at: vec![5, 6],
-            last_key: Some("k".into()),
+            request_keys: vec![7],
             ..Host::discovered(mac, "default", 1)
         };
         let mut states = vec![

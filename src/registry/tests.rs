@@ -1,10 +1,11 @@
 //! What the registry promises: nothing is said before it is on stable storage, and nothing that was said is lost.
 
 mod brakes;
+mod ledger;
 
 use super::*;
 use crate::db::sled::SledDb;
-use crate::db::{Committed, Item, Txn};
+use crate::db::{Committed, DbRead, Item, Txn};
 use crate::decide::cause::{Cause, CauseKind};
 use crate::decide::host::{AgentWord, DiskId, Identity, ImageChoice, Step};
 use crate::decide::lease::MessageKind;
@@ -265,13 +266,19 @@ struct Failing {
     broken: Arc<AtomicBool>,
 }
 
-impl Db for Failing {
+impl DbRead for Failing {
     fn get(&self, key: &str) -> Result<Option<Item>, DbError> {
         self.inner.get(key)
     }
 
     fn scan(&self, prefix: &str) -> Result<Vec<Item>, DbError> {
         self.inner.scan(prefix)
+    }
+}
+
+impl Db for Failing {
+    fn reader(&self) -> Arc<dyn DbRead + Send + Sync> {
+        self.inner.reader()
     }
 
     fn commit(&mut self, group: &[Txn]) -> Result<Vec<Committed>, DbError> {
@@ -324,4 +331,55 @@ async fn many_askers_share_commits_and_each_gets_its_own_answer() {
     }
     let registry = reopen(dir.path(), registry).await;
     assert_eq!(registry.read(|view| view.hosts().count()), 500);
+}
+
+/// faults.md O7: the record of a machine that is being rebuilt stays until its order is over.
+#[tokio::test]
+async fn a_host_is_not_forgotten_while_its_order_is_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = open(dir.path());
+    let _ = registry.script(MAC, IPXE).await.unwrap();
+    registry.host_event("node-1", approve()).await.unwrap();
+    let open = Refusal::OrderOpen { generation: 1 };
+    assert!(matches!(registry.remove("node-1").await, Err(RegistryError::Refused(refusal)) if refusal == open));
+    let hold = Event::Hold { by: "ann".into(), reason: "r".into(), until: None };
+    registry.host_event("node-1", hold).await.unwrap();
+    registry.remove("node-1").await.unwrap();
+    assert!(registry.find("node-1").is_none());
+}
+
+/// faults.md N5: ten thousand machines come back at once, most of them nobody's. Each is answered, none is written, and
+/// what is remembered of strangers has an end.
+#[tokio::test]
+async fn n5_an_avalanche_of_strangers_boots_its_disks_and_is_remembered_up_to_a_limit() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Box::new(SledDb::open(dir.path()).unwrap());
+    let stop = StopSwitch::new(dir.path());
+    let mut registry = direct::Direct::load(db, &config(dir.path()), stop, 1_000).unwrap();
+    let firmware = NetbootClient::Firmware { arch: crate::decide::netboot::FirmwareArch::Bios };
+    let macs: Vec<Mac> = (0..10_200u16)
+        .map(|number| {
+            let [high, low] = number.to_be_bytes();
+            Mac([0x52, 0x54, 1, 1, high, low])
+        })
+        .collect();
+    for some in macs.chunks(500) {
+        let mut group = registry.group(1_000);
+        let asked: Vec<_> = some
+            .iter()
+            .map(|mac| {
+                let booted = group.take(|reply| Command::Netbooted { mac: *mac, client: firmware, reply });
+                let token = "t".to_string();
+                let script = group.take(|reply| Command::Script { mac: *mac, client: IPXE, token, reply });
+                (booted, script)
+            })
+            .collect();
+        group.commit();
+        for (booted, script) in asked {
+            booted.get().unwrap();
+            let script = script.get().unwrap();
+            assert!(matches!(script, Script::Local { .. }), "{script:?}");
+        }
+    }
+    assert_eq!(registry.read(|view| view.hosts().count()), 10_000);
 }

@@ -3,6 +3,7 @@
 use super::admission::{Fleet, Tripped};
 use super::images::ImageFacts;
 use super::inventory;
+use super::ledger::Tip;
 use super::rollouts::Rollouts;
 use crate::decide::brakes;
 use crate::decide::group::Group;
@@ -40,6 +41,7 @@ pub struct View {
     by_mac: HashMap<Mac, String>,
     by_name: HashMap<String, String>,
     breaker: Option<Tripped>,
+    ledger_tip: Option<Tip>,
     images: Arc<ImageFacts>,
     fleet: Arc<Fleet>,
     rollouts: Arc<Rollouts>,
@@ -136,6 +138,16 @@ impl View {
     #[must_use]
     pub fn images(&self) -> &Arc<ImageFacts> {
         &self.images
+    }
+
+    /// Where the ledger ends on stable storage; `None` when the store failed.
+    #[must_use]
+    pub fn ledger_tip(&self) -> Option<Tip> {
+        self.ledger_tip
+    }
+
+    pub(super) fn publish_tip(&mut self, tip: Tip) {
+        self.ledger_tip = Some(tip);
     }
 
     pub(super) fn publish_images(&mut self, images: &Arc<ImageFacts>) {

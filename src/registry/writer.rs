@@ -1,11 +1,14 @@
 //! The writer thread: take what has queued up, decide, commit once, publish, answer.
 
 use super::admission::Brakes;
+use super::bookkeeping;
 use super::fleet::Reservations;
+use super::gone::Gone;
 use super::history;
 use super::images::ImageFacts;
 use super::inventory::Packed;
 use super::leases::Leases;
+use super::ledger::Ledger;
 use super::load;
 use super::nics;
 use super::rollouts::Rollouts;
@@ -14,7 +17,6 @@ use super::stop::StopSwitch;
 use super::stored;
 use super::view::{HostView, View};
 use super::{Command, RegistryError, Script, boot_policy};
-use crate::clock;
 use crate::config::{Config, DEFAULT_GROUP};
 use crate::db::{Committed, Db, DbError, Txn, VALUE_BYTES_MAX};
 use crate::decide::boot::{BootDecision, BootPolicy, LocalReason, boot};
@@ -44,6 +46,7 @@ pub(super) struct Writer {
     pub(super) hosts: BTreeMap<String, Arc<HostView>>,
     pub(super) by_mac: HashMap<Mac, String>,
     discovered: usize,
+    pub(super) gone: Gone,
     pub(super) last_proposal: u64,
     pub(super) clock: Option<StoredClock>,
     /// The server's own NICs, which are on the deny list whatever a document says.
@@ -52,6 +55,7 @@ pub(super) struct Writer {
     pub(super) images: Arc<ImageFacts>,
     pub(super) rollouts: Arc<Rollouts>,
     pub(super) leases: Leases,
+    pub(super) ledger: Ledger,
     view: Arc<RwLock<View>>,
     /// Set when a commit failed: the working records are ahead of the disk, so nothing is decided any more.
     pub(super) failed: Option<String>,
@@ -78,6 +82,11 @@ impl Batch {
         self.txn.writes.push((key, value));
     }
 
+    /// Whether the group takes no further command.
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes > GROUP_BYTES_MAX
+    }
+
     fn put_host(&mut self, id: &str, record: Vec<u8>) {
         self.put(format!("host/{id}"), Some(record));
         self.hosts.push(id.to_string());
@@ -96,15 +105,23 @@ impl Batch {
 }
 
 impl Writer {
-    pub(super) fn load(db: Box<dyn Db>, config: &Config, view: Arc<RwLock<View>>) -> Result<Writer, DbError> {
+    /// The writer on what the store holds; `view` is what it publishes to from then on.
+    pub(super) fn load(
+        db: Box<dyn Db>,
+        config: &Config,
+        stop: StopSwitch,
+        view: Arc<RwLock<View>>,
+        now: u64,
+    ) -> Result<Writer, DbError> {
         let mut writer = Writer {
             attempts_max: config.deploy.attempts_max,
-            stop: StopSwitch::new(&config.state_dir),
+            stop,
             brakes: Brakes::default(),
             names: config.names.clone(),
             hosts: BTreeMap::new(),
             by_mac: HashMap::new(),
             discovered: 0,
+            gone: Gone::new(),
             last_proposal: 0,
             clock: None,
             own_macs: BTreeSet::new(),
@@ -112,6 +129,7 @@ impl Writer {
             images: Arc::default(),
             rollouts: Arc::default(),
             leases: Leases::load(&*db, config)?,
+            ledger: bookkeeping::open(&*db)?,
             db,
             view,
             failed: None,
@@ -130,25 +148,28 @@ impl Writer {
                 batch.put_host(&id, record);
             }
         }
+        writer.load_gone()?;
         writer.load_breaker()?;
         writer.load_fleet(&config.own_macs)?;
         writer.load_images()?;
         writer.load_clock()?;
         writer.load_rollouts()?;
-        for (address, mac) in writer.leases.bound(clock::now()) {
+        for (address, mac) in writer.leases.bound(now) {
             batch.leases.push((address, Some(mac)));
         }
         writer.finish(batch);
+        writer.begin_ledger(now);
         Ok(writer)
     }
 
-    pub(super) fn run(mut self, mut inbox: mpsc::Receiver<Command>) {
+    /// Until the last handle is dropped. `clock` is asked once for each group.
+    pub(super) fn run(mut self, mut inbox: mpsc::Receiver<Command>, clock: impl Fn() -> u64) {
         while let Some(first) = inbox.blocking_recv() {
             let mut batch = Batch::default();
-            let now = clock::now();
+            let now = clock();
             self.take(first, &mut batch, now);
             for _ in 1..GROUP_MAX {
-                if batch.bytes > GROUP_BYTES_MAX {
+                if batch.is_full() {
                     break;
                 }
                 match inbox.try_recv() {
@@ -160,7 +181,8 @@ impl Writer {
         }
     }
 
-    fn take(&mut self, command: Command, batch: &mut Batch, now: u64) {
+    /// Decides one command. What comes of it is answered by [`Writer::finish`].
+    pub(super) fn take(&mut self, command: Command, batch: &mut Batch, now: u64) {
         match command {
             Command::Host { name, event, inventory, reply } => {
                 let answer = self.guard().and_then(|()| self.host_event(&name, &event, inventory, batch, now));
@@ -179,7 +201,7 @@ impl Writer {
                 batch.answer(reply, answer);
             }
             Command::Remove { name, reply } => {
-                let answer = self.guard().and_then(|()| self.remove(&name, batch));
+                let answer = self.guard().and_then(|()| self.remove(&name, batch, now));
                 batch.answer(reply, answer);
             }
             Command::History { name, reply } => {
@@ -307,8 +329,7 @@ impl Writer {
                 let waits = view.waits.clone().filter(|_| !host.asks.is_empty());
                 let power = view.power.clone();
                 self.replace(HostView { host: *host, inventory, waits, power }, &entries, batch, now)?;
-                self.absorb(id, &absorbed, batch);
-                Ok(())
+                self.absorb(id, &absorbed, batch, now)
             }
         }
     }
@@ -345,6 +366,8 @@ impl Writer {
             let raw = fitting(serde_json::to_vec(&line).unwrap_or_default())?;
             puts.push((line, raw));
         }
+        let before = self.hosts.get(&id).cloned();
+        self.enter(before.as_ref().map(|view| &view.host), Some(&view.host), now)?;
         self.keep(Arc::new(view));
         batch.put_host(&id, record);
         for (line, raw) in puts {
@@ -442,24 +465,28 @@ impl Writer {
         Ok(())
     }
 
-    fn remove(&mut self, name: &str, batch: &mut Batch) -> Result<(), RegistryError> {
+    fn remove(&mut self, name: &str, batch: &mut Batch, now: u64) -> Result<(), RegistryError> {
         let id = self.id_of(name)?;
         if let Some(order) = &self.hosts[&id].host.order {
             let open = crate::decide::host::Refusal::OrderOpen { generation: order.generation };
             return Err(RegistryError::Refused(open));
         }
-        self.forget(&id, batch);
-        Ok(())
+        self.forget(&id, batch, now)
     }
 
-    pub(super) fn forget(&mut self, id: &str, batch: &mut Batch) {
+    pub(super) fn forget(&mut self, id: &str, batch: &mut Batch, now: u64) -> Result<(), RegistryError> {
+        if let Some(view) = self.hosts.get(id).cloned() {
+            self.enter(Some(&view.host), None, now)?;
+        }
         batch.put(format!("host/{id}"), None);
         self.by_mac.retain(|_, known| *known != id);
         if let Some(gone) = self.hosts.remove(id) {
             self.discovered -= usize::from(gone.host.state == State::Discovered);
             self.brakes.discount(&gone.host);
+            self.keep_orders_of(&gone.host, batch);
         }
         batch.removed.push(id.to_string());
+        Ok(())
     }
 
     fn history(&self, name: &str) -> Result<Vec<history::Line>, RegistryError> {
@@ -480,7 +507,8 @@ impl Writer {
     }
 
     /// Commits the batch, publishes it, answers everybody: in this order (rule 7).
-    fn finish(&mut self, batch: Batch) {
+    pub(super) fn finish(&mut self, mut batch: Batch) {
+        self.put_ledger(&mut batch);
         if self.failed.is_none() && !batch.txn.writes.is_empty() {
             match self.db.commit(std::slice::from_ref(&batch.txn)) {
                 Ok(outcomes) if outcomes == [Committed::Conflict] => {
@@ -508,6 +536,7 @@ impl Writer {
             view.publish_fleet(&self.brakes.fleet, &self.reservations);
             view.publish_rollouts(&self.rollouts);
             view.publish_images(&self.images);
+            view.publish_tip(self.ledger.tip());
             view.publish_breaker(self.brakes.breaker.tripped.clone());
             for (address, holder) in &batch.leases {
                 view.publish_lease(*address, *holder);

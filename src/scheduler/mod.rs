@@ -6,6 +6,7 @@ pub mod cron;
 pub mod duration;
 pub mod run;
 pub mod tick;
+pub mod turns;
 pub mod windows;
 
 #[cfg(test)]

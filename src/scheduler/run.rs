@@ -1,15 +1,16 @@
 //! The scheduler's loop: a tick each second, health checks, and power. What it does, `tick` decided.
 
 use super::tick::Scheduler;
+use super::turns::Turns;
 use crate::clock;
 use crate::decide::group::Check;
-use crate::decide::host::{Event, State};
+use crate::decide::host::Event;
 use crate::decide::schedule::clock::Now;
 use crate::power::{self, Action, Outcome, Power};
 use crate::registry::rollouts::{CheckAsked, RolloutCommand};
 use crate::registry::{HostView, Registry};
 use jiff::tz::TimeZoneDatabase;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -60,9 +61,7 @@ pub struct Loop {
     began: Instant,
     /// Hosts whose controller is being spoken to: one action at a time each.
     switching: Arc<Mutex<BTreeSet<String>>>,
-    /// Generation and power cycles of each open order, as last seen: a cycle that is new is carried out. What was there
-    /// when the server started was begun by the one before it.
-    cycles: BTreeMap<String, (u64, u32)>,
+    turns: Turns,
     places: Arc<Semaphore>,
     checks: Arc<Semaphore>,
 }
@@ -84,7 +83,7 @@ impl Loop {
                 held,
                 began,
                 switching,
-                cycles: BTreeMap::new(),
+                turns: Turns::default(),
                 places,
                 checks,
             },
@@ -122,30 +121,15 @@ impl Loop {
         }
     }
 
-    /// Machines whose order waits for them and that can be switched: each once for each order and each power cycle.
     fn switch_power(&mut self) {
-        let ordered = |view: &&Arc<HostView>| view.host.order.is_some() && view.can_be_switched();
-        let hosts: Vec<Arc<HostView>> = self.registry.read(|view| view.hosts().filter(ordered).cloned().collect());
-        let mut seen = BTreeMap::new();
-        for view in hosts {
-            let Some(order) = &view.host.order else { continue };
-            let begins = view.host.state == State::Queued && order.attempts == 0 && order.powered_at.is_none();
-            let now = (order.generation, order.power_cycles);
-            let is_new = |&(generation, cycles): &(u64, u32)| generation == now.0 && cycles < now.1;
-            let cycled = self.cycles.get(&view.host.id).is_some_and(is_new);
-            seen.insert(view.host.id.clone(), now);
-            if begins || cycled {
-                self.switch(view);
-            }
-        }
-        self.cycles = seen;
+        let stopped = self.registry.stop_switch().pressed().is_some();
+        let registry = &self.registry;
+        let due = registry.read(|view| self.turns.due(view, stopped));
+        due.into_iter().for_each(|view| self.switch(view));
     }
 
     fn switch(&self, view: Arc<HostView>) {
         let id = view.host.id.clone();
-        if self.registry.stop_switch().pressed().is_some() {
-            return;
-        }
         if !self.switching.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone()) {
             return;
         }

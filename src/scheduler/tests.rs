@@ -13,6 +13,7 @@ use crate::decide::rollout::plan::{Candidate, Gate, Goal, Request, WaveSize};
 use crate::decide::rollout::{make, progress::Stage};
 use crate::decide::schedule::clock::Now;
 use crate::registry::rollouts::RolloutCommand;
+use crate::registry::stop::Stop;
 use crate::registry::{Registry, Script, Steps, tests::config};
 use jiff::tz::TimeZoneDatabase;
 use std::path::Path;
@@ -203,9 +204,15 @@ async fn a_paused_rollout_opens_no_order_for_what_it_asked_already() {
     let dir = tempfile::tempdir().unwrap();
     let mut fleet = Fleet::of(dir.path(), 3, Group::new("default")).await;
     let rollout = fleet.start(3, "a:2", 0).await;
+    // Its canary is asked, and waits.
+    let stop = Stop { by: "ann".into(), reason: "look first".into(), at: 1, running_too: false };
+    fleet.registry.stop_switch().press(&stop).unwrap();
+    fleet.tick_at(1).await;
+    assert_eq!((0..3).filter(|number| !fleet.host(*number).asks.is_empty()).count(), 1);
     let pause = RolloutCommand::Pause { by: "ann".into(), reason: "lunch".into() };
     fleet.registry.command_rollout(rollout, pause).await.unwrap();
-    for second in 1..4 {
+    fleet.registry.stop_switch().release().unwrap();
+    for second in 2..5 {
         fleet.tick_at(second).await;
     }
     assert!(fleet.queued(3).is_empty());

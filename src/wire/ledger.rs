@@ -30,3 +30,34 @@ pub struct Line {
     pub previous: String,
     pub digest: String,
 }
+
+/// Where the ledger ends: number and digest of its last entry, to be noted elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tip {
+    pub tip: String,
+}
+
+/// What a host ran at the time that was asked about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostAt {
+    pub id: String,
+    /// As they were known then.
+    pub macs: Vec<String>,
+    /// Its name of today.
+    pub name: Option<String>,
+    /// `NAME:VERSION`.
+    pub reported: String,
+    /// Hex digest of its manifest.
+    pub manifest: String,
+    /// Of the order that wrote it.
+    pub generation: u64,
+    /// Unix seconds.
+    pub since: u64,
+    pub causes: Vec<String>,
+    pub reason: String,
+    pub by: String,
+    /// What it ran before.
+    pub former: Option<String>,
+    /// Of the entry that says so.
+    pub number: u64,
+}

@@ -63,9 +63,13 @@ fn more_hosts_than_expected_are_counted_first() {
 /// them among its hosts does nothing at all.
 #[test]
 fn o2_what_is_protected_is_never_rebuilt() {
-    let (lab, _) = with_fleet();
+    let (mut lab, _) = with_fleet();
     let server = own_mac(&lab);
     lab.apply(&format!("[[host]]\nmac = \"{server}\"\nname = \"myself\"\nimage = \"{IMAGE}\"\n"), &[]);
+    // A server that just started knows its own NICs before any document is applied.
+    lab.kill();
+    lab.start();
+    assert!(fails(&lab, &["host", "reimage", "myself", "--reason", "x"]).contains("is on the deny list"));
     // No document takes the server itself off its list.
     lab.apply("[policy]\nexpect_above = 9\ndenied = [\"52:54:00:12:00:0c\"]\n", &["--loosen"]);
     let before = everything(&lab);

@@ -1,7 +1,7 @@
 //! What lies in a state directory, read as the server reads it.
 
 use regild::config::{Config, DEFAULT_GROUP};
-use regild::db::Db;
+use regild::db::DbRead;
 use regild::db::sled::SledDb;
 use regild::registry::{HostView, Registry, history};
 use std::path::Path;

@@ -117,6 +117,26 @@ fn a_store_that_went_back_in_time_does_not_open() {
     assert!(refusal(dir.path()).contains("acknowledged"));
 }
 
+/// A record that somebody changed, added or took away behind the store's back, by a tool that leaves no torn page.
+#[test]
+fn a_host_record_that_was_edited_from_outside_is_noticed() {
+    for edit in ["changed", "added", "removed"] {
+        let dir = tempfile::tempdir().unwrap();
+        store_with_one_host(dir.path());
+        let place = Place::take(dir.path()).unwrap();
+        let tree = place.open_tree().unwrap();
+        let raw = (*tree).get("host/a").unwrap().unwrap().to_vec();
+        match edit {
+            "changed" => drop(tree.insert("host/a", [&raw[..raw.len() - 1], b"D"].concat()).unwrap()),
+            "added" => drop(tree.insert("host/b", raw).unwrap()),
+            _ => drop(tree.remove("host/a").unwrap()),
+        }
+        tree.flush().unwrap();
+        drop((tree, place));
+        assert!(refusal(dir.path()).contains("do not add up"), "{edit}");
+    }
+}
+
 #[test]
 fn a_store_that_is_truncated_zeroed_or_flipped_does_not_open_as_something_else() {
     for damage in ["truncate", "zero", "flip", "empty"] {

@@ -1,9 +1,10 @@
 //! From a cause to an order: causes ask, the brakes admit, and only then the next generation opens.
 
 use super::transition::{Change, Refusal};
-use super::{ImageChoice, Order, State, Step};
+use super::{Host, ImageChoice, Order, State, Step};
 use crate::decide::cause::{CAUSES_MAX, Cause, CauseKind};
 use crate::decide::labels::Labels;
+use crate::decide::stable_hash::stable_hash;
 
 /// What a document says of a host; `None` leaves a thing as it is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -16,8 +17,25 @@ pub struct Declared {
 }
 
 const HOUR_SECONDS: u64 = 3600;
+/// Requests with a key that one host remembers. Who asks again does so long before so many others did.
+const REQUEST_KEYS_MAX: usize = 16;
 /// Orders of one host that the hourly caps remember; the caps themselves are far below it.
 const ORDERED_AT_MAX: usize = 64;
+
+impl Host {
+    /// The image of the order: a person's word first, then a rollout's, then any other's, then what it should run.
+    #[must_use]
+    pub fn asked_image(&self) -> Option<ImageChoice> {
+        let rank = |kind: CauseKind| match kind {
+            CauseKind::Operator => 0,
+            CauseKind::Rollout { .. } => 1,
+            _ => 2,
+        };
+        let asked = self.asks.iter().filter(|cause| cause.image.is_some());
+        let first = asked.min_by_key(|cause| rank(cause.kind)).and_then(|cause| cause.image.clone());
+        first.or_else(|| self.desired.clone())
+    }
+}
 
 impl Change {
     pub(super) fn approve(&mut self, cause: &Cause) -> Result<(), Refusal> {
@@ -43,7 +61,7 @@ impl Change {
         if cause.image.is_none() && self.host.desired.is_none() {
             return Err(Refusal::NothingDesired);
         }
-        if cause.key.is_some() && cause.key == self.host.last_key {
+        if !self.is_new_request(cause) {
             return Ok(());
         }
         if let Some(order) = &mut self.host.order {
@@ -65,15 +83,33 @@ impl Change {
         }
         let asks = &mut self.host.asks;
         match asks.iter().position(|known| known.kind == cause.kind) {
-            Some(at) if asks[at].image == cause.image && asks[at].releases_disk == cause.releases_disk => return Ok(()),
+            Some(at) if asks[at].image == cause.image && asks[at].releases_disk == cause.releases_disk => {
+                self.remember(cause);
+                return Ok(());
+            }
             Some(at) => asks[at] = cause.clone(),
             // There are fewer kinds than places, but for rollouts, of which the registry lets one at a time have a host.
             None if asks.len() >= CAUSES_MAX => return Err(Refusal::TooManyCauses),
             None => asks.push(cause.clone()),
         }
+        self.remember(cause);
         let image = cause.image.as_ref().map_or(String::new(), |image| format!(" to {}", image.name));
         self.note(format!("{} asks for a rebuild{image}: {}", cause.kind.word(), cause.reason), &cause.by);
         Ok(())
+    }
+
+    /// Whether this is not what was asked before, said once more (faults.md H7).
+    fn is_new_request(&self, cause: &Cause) -> bool {
+        !cause.key.as_ref().is_some_and(|key| self.host.request_keys.contains(&stable_hash(&[key])))
+    }
+
+    /// A request was taken: with its key it will not be taken again, also when it only joined another one.
+    fn remember(&mut self, cause: &Cause) {
+        if let Some(key) = &cause.key {
+            let keys = &mut self.host.request_keys;
+            keys.drain(..keys.len().saturating_sub(REQUEST_KEYS_MAX - 1));
+            keys.push(stable_hash(&[key]));
+        }
     }
 
     /// The brakes let the waiting causes through: the next generation opens, once for all of them.
@@ -84,7 +120,7 @@ impl Change {
         if matches!(self.host.state, State::Discovered | State::Held { .. }) || self.host.asks.is_empty() {
             return Err(Refusal::NothingAsked);
         }
-        let image = self.asked_image().ok_or(Refusal::NothingDesired)?;
+        let image = self.host.asked_image().ok_or(Refusal::NothingDesired)?;
         let causes = std::mem::take(&mut self.host.asks);
         self.host.generation += 1;
         self.host.desired = Some(image.clone());
@@ -94,8 +130,6 @@ impl Change {
         let reasons: Vec<String> =
             causes.iter().map(|cause| format!("{}: {}", cause.kind.word(), cause.reason)).collect();
         let by = causes.first().map_or(String::new(), |cause| cause.by.clone());
-        let key = causes.iter().find_map(|cause| cause.key.clone());
-        self.host.last_key = key.or_else(|| self.host.last_key.take());
         self.host.order = Some(Order {
             generation: self.host.generation,
             image: image.clone(),
@@ -110,18 +144,6 @@ impl Change {
         let text = format!("order {} for {}: {}", self.host.generation, image.name, reasons.join("; "));
         self.go(State::Queued, text, &by);
         Ok(())
-    }
-
-    /// The image of the order: a person's word first, then a rollout's, then any other's, then what it should run.
-    fn asked_image(&self) -> Option<ImageChoice> {
-        let rank = |kind: CauseKind| match kind {
-            CauseKind::Operator => 0,
-            CauseKind::Rollout { .. } => 1,
-            _ => 2,
-        };
-        let asked = self.host.asks.iter().filter(|cause| cause.image.is_some());
-        let first = asked.min_by_key(|cause| rank(cause.kind)).and_then(|cause| cause.image.clone());
-        first.or_else(|| self.host.desired.clone())
     }
 
     /// Takes back what one kind of cause asked for; an order that is open already goes on.

@@ -40,8 +40,9 @@ pub struct Host {
     pub asks: Vec<Cause>,
     /// When orders were opened for it within the last hour: what the hourly caps count.
     pub ordered_at: Vec<u64>,
-    /// Key of the last request that became an order: the same request again is no new one (faults.md H7).
-    pub last_key: Option<String>,
+    /// Hashes of the keys of the latest requests: the same request again is no new one (faults.md H7). Not the keys, which
+    /// may be long.
+    pub request_keys: Vec<u64>,
     /// The disk that an order of ours began to write. Its content is ours to replace.
     pub own_disk: Option<DiskId>,
     /// Lines of history so far; the number of the next one.
@@ -62,7 +63,7 @@ impl Host {
     #[must_use]
     pub fn discovered(mac: Mac, group: &str, now: u64) -> Host {
         Host {
-            id: format!("h-{}", mac.to_string().replace(':', "")),
+            id: Host::id_of(mac),
             macs: vec![mac],
             name: None,
             group: group.to_string(),
@@ -79,10 +80,16 @@ impl Host {
             order: None,
             asks: Vec::new(),
             ordered_at: Vec::new(),
-            last_key: None,
+            request_keys: Vec::new(),
             own_disk: None,
             history_length: 0,
         }
+    }
+
+    /// The id of the record that begins with this MAC.
+    #[must_use]
+    pub fn id_of(mac: Mac) -> String {
+        format!("h-{}", mac.to_string().replace(':', ""))
     }
 
     /// Whether the disk holds what the host last reported, for the newest generation.

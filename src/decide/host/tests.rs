@@ -231,7 +231,26 @@ fn the_same_request_twice_is_one_order_and_another_one_is_refused() {
     assert_eq!(refused(&ordered, &keyed("k2")), Refusal::OrderOpen { generation: 2 });
     let done = after(&ordered, &[script(), check_in(2), agent(2, AgentWord::Verified(disk()))]);
     assert_eq!(transition(&done, &keyed("k1"), POLICY, 200), Outcome::Unchanged);
-    assert_eq!(after(&done, &[keyed("k2"), Event::Admit]).generation, 3);
+    let again = after(&done, &[keyed("k2"), Event::Admit]);
+    assert_eq!(again.generation, 3);
+    // Found by tests/sim (seed 32): one that comes much later, when another request was an order meanwhile.
+    let done = after(&again, &[script(), check_in(3), agent(3, AgentWord::Verified(disk()))]);
+    assert_eq!(transition(&done, &keyed("k1"), POLICY, 300), Outcome::Unchanged);
+}
+
+/// A request that finds the same one waiting has been taken with it: said once more it opens no second order.
+#[test]
+fn a_request_that_joined_another_one_is_remembered_with_it() {
+    let keyed = |key: &str| {
+        let cause = Cause { key: Some(key.into()), ..cause(CauseKind::Operator, "tiny:2") };
+        Event::Ask { cause }
+    };
+    let ordered = after(&after(&deployed(), &[script()]), &[keyed("k1"), keyed("k2"), Event::Admit]);
+    let done = after(&ordered, &[script(), check_in(2), agent(2, AgentWord::Verified(disk()))]);
+    assert_eq!(transition(&done, &keyed("k2"), POLICY, 300), Outcome::Unchanged);
+    // Bounded: a script that asks a thousand times does not fill the record.
+    let many: Vec<Event> = (0..1000).map(|number| keyed(&number.to_string())).collect();
+    assert_eq!(after(&done, &many).request_keys.len(), 16);
 }
 
 #[test]

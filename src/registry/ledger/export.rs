@@ -2,10 +2,11 @@
 
 use super::entry::Entry;
 use super::query::{Filter, find};
-use super::{LedgerError, digest};
-use crate::db::Db;
+use super::{LedgerError, Tip, digest};
+use crate::db::DbRead;
 use crate::decide::cause::CauseKind;
-use crate::wire::ledger::Line;
+use crate::decide::host::ImageChoice;
+use crate::wire::ledger::{HostAt, Line};
 use std::io::{self, Write};
 
 /// Why an export ended early.
@@ -22,10 +23,6 @@ pub enum ExportError {
 pub fn line(entry: &Entry, raw: &[u8]) -> Line {
     let fact = &entry.fact;
     let hex = |digest: [u8; 32]| blake3::Hash::from_bytes(digest).to_hex().to_string();
-    let word = |cause: &CauseKind| match cause {
-        CauseKind::Rollout { number } => format!("rollout {number}"),
-        other => other.word().to_string(),
-    };
     let at = i64::try_from(entry.at).ok().and_then(|at| jiff::Timestamp::from_second(at).ok());
     Line {
         number: entry.number,
@@ -37,7 +34,7 @@ pub fn line(entry: &Entry, raw: &[u8]) -> Line {
         image: fact.image.as_ref().map(|image| image.name.clone()),
         manifest: fact.image.as_ref().map(|image| image.manifest.clone()),
         generation: fact.generation,
-        causes: fact.causes.iter().map(word).collect(),
+        causes: fact.causes.iter().map(called).collect(),
         reason: fact.reason.clone(),
         by: fact.by.clone(),
         former: fact.former.as_ref().map(|image| image.name.clone()),
@@ -47,12 +44,40 @@ pub fn line(entry: &Entry, raw: &[u8]) -> Line {
     }
 }
 
+fn called(cause: &CauseKind) -> String {
+    match cause {
+        CauseKind::Rollout { number } => format!("rollout {number}"),
+        other => other.word().to_string(),
+    }
+}
+
+/// An entry as the answer to what its host ran; the ledger does not know the host's name.
+#[must_use]
+pub fn host_at_line(entry: &Entry) -> HostAt {
+    let fact = &entry.fact;
+    let image = fact.image.clone().unwrap_or(ImageChoice { name: String::new(), manifest: String::new() });
+    HostAt {
+        id: fact.host.clone(),
+        macs: fact.macs.iter().map(ToString::to_string).collect(),
+        name: None,
+        reported: image.name,
+        manifest: image.manifest,
+        generation: fact.generation,
+        since: entry.at,
+        causes: fact.causes.iter().map(called).collect(),
+        reason: fact.reason.clone(),
+        by: fact.by.clone(),
+        former: fact.former.as_ref().map(|image| image.name.clone()),
+        number: entry.number,
+    }
+}
+
 /// One JSON object a line. The last line's `digest` is the tip's.
 ///
 /// # Errors
 /// [`ExportError`].
-pub fn to_json_lines(db: &dyn Db, filter: &Filter, out: &mut dyn Write) -> Result<u64, ExportError> {
-    each(db, filter, |line| {
+pub fn to_json_lines(db: &dyn DbRead, tip: Tip, filter: &Filter, out: &mut dyn Write) -> Result<u64, ExportError> {
+    each(db, tip, filter, |line| {
         serde_json::to_writer(&mut *out, line)?;
         out.write_all(b"\n")
     })
@@ -63,10 +88,10 @@ pub fn to_json_lines(db: &dyn Db, filter: &Filter, out: &mut dyn Write) -> Resul
 ///
 /// # Errors
 /// [`ExportError`].
-pub fn to_csv(db: &dyn Db, filter: &Filter, out: &mut dyn Write) -> Result<u64, ExportError> {
+pub fn to_csv(db: &dyn DbRead, tip: Tip, filter: &Filter, out: &mut dyn Write) -> Result<u64, ExportError> {
     let mut csv = csv::Writer::from_writer(out);
     csv.write_record(COLUMNS).map_err(io::Error::other)?;
-    let count = each(db, filter, |line| csv.write_record(cells(line)).map_err(io::Error::other))?;
+    let count = each(db, tip, filter, |line| csv.write_record(cells(line)).map_err(io::Error::other))?;
     csv.flush()?;
     Ok(count)
 }
@@ -117,9 +142,14 @@ fn no_formula(text: String) -> String {
     if text.starts_with(['=', '+', '-', '@']) { format!("'{text}") } else { text }
 }
 
-fn each(db: &dyn Db, filter: &Filter, mut write: impl FnMut(&Line) -> io::Result<()>) -> Result<u64, ExportError> {
+fn each(
+    db: &dyn DbRead,
+    tip: Tip,
+    filter: &Filter,
+    mut write: impl FnMut(&Line) -> io::Result<()>,
+) -> Result<u64, ExportError> {
     let (mut count, mut failed) = (0, None);
-    find(db, filter, |entry, raw| {
+    find(db, tip, filter, |entry, raw| {
         if failed.is_none() {
             count += 1;
             failed = write(&line(entry, raw)).err();

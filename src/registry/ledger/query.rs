@@ -1,8 +1,8 @@
 //! Asking the ledger: what a host, or every host, ran at some time; entries by version, cause, host and time.
 
 use super::entry::{self, Entry};
-use super::{HEADS, Head, Kind, LedgerError, links, read_entry, read_head, read_tip};
-use crate::db::{Db, DbError, Item};
+use super::{HEADS, Head, Kind, LedgerError, Tip, links, read_entry, read_head};
+use crate::db::{DbError, DbRead, Item};
 use crate::decide::cause::CauseKind;
 
 /// A run of numbers that share the beginning of their keys: what is read at once.
@@ -14,7 +14,7 @@ pub(super) struct Page {
 const PAGE: u64 = 1_000;
 
 impl Page {
-    pub fn scan(&self, db: &dyn Db) -> Result<Vec<Item>, DbError> {
+    pub fn scan(&self, db: &dyn DbRead) -> Result<Vec<Item>, DbError> {
         // Ten digits without the last three.
         db.scan(&format!("ledger/{:07}", self.number))
     }
@@ -32,8 +32,8 @@ pub(super) fn pages(first: u64, last: u64) -> impl Iterator<Item = Page> {
 ///
 /// # Errors
 /// [`LedgerError`].
-pub fn host_at(db: &dyn Db, host: &str, time: u64) -> Result<Option<Entry>, LedgerError> {
-    follow(db, read_head(db, host)?, time)
+pub fn host_at(db: &dyn DbRead, tip: Tip, host: &str, time: u64) -> Result<Option<Entry>, LedgerError> {
+    follow(db, tip, read_head(db, host)?, time)
 }
 
 /// The same for every host that the ledger knows, in the order of their ids. One after another, so that whoever shares
@@ -41,25 +41,31 @@ pub fn host_at(db: &dyn Db, host: &str, time: u64) -> Result<Option<Entry>, Ledg
 ///
 /// # Errors
 /// [`LedgerError`], before the first host or in place of one.
-pub fn at(db: &dyn Db, time: u64) -> Result<impl Iterator<Item = Result<Entry, LedgerError>> + '_, LedgerError> {
+pub fn at(
+    db: &dyn DbRead,
+    tip: Tip,
+    time: u64,
+) -> Result<impl Iterator<Item = Result<Entry, LedgerError>> + '_, LedgerError> {
     let heads = db.scan(HEADS)?.into_iter().map(move |item| {
         let head = entry::unpack(&item.value).ok_or(LedgerError::Spoiled { key: item.key })?;
-        follow(db, head, time)
+        follow(db, tip, head, time)
     });
     Ok(heads.filter_map(Result::transpose))
 }
 
 /// Back along the entries of one host to the newest that is not younger than `time`. Should the clock have stood
-/// wrong for a while, the entry with the higher number wins: it was written later.
-fn follow(db: &dyn Db, head: Head, time: u64) -> Result<Option<Entry>, LedgerError> {
+/// wrong for a while, the entry with the higher number wins: it was written later. Beyond the tip lies what may not be
+/// on stable storage yet.
+fn follow(db: &dyn DbRead, tip: Tip, head: Head, time: u64) -> Result<Option<Entry>, LedgerError> {
     let mut number = head.runs;
     while number != 0 {
         let entry = read_entry(db, number)?;
-        if entry.at <= time {
+        let is_durable = number <= tip.number;
+        if entry.at <= time && is_durable {
             return Ok(Some(entry));
         }
         let runs = entry.runs.ok_or_else(|| LedgerError::Spoiled { key: super::key(number) })?;
-        number = earlier(number, links::towards(&runs, time))?;
+        number = earlier(number, if is_durable { links::towards(&runs, time) } else { runs.before })?;
     }
     Ok(None)
 }
@@ -113,12 +119,19 @@ fn is_called(cause: CauseKind, word: &str) -> bool {
 ///
 /// # Errors
 /// [`LedgerError`]; `each` may have seen entries by then.
-pub fn find(db: &dyn Db, filter: &Filter, mut each: impl FnMut(&Entry, &[u8])) -> Result<(), LedgerError> {
+pub fn find(
+    db: &dyn DbRead,
+    tip: Tip,
+    filter: &Filter,
+    mut each: impl FnMut(&Entry, &[u8]),
+) -> Result<(), LedgerError> {
     if let Some(host) = &filter.host {
         let mut numbers = Vec::new();
         let mut number = read_head(db, host)?.last;
         while number != 0 {
-            numbers.push(number);
+            if number <= tip.number {
+                numbers.push(number);
+            }
             number = earlier(number, read_entry(db, number)?.before)?;
         }
         for number in numbers.into_iter().rev() {
@@ -128,7 +141,7 @@ pub fn find(db: &dyn Db, filter: &Filter, mut each: impl FnMut(&Entry, &[u8])) -
         }
         return Ok(());
     }
-    let (tip, mut next) = (read_tip(db)?.number, 1);
+    let (tip, mut next) = (tip.number, 1);
     for page in pages(next, tip) {
         // What lies beyond the tip is no part of the ledger; what is missing before it must not be passed over.
         for item in page.scan(db)? {

@@ -6,7 +6,7 @@ mod queries;
 
 use super::*;
 use crate::db::sled::SledDb;
-use crate::db::{Committed, Txn};
+use crate::db::{Committed, Db, Txn};
 use crate::decide::boot::{BootPolicy, Halt};
 use crate::decide::cause::{Cause, CauseKind};
 use crate::decide::host::{AgentWord, DiskId, Event, Host, Identity, ImageChoice, Outcome, Step, transition};

@@ -4,8 +4,8 @@
 use super::entry::{self, Entry};
 use super::links::Spine;
 use super::query::{Page, pages};
-use super::{HEADS, Head, LedgerError, Tip, digest, key, read_tip};
-use crate::db::{Db, DbError};
+use super::{HEADS, Head, LedgerError, Tip, digest, key, read_entry, read_tip};
+use crate::db::{DbError, DbRead};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -83,6 +83,12 @@ pub enum VerifyError {
     Ledger(#[from] LedgerError),
 }
 
+impl From<Broken> for VerifyError {
+    fn from(broken: Broken) -> Self {
+        VerifyError::Broken(broken)
+    }
+}
+
 impl From<DbError> for VerifyError {
     fn from(error: DbError) -> Self {
         VerifyError::Ledger(error.into())
@@ -93,22 +99,25 @@ fn broken<T>(number: u64, why: Why) -> Result<T, VerifyError> {
     Err(VerifyError::Broken(Broken { number, why }))
 }
 
-/// Reads the whole ledger. `noted`: a tip that was noted elsewhere, the only thing that somebody who can write the
-/// store cannot write anew.
+/// Reads the whole ledger, also while its writer goes on adding to it. `noted`: a tip that was noted elsewhere, the only
+/// thing that somebody who can write the store cannot write anew.
 ///
 /// # Errors
 /// [`VerifyError::Broken`] with the first number at which something does not hold.
-pub fn verify(db: &dyn Db, noted: Option<Tip>) -> Result<Verified, VerifyError> {
-    let tip = read_tip(db)?;
+pub fn verify(db: &dyn DbRead, noted: Option<Tip>) -> Result<Verified, VerifyError> {
+    let mut tip = read_tip(db)?;
     let mut chain = Chain { last: Tip::empty(), hosts: BTreeMap::new(), noted };
-    for page in pages(1, tip.number) {
-        chain.page(db, &page, tip)?;
-    }
-    if chain.last != tip {
-        return broken(tip.number, Why::NotWhatTipSays);
-    }
-    if db.get(&key(tip.number + 1))?.is_some() {
-        return broken(tip.number + 1, Why::AfterTip);
+    loop {
+        for page in pages(chain.last.number + 1, tip.number) {
+            chain.page(db, &page, tip)?;
+        }
+        if chain.last != tip {
+            return broken(tip.number, Why::NotWhatTipSays);
+        }
+        match db.get(&key(tip.number + 1))? {
+            None => break,
+            Some(_) => tip = grown(db, tip)?.ok_or(Broken { number: tip.number + 1, why: Why::AfterTip })?,
+        }
     }
     if let Some(noted) = noted.filter(|noted| noted.number > tip.number) {
         return broken(tip.number + 1, Why::EndsBeforeNoted { noted: noted.number });
@@ -120,8 +129,14 @@ pub fn verify(db: &dyn Db, noted: Option<Tip>) -> Result<Verified, VerifyError> 
     Ok(Verified { tip })
 }
 
+/// The tip of now, if the writer added something since. It writes entries and tip in one batch, so whoever saw an entry
+/// of his sees its tip, too.
+fn grown(db: &dyn DbRead, tip: Tip) -> Result<Option<Tip>, LedgerError> {
+    Ok(Some(read_tip(db)?).filter(|now| now.number > tip.number))
+}
+
 /// What of the end can be seen at a glance: the last entry, and that there is none after it.
-pub(super) fn end(db: &dyn Db, tip: Tip) -> Result<Option<Broken>, LedgerError> {
+pub(super) fn end(db: &dyn DbRead, tip: Tip) -> Result<Option<Broken>, LedgerError> {
     let found = |number, why| Ok(Some(Broken { number, why }));
     if tip.number > 0 {
         match db.get(&key(tip.number))? {
@@ -145,19 +160,22 @@ struct Chain {
 }
 
 impl Chain {
-    fn page(&mut self, db: &dyn Db, page: &Page, tip: Tip) -> Result<(), VerifyError> {
+    fn page(&mut self, db: &dyn DbRead, page: &Page, tip: Tip) -> Result<(), VerifyError> {
+        let before = self.last.number;
         for item in page.scan(db)? {
             let expected = self.last.number + 1;
-            if item.key != key(expected) {
-                let number = item.key.strip_prefix("ledger/").and_then(|digits| digits.parse().ok());
-                return match number.filter(|number| item.key == key(*number) && *number > expected) {
-                    None => broken(expected, Why::Stray(item.key)),
-                    Some(number) if expected > tip.number => broken(number, Why::AfterTip),
-                    Some(_) => broken(expected, Why::Missing),
-                };
+            let digits = item.key.strip_prefix("ledger/").and_then(|digits| digits.parse().ok());
+            let Some(number) = digits.filter(|number| *number > 0 && item.key == key(*number)) else {
+                return broken(expected, Why::Stray(item.key));
+            };
+            if number <= before {
+                continue; // of a page that was begun when the ledger ended in it
             }
             if expected > tip.number {
-                return broken(expected, Why::AfterTip);
+                return if grown(db, tip)?.is_some() { Ok(()) } else { broken(number, Why::AfterTip) };
+            }
+            if number != expected {
+                return broken(expected, Why::Missing);
             }
             self.entry(&item.value, expected)?;
         }
@@ -196,19 +214,29 @@ impl Chain {
         Ok(())
     }
 
-    fn index(&self, db: &dyn Db) -> Result<(), VerifyError> {
+    fn index(&self, db: &dyn DbRead) -> Result<(), VerifyError> {
         let mut stored = BTreeMap::new();
         for item in db.scan(HEADS)? {
             let host = item.key[HEADS.len()..].to_string();
             stored.insert(host, entry::unpack::<Head>(&item.value));
         }
+        let newest = read_tip(db)?.number;
+        // The writer may have added to a host while the entries were read: then its index leads to an entry behind the
+        // last that was read, and that entry is the host's.
+        let moved = |host: &str, head: Option<Head>| {
+            let last = head.map_or(0, |head| head.last);
+            last > self.last.number
+                && last <= newest
+                && read_entry(db, last).is_ok_and(|entry| entry.fact.host == *host)
+        };
         for (host, (head, _)) in &self.hosts {
-            if stored.remove(host) != Some(Some(*head)) {
-                return broken(head.last, Why::WrongIndex { host: host.clone() });
+            match stored.remove(host) {
+                Some(found) if found == Some(*head) || moved(host, found) => {}
+                _ => return broken(head.last, Why::WrongIndex { host: host.clone() }),
             }
         }
-        match stored.into_keys().next() {
-            Some(host) => broken(self.last.number + 1, Why::WrongIndex { host }),
+        match stored.into_iter().find(|(host, head)| !moved(host, *head)) {
+            Some((host, _)) => broken(self.last.number + 1, Why::WrongIndex { host }),
             None => Ok(()),
         }
     }

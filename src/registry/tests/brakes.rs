@@ -101,3 +101,58 @@ async fn stop_holds_at_once_needs_no_store_and_survives_a_restart() {
     tick(&registry).await;
     assert_eq!(opened(&registry), 3);
 }
+
+/// Found by tests/sim: what was good when it was asked for may be blocked when its turn comes.
+#[tokio::test]
+async fn an_image_that_is_blocked_while_a_host_waits_is_not_ordered() {
+    let dir = tempfile::tempdir().unwrap();
+    let registry = open(dir.path());
+    discover(&registry, 1).await;
+    let stop = Stop { by: "ann".into(), reason: "smoke".into(), at: 1, running_too: false };
+    registry.stop_switch().press(&stop).unwrap();
+    let view = registry.host_event(&id(0), approve()).await.unwrap();
+    let image = view.host.asked_image().unwrap().name;
+    let kind = crate::registry::images::MarkKind::Blocked;
+    let mark = Mark { image: image.clone(), kind, by: "ann".into(), reason: "CVE".into(), at: 1 };
+    registry.mark_image(image.clone(), Some(mark)).await.unwrap();
+    registry.stop_switch().release().unwrap();
+    tick(&registry).await;
+    assert_eq!(opened(&registry), 0);
+    let waits = registry.find(&id(0)).unwrap().waits.clone().unwrap();
+    assert!(waits.contains("is blocked: CVE"), "{waits}");
+    registry.mark_image(image, None).await.unwrap();
+    tick(&registry).await;
+    assert_eq!(opened(&registry), 1);
+}
+
+/// Found by tests/sim: to remove a host and approve it again was a way round the hourly caps.
+#[tokio::test]
+async fn the_orders_of_a_removed_host_count_on_until_their_hour_is_over() {
+    use crate::config::fleet::diff::Write;
+    use crate::decide::brakes::Policy;
+    use crate::decide::group::Limits;
+    let dir = tempfile::tempdir().unwrap();
+    let registry = open(dir.path());
+    let fleet = Limits { concurrent_max: 9, orders_per_hour_max: 1 };
+    let write = Write::Policy(Policy { fleet, ..Policy::default() });
+    registry.apply(vec![write], Default::default(), "ann".into()).await.unwrap();
+    discover(&registry, 1).await;
+    registry.host_event(&id(0), approve()).await.unwrap();
+    registry.host_event(&id(0), failed(1)).await.unwrap();
+    registry.remove(&id(0)).await.unwrap();
+    let registry = reopen(dir.path(), registry).await;
+    discover(&registry, 1).await;
+    let view = registry.host_event(&id(0), approve()).await.unwrap();
+    assert!(view.waits.as_deref().unwrap().contains("1 of at most 1 orders in an hour"), "{:?}", view.waits);
+    drop(registry);
+    let db = loop {
+        match SledDb::open(dir.path()) {
+            Ok(db) => break Box::new(db),
+            Err(_) => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
+        }
+    };
+    let later = clock::now() + 3600;
+    let mut registry = direct::Direct::load(db, &config(dir.path()), StopSwitch::in_memory(), later).unwrap();
+    registry.ask(later, |reply| Command::Tick { steps: Box::default(), reply }).unwrap();
+    assert!(registry.read(|view| view.find(&id(0)).unwrap().host.order.is_some()), "the hour is over");
+}

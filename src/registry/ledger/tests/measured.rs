@@ -104,17 +104,17 @@ fn a_million_entries() {
     timed("append and commit, each commit on stable storage", || fill(&mut kept, hosts));
     let dir = kept._dir.path().to_path_buf();
     println!("store on disk: {} MiB", megabytes(&dir));
-    let db = &kept.db;
+    let (db, tip) = (&kept.db, kept.ledger.tip());
     timed("verify", || verify(db, None).unwrap());
     let (mut bytes, mut found) = (0u64, 0u64);
     timed("find by cause (reads all)", || {
-        find(db, &Filter { cause: Some("drift".into()), ..Filter::default() }, |_, _| found += 1).unwrap();
+        find(db, tip, &Filter { cause: Some("drift".into()), ..Filter::default() }, |_, _| found += 1).unwrap();
     });
     let mut json = Sink(0);
-    timed("export as JSON lines", || to_json_lines(db, &Filter::default(), &mut json).unwrap());
+    timed("export as JSON lines", || to_json_lines(db, tip, &Filter::default(), &mut json).unwrap());
     let mut csv = Sink(0);
-    timed("export as CSV", || to_csv(db, &Filter::default(), &mut csv).unwrap());
-    find(db, &Filter::default(), |_, raw| bytes += raw.len() as u64).unwrap();
+    timed("export as CSV", || to_csv(db, tip, &Filter::default(), &mut csv).unwrap());
+    find(db, tip, &Filter::default(), |_, raw| bytes += raw.len() as u64).unwrap();
     println!(
         "found {found}; bytes an entry: stored {}, JSON line {}, CSV {}",
         bytes / ENTRIES,
@@ -127,14 +127,15 @@ fn a_million_entries() {
         ("at half time", START + ENTRIES * 31 / 2),
         ("at a tenth of the time", START + ENTRIES * 31 / 10),
     ] {
-        let seen = timed(&format!("what every host ran {what}"), || at(db, time).unwrap().map(Result::unwrap).count());
+        let seen =
+            timed(&format!("what every host ran {what}"), || at(db, tip, time).unwrap().map(Result::unwrap).count());
         println!("  {seen} hosts");
         timed(&format!("what each of 1,000 hosts ran {what}, one by one"), || {
-            (0..1_000).for_each(|n| drop(host_at(db, &id(n * (hosts / 1_000).max(1)), time).unwrap()));
+            (0..1_000).for_each(|n| drop(host_at(db, tip, &id(n * (hosts / 1_000).max(1)), time).unwrap()));
         });
     }
     timed("all entries of one host", || {
-        find(db, &Filter { host: Some(id(7)), ..Filter::default() }, |_, _| ()).unwrap()
+        find(db, tip, &Filter { host: Some(id(7)), ..Filter::default() }, |_, _| ()).unwrap()
     });
     println!("most memory resident: {}", resident_most());
 }

@@ -5,7 +5,7 @@ use crate::wire::ledger::Line;
 use proptest::prelude::*;
 
 fn ran(kept: &Kept, host: u32, time: u64) -> Option<(String, u64)> {
-    let entry = host_at(&kept.db, &id(host), time).unwrap()?;
+    let entry = host_at(&kept.db, kept.ledger.tip(), &id(host), time).unwrap()?;
     Some((entry.fact.image.map_or("nothing".to_string(), |image| image.name), entry.at))
 }
 
@@ -21,11 +21,12 @@ fn what_each_host_ran_at_a_time_and_since_when() {
     assert_eq!(ran(&kept, 77, u64::MAX), None);
     kept.add(&runs(1, None, 3), 20 * DAY);
     assert_eq!(ran(&kept, 1, 21 * DAY), Some(("nothing".into(), 20 * DAY)), "between the old image and the new");
-    let all = |time| at(&kept.db, time).unwrap().map(|entry| entry.unwrap().fact.host).collect::<Vec<_>>();
+    let all =
+        |time| at(&kept.db, kept.ledger.tip(), time).unwrap().map(|entry| entry.unwrap().fact.host).collect::<Vec<_>>();
     assert_eq!(all(0), [""; 0]);
     assert_eq!(all(4 * DAY), [id(1), id(2)]);
     assert_eq!(all(u64::MAX), [id(1), id(2), id(3)]);
-    let why = host_at(&kept.db, &id(3), u64::MAX).unwrap().unwrap().fact;
+    let why = host_at(&kept.db, kept.ledger.tip(), &id(3), u64::MAX).unwrap().unwrap().fact;
     assert_eq!((why.reason.as_str(), why.by.as_str()), ("0 3 * * 0 of group web", "schedule"));
     assert_eq!(why.former, image("debian:12.3"));
 }
@@ -45,7 +46,7 @@ fn a_clock_that_was_wrong_for_a_while_spoils_no_other_answer() {
 
 fn numbers(kept: &Kept, filter: Filter) -> Vec<u64> {
     let mut found = Vec::new();
-    find(&kept.db, &filter, |entry, _| found.push(entry.number)).unwrap();
+    find(&kept.db, kept.ledger.tip(), &filter, |entry, _| found.push(entry.number)).unwrap();
     found
 }
 
@@ -106,7 +107,7 @@ fn an_export_is_the_whole_ledger_and_its_last_digest_is_the_tip() {
     let fact = Fact { reason: "=HYPERLINK(\"x\"), \"quoted\"".into(), by: "@ann".into(), ..runs(1, None, 3) };
     kept.add(&Fact { causes: vec![CauseKind::Rollout { number: 7 }, CauseKind::Drift], ..fact }, 1_772_323_200);
     let mut lines = Vec::new();
-    assert_eq!(to_json_lines(&kept.db, &Filter::default(), &mut lines).unwrap(), 13);
+    assert_eq!(to_json_lines(&kept.db, kept.ledger.tip(), &Filter::default(), &mut lines).unwrap(), 13);
     let lines: Vec<Line> =
         String::from_utf8(lines).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(lines.windows(2).all(|pair| pair[1].previous == pair[0].digest));
@@ -117,7 +118,10 @@ fn an_export_is_the_whole_ledger_and_its_last_digest_is_the_tip() {
     assert_eq!(last.causes, ["rollout 7", "drift"]);
 
     let mut text = Vec::new();
-    assert_eq!(to_csv(&kept.db, &Filter { host: Some(id(1)), ..Filter::default() }, &mut text).unwrap(), 5);
+    assert_eq!(
+        to_csv(&kept.db, kept.ledger.tip(), &Filter { host: Some(id(1)), ..Filter::default() }, &mut text).unwrap(),
+        5
+    );
     let mut csv = csv::Reader::from_reader(&text[..]);
     let header = csv.headers().unwrap().clone();
     let first = serde_json::to_value(&lines[0]).unwrap();
@@ -146,8 +150,11 @@ fn an_export_that_cannot_be_written_says_so() {
         }
     }
     let kept = Kept::twelve();
-    assert!(matches!(to_json_lines(&kept.db, &Filter::default(), &mut Full), Err(ExportError::Write(_))));
-    assert!(matches!(to_csv(&kept.db, &Filter::default(), &mut Full), Err(ExportError::Write(_))));
+    assert!(matches!(
+        to_json_lines(&kept.db, kept.ledger.tip(), &Filter::default(), &mut Full),
+        Err(ExportError::Write(_))
+    ));
+    assert!(matches!(to_csv(&kept.db, kept.ledger.tip(), &Filter::default(), &mut Full), Err(ExportError::Write(_))));
 }
 
 proptest! {
@@ -171,13 +178,13 @@ proptest! {
         prop_assert!(kept.verify().is_ok());
         for host in 1..4 {
             let mut model = None;
-            find(&kept.db, &Filter::default(), |entry, _| {
+            find(&kept.db, kept.ledger.tip(), &Filter::default(), |entry, _| {
                 if entry.fact.host == id(host) && entry.fact.kind == Kind::Runs && entry.at <= asked {
                     model = Some(entry.clone());
                 }
             })
             .unwrap();
-            prop_assert_eq!(host_at(&kept.db, &id(host), asked).unwrap(), model);
+            prop_assert_eq!(host_at(&kept.db, kept.ledger.tip(), &id(host), asked).unwrap(), model);
         }
     }
 }

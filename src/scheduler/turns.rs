@@ -1,0 +1,36 @@
+//! Whose power is to be switched now, so that the machine netboots. A view in, hosts out: a simulation asks it, too.
+
+use crate::decide::host::State;
+use crate::registry::{HostView, View};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What is remembered from tick to tick: generation and power cycles of each open order, as last seen. A cycle that is
+/// new is carried out. What was there when the server started was begun by the one before it.
+#[derive(Debug, Default)]
+pub struct Turns {
+    cycles: BTreeMap<String, (u64, u32)>,
+}
+
+impl Turns {
+    /// Machines whose order waits for them and that can be switched: each once for each order and each power cycle.
+    /// While everything is stopped it is nobody's turn; what came due meanwhile is carried out afterwards.
+    pub fn due(&mut self, view: &View, stopped: bool) -> Vec<Arc<HostView>> {
+        if stopped {
+            return Vec::new();
+        }
+        let (mut seen, mut due) = (BTreeMap::new(), Vec::new());
+        for view in view.hosts().filter(|view| view.can_be_switched()) {
+            let Some(order) = &view.host.order else { continue };
+            let begins = view.host.state == State::Queued && order.attempts == 0 && order.powered_at.is_none();
+            let now = (order.generation, order.power_cycles);
+            let is_new = |&(generation, cycles): &(u64, u32)| generation == now.0 && cycles < now.1;
+            if begins || self.cycles.get(&view.host.id).is_some_and(is_new) {
+                due.push(view.clone());
+            }
+            seen.insert(view.host.id.clone(), now);
+        }
+        self.cycles = seen;
+        due
+    }
+}
