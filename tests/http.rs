@@ -25,6 +25,8 @@ mod fleet;
 mod lab;
 #[path = "http/ledger.rs"]
 mod ledger;
+#[path = "http/list.rs"]
+mod list;
 #[path = "http/netboot.rs"]
 mod netboot;
 #[path = "http/ranges.rs"]
@@ -35,6 +37,8 @@ mod raw;
 mod requests;
 #[path = "http/routes.rs"]
 mod routes;
+#[path = "http/second_person.rs"]
+mod second_person;
 #[path = "http/stop.rs"]
 mod stop;
 #[path = "http/upload.rs"]

@@ -87,7 +87,7 @@ fn a_dry_run_of_a_rollback_names_what_each_host_gets_back() {
         host.reported = Some(image("debian:12.5"));
     }
     let request = Request { failures_max: 0, canary: 0, ..request(Goal::Former { of: 7 }) };
-    let back = make::rollback(8, &request, &of, &hosts, 0).expect("the rollback can be planned");
+    let back = make::rollback(8, &request, &of, &hosts, |_| None, 0).expect("the rollback can be planned");
     golden("rollout-rollback.txt", &text::text(&back));
 }
 

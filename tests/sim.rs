@@ -57,6 +57,24 @@ fn one_seed() {
     println!("{lived:?}");
 }
 
+/// Each found something once, and finds it again when the mend is taken out. A change of what the world draws makes other
+/// lives of all seeds: whoever makes one looks for such seeds anew (ARCHITECTURE.md, "The simulation").
+const FOUND: [(u64, &str); 5] = [
+    (4, "an image that was blocked while a host waited for its turn was ordered"),
+    (40, "a request with a key became a second order after another request"),
+    (54, "a host that was removed and approved again was not counted by the hourly caps"),
+    (74, "a rollout waited for ever for a host that a person wants on a blocked image"),
+    (121, "a rollout waited for ever for its own image, which was blocked"),
+];
+
+#[test]
+fn what_was_found_stays_mended() {
+    for (seed, what) in FOUND {
+        println!("seed {seed}: {what}");
+        run(seed);
+    }
+}
+
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
@@ -73,7 +91,8 @@ fn run_many(first: u64, seeds: u64, seconds_max: u64) {
     let rate = all.host_days as f64 / seconds;
     println!("{ran} seeds in {seconds:.1} s: {all:?}, {rate:.0} host-days a second");
     // A world in which nothing happens breaks no law either.
-    assert!(all.builds > 5 * ran && all.orders > all.builds && all.crashes > ran, "too little happens: {all:?}");
+    let enough = all.builds > 5 * ran && all.orders > all.builds && all.crashes > ran;
+    assert!(enough || ran < 50, "too little happens: {all:?}");
 }
 
 /// `REGILD_SIM_SEEDS` of them (200), from `REGILD_SIM_FIRST` (1).

@@ -5,7 +5,8 @@
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use regild::db::VALUE_BYTES_MAX;
-use regild::decide::boot::BootPolicy;
+use regild::decide::boot::{BootPolicy, Halt};
+use regild::decide::cause::{Cause, CauseKind};
 use regild::decide::host::{AgentWord, Event, Host, ImageChoice, Outcome, transition};
 use regild::decide::mac::Mac;
 use regild::decide::netboot::NetbootClient;
@@ -25,7 +26,7 @@ struct Input {
     raw: Vec<u8>,
 }
 
-const POLICY: BootPolicy = BootPolicy { attempts_max: 2 };
+const POLICY: BootPolicy = BootPolicy { attempts_max: 2, halt: Halt::Nothing };
 const IPXE: NetbootClient = NetbootClient::Ipxe { uefi: true };
 
 fuzz_target!(|input: Input| {
@@ -51,15 +52,29 @@ fuzz_target!(|input: Input| {
     }
 });
 
-/// A host with an open order, named and ordered as lengthily as operators can (`http::operator::one_line`).
+/// A host with an open order, named and ordered as lengthily as operators can (`http::operator::one_line`), by every kind
+/// of cause that has words of theirs.
 fn ordered() -> Host {
     let longest = "\u{1d11e}".repeat(200);
     let mut host = Host::discovered(Mac([2, 0, 0, 0, 0, 1]), "default", 1);
     host.name = Some("n".repeat(63));
     let image = ImageChoice { name: format!("{}:{}", "i".repeat(64), "v".repeat(64)), manifest: "a".repeat(64) };
-    host = moved(host, &Event::Approve { image: image.clone(), by: longest.clone(), foreign_released: true }, None);
+    let cause = |kind| Cause {
+        image: Some(image.clone()),
+        releases_disk: true,
+        key: Some(longest.clone()),
+        ..Cause::new(kind, &longest, &longest, 1)
+    };
+    host = moved(host, &Event::Approve { cause: cause(CauseKind::Operator) }, None);
+    for kind in [CauseKind::Rollout { number: u64::MAX }, CauseKind::ImageDeprecated, CauseKind::ImageBlocked] {
+        host = moved(host, &Event::Ask { cause: Cause { key: None, ..cause(kind) } }, None);
+    }
+    host = moved(host, &Event::Admit, None);
+    let order = host.order.as_mut().expect("just opened");
+    assert_eq!(order.causes.len(), 4);
+    order.blocked = Some(longest.clone());
+    host.request_keys = (0..16).map(|key| u64::MAX - key).collect();
     host.reported = Some(image);
-    host.order.as_mut().expect("just opened").reason = longest;
     host
 }
 

@@ -4,6 +4,7 @@ use super::Failure;
 use super::client::Client;
 use super::output::{self, Output};
 use crate::clock;
+use crate::http::peer::Operator;
 use crate::registry::stop::{Stop, StopSwitch};
 use crate::wire::operator::{Brakes, ByAndWhy, StopAsked};
 use clap::{Args, Subcommand};
@@ -50,6 +51,8 @@ pub fn clock(command: ClockCommand, server: &str) -> Result<(), Failure> {
 pub fn stop(args: StopArgs, server: &str) -> Result<(), Failure> {
     let by = super::operator();
     if let Some(dir) = args.state_dir {
+        // Without the server nobody else says who this is.
+        let by = Operator::of_uid(rustix::process::getuid().as_raw()).called(&by).map_err(|problem| problem.error)?;
         let stop = Stop { by, reason: args.reason, at: clock::now(), running_too: args.running_too };
         StopSwitch::new(&dir).press(&stop)?;
     } else {

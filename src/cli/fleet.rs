@@ -31,10 +31,10 @@ pub enum Form {
 }
 
 impl Documents {
-    fn ask(&self, loosen: bool) -> Result<Apply, Failure> {
+    fn ask(&self, loosen: bool, confirm: Option<u64>) -> Result<Apply, Failure> {
         let document = export::document(&self.fleet()?);
         let (prune, prune_max) = (self.prune, self.prune_max);
-        Ok(Apply { document, prune, prune_max, loosen, by: super::operator() })
+        Ok(Apply { document, prune, prune_max, loosen, confirm, by: super::operator() })
     }
 
     /// Checked here first, so that a message names the file and the line.
@@ -48,15 +48,21 @@ impl Documents {
     }
 }
 
-pub fn apply(documents: &Documents, loosen: bool, server: &str) -> Result<(), Failure> {
-    let done: ApplyDone = Client::new(server)?.post("/v1/fleet/apply", &documents.ask(loosen)?)?;
+pub fn apply(documents: &Documents, loosen: bool, confirm: Option<u64>, server: &str) -> Result<(), Failure> {
+    let done: ApplyDone = Client::new(server)?.post("/v1/fleet/apply", &documents.ask(loosen, confirm)?)?;
     print!("{}", done.text);
+    if let Some(number) = done.proposal {
+        println!(
+            "nothing is changed yet: a second person must apply the same within a day, with --loosen --confirm {number}"
+        );
+        return Ok(());
+    }
     println!("{} changes applied; no order was opened by it", done.changes);
     Ok(())
 }
 
 pub fn diff(documents: &Documents, output: Output, server: &str) -> Result<(), Failure> {
-    let seen: Diff = Client::new(server)?.post("/v1/fleet/diff", &documents.ask(false)?)?;
+    let seen: Diff = Client::new(server)?.post("/v1/fleet/diff", &documents.ask(false, None)?)?;
     match output {
         Output::Json => output::print(output, &seen, &[], Vec::new())?,
         Output::Table => print!("{}", diff::text_of(&seen)),

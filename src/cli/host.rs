@@ -3,6 +3,7 @@
 use super::Failure;
 use super::client::{Client, segment};
 use super::output::{self, Output};
+use crate::decide::span::span;
 use crate::power::Written;
 use crate::wire::operator::{Approve, Asked, HistoryLine, Hold, Host, Problem, ReimageMany, Release, WatchLine};
 use clap::{Args, Subcommand};
@@ -11,8 +12,11 @@ use std::path::{Path, PathBuf};
 /// ID is a MAC, a host name or the host id.
 #[derive(Debug, Subcommand)]
 pub enum HostCommand {
-    /// All machines that were ever seen, and which image each runs.
+    /// All machines that were ever seen, and which image each runs; of several filters all must hold.
+    #[command(disable_version_flag = true)]
     List {
+        #[command(flatten)]
+        filter: Filter,
         /// What each ran then instead, by the ledger: 2026-03-01 (the start of that day, UTC) or 2026-03-01T12:00:00Z.
         #[arg(long)]
         at: Option<String>,
@@ -90,6 +94,37 @@ pub enum HostCommand {
 }
 
 #[derive(Debug, Args)]
+pub struct Filter {
+    /// Hosts by what they are: `group=compute,rack=12`, or `all`.
+    #[arg(long)]
+    select: Option<String>,
+    /// Only hosts that do not get further: later than the deadline of their state, or with causes that wait.
+    #[arg(long)]
+    stuck: bool,
+    /// NAME:VERSION that the host reported.
+    #[arg(long, value_name = "NAME:VERSION")]
+    version: Option<String>,
+    /// Kind of a cause of the open order, or of one that waits: operator, rollout, schedule, max_age, ...
+    #[arg(long, value_name = "KIND")]
+    cause: Option<String>,
+    /// ready, failed, held, queued, ...
+    #[arg(long)]
+    state: Option<String>,
+}
+
+impl Filter {
+    /// The query string; an empty value goes along, so that the server refuses it.
+    fn path(&self) -> String {
+        let texts =
+            [("select", &self.select), ("version", &self.version), ("cause", &self.cause), ("state", &self.state)];
+        let text = |(key, value): (&str, &Option<String>)| Some(format!("{key}={}", segment(value.as_ref()?)));
+        let mut parts: Vec<String> = texts.into_iter().filter_map(text).collect();
+        parts.extend(self.stuck.then(|| "stuck=true".to_string()));
+        if parts.is_empty() { "/v1/hosts".to_string() } else { format!("/v1/hosts?{}", parts.join("&")) }
+    }
+}
+
+#[derive(Debug, Args)]
 pub struct ReleaseDisk {
     /// The target disk holds something that regild did not write, and it may be overwritten.
     #[arg(long)]
@@ -100,8 +135,15 @@ pub fn run(command: HostCommand, server: &str) -> Result<(), Failure> {
     let client = Client::new(server)?;
     let path = |id: &str, verb: &str| format!("/v1/hosts/{}{verb}", segment(id));
     match command {
-        HostCommand::List { at: Some(time), output } => super::ledger::at(&client, &time, output),
-        HostCommand::List { at: None, output } => list(output, &client.get("/v1/hosts")?),
+        HostCommand::List { at: Some(time), output, .. } => super::ledger::at(&client, &time, output),
+        HostCommand::List { at: None, filter, output } => {
+            // As it comes: that of a large fleet has hundreds of megabytes.
+            if matches!(output, Output::Json) {
+                return client.copy(&filter.path(), &mut std::io::stdout().lock());
+            }
+            let hosts = client.get(&filter.path())?;
+            if filter.stuck { list_stuck(output, &hosts) } else { list(output, &hosts) }
+        }
         HostCommand::Show { id, output } => show(output, &client.get(&path(&id, ""))?),
         HostCommand::Approve { id, image, disk } => {
             let body = Approve { image, by: super::operator(), release_disk: disk.release_disk };
@@ -205,6 +247,19 @@ fn list(output: Output, hosts: &Vec<Host>) -> Result<(), Failure> {
     output::print(output, hosts, &head, hosts.iter().map(row).collect())
 }
 
+/// What is missing stands last: it is as long as it is.
+fn list_stuck(output: Output, hosts: &Vec<Host>) -> Result<(), Failure> {
+    let row = |host: &Host| {
+        let stuck = host.stuck.as_ref()?;
+        let late = stuck.late_seconds.map_or_else(|| "-".to_string(), span);
+        let name = host.name.clone().unwrap_or_else(|| "-".to_string());
+        let (state, since) = (host.state.clone(), output::time(stuck.since));
+        Some(vec![host.id.clone(), name, state, since, late, stuck.missing.clone()])
+    };
+    let head = ["ID", "NAME", "STATE", "SINCE", "LATE", "MISSING"];
+    output::print(output, hosts, &head, hosts.iter().filter_map(row).collect())
+}
+
 fn show(output: Output, host: &Host) -> Result<(), Failure> {
     let mut rows = Vec::new();
     let mut line = |key: &str, value: String| {
@@ -226,6 +281,7 @@ fn show(output: Output, host: &Host) -> Result<(), Failure> {
         let by = format!("by {}, {}", order.by, output::time(order.opened_at));
         line("order", format!("{}: {} ({by}), {} attempts", order.generation, order.reason, order.attempts));
     }
+    line("blocked", host.order.as_ref().and_then(|order| order.blocked.clone()).unwrap_or_default());
     for cause in &host.asks {
         let image = cause.image.as_deref().unwrap_or("the desired image");
         line(
@@ -234,6 +290,10 @@ fn show(output: Output, host: &Host) -> Result<(), Failure> {
         );
     }
     line("waits", host.waits.clone().unwrap_or_default());
+    if let Some(late) = host.stuck.as_ref().and_then(|stuck| stuck.late_seconds) {
+        let missing = host.stuck.as_ref().map(|stuck| stuck.missing.as_str()).unwrap_or_default();
+        line("late", format!("by {}: {missing}", span(late)));
+    }
     line("labels", host.labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(","));
     if let Some(seen) = &host.progress {
         let (done, total) = (output::bytes(seen.progress.done_bytes), output::bytes(seen.progress.total_bytes));

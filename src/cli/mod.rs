@@ -60,6 +60,9 @@ enum Command {
         /// The documents make a brake hold less, and that is meant.
         #[arg(long)]
         loosen: bool,
+        /// Be the second person: these are the documents that somebody else proposed under this number.
+        #[arg(long, value_name = "PROPOSAL", requires = "loosen")]
+        confirm: Option<u64>,
     },
     /// What `apply` would change.
     Diff {
@@ -116,10 +119,9 @@ pub fn log_to_stderr() {
         .try_init();
 }
 
-/// Who orders, for the history: the person behind sudo where there is one.
+/// On whose behalf this is asked: the person behind sudo. Who asks the server knows from the socket.
 fn operator() -> String {
-    let named = |key: &str| std::env::var(key).ok().filter(|name| !name.is_empty());
-    named("SUDO_USER").or_else(|| named("USER")).unwrap_or_else(|| "unknown".to_string())
+    std::env::var("SUDO_USER").unwrap_or_default()
 }
 
 /// What went wrong, outermost first.
@@ -135,7 +137,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Rollout(command) => rollout::run(command, &cli.server),
         Command::Ledger(command) => ledger::run(command, &cli.server),
         Command::Clock(command) => brakes::clock(command, &cli.server),
-        Command::Apply { documents, loosen } => fleet::apply(&documents, loosen, &cli.server),
+        Command::Apply { documents, loosen, confirm } => fleet::apply(&documents, loosen, confirm, &cli.server),
         Command::Diff { documents, output } => fleet::diff(&documents, output, &cli.server),
         Command::Export { form } => fleet::export(form, &cli.server),
         Command::Inventory { ansible: _ } => fleet::inventory(&cli.server),

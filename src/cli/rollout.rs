@@ -133,14 +133,22 @@ fn ask(waves: Waves, select: String, image: Option<String>, undo: Option<u64>) -
 }
 
 fn start(client: &Client, asked: StartRollout) -> Result<(), Failure> {
-    let started: RolloutStarted = client.post("/v1/rollouts", &asked)?;
-    print!("{}", started.text);
-    match started.number {
-        Some(number) => println!("rollout {number} has begun; `regild rollout show {number}` follows it"),
-        None if asked.dry_run => println!("this was a dry run; nothing was started"),
-        None => println!("there is nothing to do"),
-    }
+    let done: RolloutStarted = client.post("/v1/rollouts", &asked)?;
+    started(&done, asked.dry_run);
     Ok(())
+}
+
+/// What became of a plan.
+pub(super) fn started(done: &RolloutStarted, dry_run: bool) {
+    print!("{}", done.text);
+    match (done.number, done.proposal) {
+        (Some(number), _) => println!("rollout {number} has begun; `regild rollout show {number}` follows it"),
+        (None, Some(number)) => {
+            println!("a second person must confirm this within a day: regild proposal confirm {number}");
+        }
+        (None, None) if dry_run => println!("this was a dry run; nothing was started"),
+        (None, None) => println!("there is nothing to do"),
+    }
 }
 
 fn list(output: Output, all: &Vec<Rollout>) -> Result<(), Failure> {

@@ -14,6 +14,8 @@ pub struct File {
     pub boot_assets: PathBuf,
     /// The operator API's Unix socket. Default: `<state_dir>/regild.sock`.
     pub socket: Option<PathBuf>,
+    /// Members of this group may open it, each under a name of his own. Default: root only.
+    pub socket_group: Option<String>,
     #[serde(default)]
     pub http: Http,
     #[serde(default)]

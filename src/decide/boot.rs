@@ -60,6 +60,7 @@ pub enum LocalReason {
     NoOpenOrder,
     Held,
     AttemptsUsedUp,
+    ImageBlocked,
     Stopped,
 }
 
@@ -73,6 +74,7 @@ impl LocalReason {
             LocalReason::NoOpenOrder => "no order is open for this machine",
             LocalReason::Held => "this machine is held by an operator",
             LocalReason::Stopped => "everything is stopped by an operator",
+            LocalReason::ImageBlocked => "the version of its order is blocked",
             LocalReason::AttemptsUsedUp => "all attempts of the order are used up",
         }
     }
@@ -108,6 +110,7 @@ fn permission(host: Option<&Host>, policy: BootPolicy) -> Result<u64, LocalReaso
         (_, Some(order)) if order.attempts >= policy.attempts_max => Err(LocalReason::AttemptsUsedUp),
         // A record that contradicts itself is a confused machine: local boot.
         (_, Some(order)) if order.generation != host.generation => Err(LocalReason::NoOpenOrder),
+        (_, Some(order)) if order.blocked.is_some() => Err(LocalReason::ImageBlocked),
         (_, Some(_)) if policy.halt == Halt::Everything => Err(LocalReason::Stopped),
         (_, Some(order)) if policy.halt == Halt::NotBegun && order.attempts == 0 => Err(LocalReason::Stopped),
         (_, Some(order)) => Ok(order.generation),

@@ -27,7 +27,7 @@ pub enum CauseKind {
 }
 
 impl CauseKind {
-    /// All words there are.
+    /// Every word of [`CauseKind::word`].
     pub const WORDS: [&str; 8] =
         ["operator", "rollout", "schedule", "max_age", "drift", "channel", "image_deprecated", "image_blocked"];
 
@@ -77,5 +77,38 @@ impl Cause {
     #[must_use]
     pub fn new(kind: CauseKind, reason: &str, by: &str, at: u64) -> Cause {
         Cause { kind, reason: reason.to_string(), by: by.to_string(), at, image: None, releases_disk: false, key: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_has_its_word_in_the_list() {
+        // A new kind does not compile until it stands here.
+        let place = |kind| match kind {
+            CauseKind::Operator => 0,
+            CauseKind::Rollout { .. } => 1,
+            CauseKind::Schedule => 2,
+            CauseKind::MaxAge => 3,
+            CauseKind::Drift => 4,
+            CauseKind::Channel => 5,
+            CauseKind::ImageDeprecated => 6,
+            CauseKind::ImageBlocked => 7,
+        };
+        let all = [
+            CauseKind::Operator,
+            CauseKind::Rollout { number: 1 },
+            CauseKind::Schedule,
+            CauseKind::MaxAge,
+            CauseKind::Drift,
+            CauseKind::Channel,
+            CauseKind::ImageDeprecated,
+            CauseKind::ImageBlocked,
+        ];
+        for kind in all {
+            assert_eq!(CauseKind::WORDS[place(kind)], kind.word());
+        }
     }
 }

@@ -27,19 +27,6 @@ const NAME_CHARS_MAX: usize = 253;
 const IMAGE_PART_CHARS_MAX: usize = 64;
 /// Typed text that an error repeats at most.
 const QUOTED_CHARS_MAX: usize = 80;
-/// The words of `State::word`.
-const STATES: [&str; 10] = [
-    "discovered",
-    "enrolled",
-    "queued",
-    "netbooting",
-    "deploying",
-    "verifying",
-    "rebooting",
-    "ready",
-    "failed",
-    "held",
-];
 
 /// A checked selector.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -310,7 +297,7 @@ impl Field {
         }
         let (good, form) = match self {
             Field::Mac => (value.parse::<Mac>().is_ok(), "six hexadecimal bytes such as 52:54:00:12:34:56"),
-            Field::State => (STATES.contains(&value), STATE_FORM),
+            Field::State => (State::WORDS.contains(&value), STATE_FORM),
             Field::Image => {
                 let part = |part: &str| (1..=IMAGE_PART_CHARS_MAX).contains(&part.len()) && !part.contains(':');
                 let good = value.split_once(':').is_some_and(|(name, version)| part(name) && part(version));

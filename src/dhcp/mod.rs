@@ -42,6 +42,11 @@ pub trait Authority: Send + Sync + 'static {
 
     /// What this netboot client is told to boot. Reads only: a DISCOVER is no promise to boot.
     fn netboot(&self, network: usize, mac: Mac, client: NetbootClient) -> impl Future<Output = NetbootAnswer> + Send;
+
+    /// The name that this machine is to give itself (option 12): one label, as [`crate::decide::lease::hostname`] takes it.
+    fn host_name(&self, _mac: Mac) -> Option<String> {
+        None
+    }
 }
 
 /// Why no lease could be granted or ended.

@@ -34,7 +34,14 @@ const IPXE_NO_PROXY: [u8; 3] = [176, 1, 1];
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Reply {
     /// DHCPOFFER or DHCPACK with an address.
-    Lease { kind: LeaseReply, ip: Ipv4Addr, lease_seconds: u32, boot_file: Option<String> },
+    Lease {
+        kind: LeaseReply,
+        ip: Ipv4Addr,
+        lease_seconds: u32,
+        boot_file: Option<String>,
+        /// Option 12: what the installed system calls itself when nothing else names it (RFC 2132 section 3.14).
+        host_name: Option<String>,
+    },
     /// DHCPACK to DHCPINFORM: no address, no times.
     Parameters { boot_file: Option<String> },
     /// DHCPNAK with a message for whoever reads the client's log.
@@ -58,7 +65,14 @@ impl Reply {
             LeaseAnswer::Inform { ip } => return Some((Reply::Parameters { boot_file: None }, Some(*ip))),
             LeaseAnswer::Release { .. } | LeaseAnswer::Decline { .. } | LeaseAnswer::Silent { .. } => return None,
         };
-        Some((Reply::Lease { kind, ip, lease_seconds, boot_file: None }, Some(ip)))
+        Some((Reply::Lease { kind, ip, lease_seconds, boot_file: None, host_name: None }, Some(ip)))
+    }
+
+    /// Only a reply that gives an address names the machine.
+    pub(super) fn set_host_name(&mut self, name: Option<String>) {
+        if let Reply::Lease { host_name, .. } = self {
+            *host_name = name;
+        }
     }
 
     /// Where the boot file goes; `None` in a reply that has no place for one.
@@ -85,12 +99,15 @@ pub(super) fn encode(
         message.opts_mut().insert(DhcpOption::ClientIdentifier(client_id.clone()));
     }
     match reply {
-        Reply::Lease { kind, ip, lease_seconds, boot_file } => {
+        Reply::Lease { kind, ip, lease_seconds, boot_file, host_name } => {
             message.set_yiaddr(*ip);
             if *kind == LeaseReply::Ack {
                 message.set_ciaddr(request.ciaddr);
             }
             set_times(&mut message, *lease_seconds);
+            if let Some(name) = host_name {
+                message.opts_mut().insert(DhcpOption::Hostname(name.clone()));
+            }
             set_parameters(&mut message, network);
             set_boot_file(&mut message, network, request, boot_file.as_deref());
         }
@@ -187,6 +204,7 @@ fn fit(message: &mut Message, asked: Option<u16>) -> Result<Vec<u8>, dhcproto::e
     if message.fname().is_some() {
         spare.push(OptionCode::BootfileName);
     }
+    spare.push(OptionCode::Hostname);
     loop {
         let mut bytes = Vec::with_capacity(usize::from(limit));
         message.encode(&mut Encoder::new(&mut bytes))?;

@@ -159,6 +159,7 @@ async fn handle<A: Authority>(shared: Arc<Shared<A>>, packet: Vec<u8>, _permit: 
     let Some((mut reply, yiaddr)) = Reply::to(&answer, &shared.server.network) else {
         return;
     };
+    reply.set_host_name(shared.authority.host_name(mac));
     if let Some(place) = reply.boot_file_mut() {
         *place = boot_file(&shared, &request).await;
     }

@@ -5,10 +5,12 @@
 
 use super::Shared;
 use super::listen::Peer;
+use super::log_gate::LogGate;
 use super::problem::Problem;
 use crate::decide::mac::Mac;
 use crate::decide::netboot::NetbootClient;
 use crate::registry::Script;
+use axum::Extension;
 use axum::extract::{ConnectInfo, Path, State};
 use axum::http::StatusCode;
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use std::sync::Arc;
 pub async fn script(
     State(shared): State<Arc<Shared>>,
     ConnectInfo(peer): ConnectInfo<Peer>,
+    Extension(log): Extension<Arc<LogGate>>,
     Path((mac, firmware)): Path<(String, String)>,
 ) -> Result<String, Problem> {
     let bad = |what: String| Problem::new(StatusCode::BAD_REQUEST, what);
@@ -31,27 +34,37 @@ pub async fn script(
     };
     let server = format!("http://{}", peer.local);
     // A script may open a disk to writing, so it goes only to the address that we leased to this MAC.
+    let source = peer.remote.ip();
     if shared.lease_holder(peer) != Some(mac) {
-        tracing::warn!(%mac, peer = %peer.remote, "a script was asked for from an address that is not leased to this MAC");
+        if log.may_log(source) {
+            tracing::warn!(%mac, peer = %peer.remote, "a script was asked for from an address that is not leased to this MAC");
+        }
         return Ok(local_script(&server, uefi, "the address of this machine is not leased to its MAC"));
     }
     let answer = shared.registry.script(mac, NetbootClient::Ipxe { uefi }).await;
     Ok(match answer {
         Ok(Script::Agent { host, generation, token }) => {
+            // Bounded by the attempts of an order.
             tracing::info!(%mac, host, generation, "boot script of the deploy environment served");
             let args = shared.config.deploy.kernel_args.join(" ");
             agent_script(&server, mac, &host, generation, &token, &args)
         }
         Ok(Script::Local { reason }) => {
-            tracing::info!(%mac, reason = reason.sentence(), "local boot served");
+            if log.may_log(source) {
+                tracing::info!(%mac, reason = reason.sentence(), "local boot served");
+            }
             local_script(&server, uefi, reason.sentence())
         }
         Ok(Script::Nothing { reason }) => {
-            tracing::warn!(%mac, ?reason, "iPXE was told to boot its disk");
+            if log.may_log(source) {
+                tracing::warn!(%mac, ?reason, "iPXE was told to boot its disk");
+            }
             local_script(&server, uefi, "there is nothing for this machine")
         }
         Err(error) => {
-            tracing::error!(%mac, %error, "no decision could be made; local boot");
+            if log.may_log(source) {
+                tracing::error!(%mac, %error, "no decision could be made; local boot");
+            }
             local_script(&server, uefi, "the server cannot decide now")
         }
     })

@@ -1,5 +1,6 @@
 //! Accept loops: bounded connections, bounded time for a request's head, one task for each connection.
 
+use super::peer::Operator;
 use axum::Router;
 use axum::extract::connect_info::Connected;
 use hyper::server::conn::http1;
@@ -9,7 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 
 /// A request's head must be there within this time (slowloris, faults.md H3).
@@ -67,7 +68,7 @@ pub async fn operators(listener: UnixListener, routes: Router, mut stop: watch::
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    tokio::spawn(serve(TokioIo::new(stream), routes.clone()));
+                    tokio::spawn(operator(stream, routes.clone()));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "accepting an operator's connection failed");
@@ -77,6 +78,19 @@ pub async fn operators(listener: UnixListener, routes: Router, mut stop: watch::
             _ = stop.changed() => return,
         }
     }
+}
+
+/// Serves one operator's connection, under the name of the user who opened it.
+async fn operator(stream: UnixStream, routes: Router) {
+    let uid = match stream.peer_cred() {
+        Ok(credentials) => credentials.uid(),
+        Err(error) => return tracing::warn!(%error, "an operator's connection does not say whose it is"),
+    };
+    // The user database may be a slow one, far away.
+    let operator = tokio::task::spawn_blocking(move || Operator::of_uid(uid)).await;
+    // Only a panic in there ends in an error, and then nobody is to be heard.
+    let Ok(operator) = operator else { return };
+    serve(TokioIo::new(stream), routes.layer(axum::Extension(operator))).await;
 }
 
 async fn serve<IO>(io: IO, routes: Router)
@@ -91,11 +105,11 @@ where
     }
 }
 
-/// Binds the operators' socket, taking the place of one that a dead server left behind.
+/// Binds the operators' socket, taking the place of one that a dead server left behind. Members of `group` may open it.
 ///
 /// # Errors
-/// When a living server listens there, or the directory does not allow it.
-pub fn bind_operators(path: &std::path::Path) -> io::Result<UnixListener> {
+/// When a living server listens there, the directory does not allow it, or there is no such group.
+pub fn bind_operators(path: &std::path::Path, group: Option<&str>) -> io::Result<UnixListener> {
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(io::Error::new(io::ErrorKind::AddrInUse, "another regild answers on this socket"));
     }
@@ -107,5 +121,10 @@ pub fn bind_operators(path: &std::path::Path) -> io::Result<UnixListener> {
     use std::os::unix::fs::PermissionsExt;
     // Whoever may connect may order any disk rewritten: the owner and its group, nobody else.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    if let Some(name) = group {
+        let unknown = || io::Error::new(io::ErrorKind::NotFound, format!("there is no group {name} on this machine"));
+        let group = nix::unistd::Group::from_name(name)?.ok_or_else(unknown)?;
+        nix::unistd::chown(path, None, Some(group.gid))?;
+    }
     Ok(listener)
 }

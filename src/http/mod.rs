@@ -11,16 +11,20 @@ pub mod fuzzing;
 mod guard;
 pub mod images;
 pub mod listen;
+mod log_gate;
 pub mod operator;
 pub mod operator_brakes;
 pub mod operator_channels;
 pub mod operator_fleet;
 pub mod operator_images;
 pub mod operator_ledger;
+pub mod operator_list;
 pub mod operator_many;
 pub mod operator_power;
+pub mod operator_proposals;
 pub mod operator_rollouts;
 pub mod operator_watch;
+pub mod peer;
 pub mod probe;
 pub mod problem;
 mod said;
@@ -34,7 +38,7 @@ use assets::Assets;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::middleware;
-use axum::routing::{get, post, put};
+use axum::routing::{delete, get, post, put};
 use listen::Peer;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -76,7 +80,7 @@ pub fn machine_routes(shared: Arc<Shared>) -> Router {
     Router::new()
         .merge(guarded)
         .route("/healthz", get(async || "ok\n"))
-        .route("/boot/{mac}/{firmware}", get(boot::script))
+        .route("/boot/{mac}/{firmware}", get(boot::script).layer(axum::Extension(log_gate::LogGate::new())))
         .route("/assets/{name}", get(assets::serve))
         .route("/images/refs/{name}", get(images::resolve))
         .route("/images/manifests/{digest}", get(images::manifest))
@@ -98,7 +102,7 @@ pub fn operator_routes(shared: Arc<Shared>) -> Router {
     Router::new()
         .merge(ledger)
         .route("/v1/ledger/tip", get(operator_ledger::tip))
-        .route("/v1/hosts", get(operator::host_list))
+        .route("/v1/hosts", get(operator_list::host_list))
         .route("/v1/hosts/{id}", get(operator::host_show).delete(operator::host_remove))
         .route("/v1/hosts/{id}/history", get(operator::host_history))
         .route("/v1/hosts/{id}/approve", post(operator::host_approve))
@@ -107,8 +111,9 @@ pub fn operator_routes(shared: Arc<Shared>) -> Router {
         .route("/v1/fleet/apply", post(operator_fleet::apply).layer(DefaultBodyLimit::max(FLEET_BODY_BYTES_MAX)))
         .route("/v1/inventory/ansible", get(operator_fleet::inventory))
         .route("/v1/reimage", post(operator_many::reimage))
-        .route("/v1/proposals", get(operator_many::proposals))
-        .route("/v1/proposals/{number}/confirm", post(operator_many::confirm))
+        .route("/v1/proposals", get(operator_proposals::list))
+        .route("/v1/proposals/{number}", delete(operator_proposals::withdraw))
+        .route("/v1/proposals/{number}/confirm", post(operator_proposals::confirm))
         .route("/v1/channels", get(operator_channels::list))
         .route("/v1/channels/{name}", put(operator_channels::set))
         .route("/v1/images/{name}/mark", post(operator_channels::mark))

@@ -2,11 +2,13 @@
 
 use super::Shared;
 use super::body::JsonBody;
+use super::operator_list::stuck;
+use super::peer::Operator;
 use super::problem::Problem;
 use crate::clock;
 use crate::decide::cause::{Cause, CauseKind};
 use crate::decide::host::{Event, ImageChoice, State as HostState};
-use crate::registry::{HostView, history};
+use crate::registry::{HostView, RegistryError, history};
 use crate::wire::operator as wire;
 use axum::Json;
 use axum::extract::{Path, State};
@@ -15,18 +17,12 @@ use std::sync::Arc;
 
 type Server = State<Arc<Shared>>;
 
-/// `GET /v1/hosts`: an array, by id.
-pub async fn host_list(State(shared): Server) -> Json<Vec<wire::Host>> {
-    let views: Vec<_> = shared.registry.read(|view| view.hosts().cloned().collect());
-    Json(views.iter().map(|view| shown(&shared, view)).collect())
-}
-
 /// `GET /v1/hosts/{id}`.
 ///
 /// # Errors
 /// 404.
 pub async fn host_show(State(shared): Server, Path(id): Path<String>) -> Result<Json<wire::Host>, Problem> {
-    let view = shared.registry.find(&id).ok_or(crate::registry::RegistryError::UnknownHost(id))?;
+    let view = shared.registry.find(&id).ok_or(RegistryError::UnknownHost(id))?;
     Ok(Json(shown(&shared, &view)))
 }
 
@@ -49,13 +45,23 @@ pub async fn host_history(
 pub async fn host_approve(
     State(shared): Server,
     Path(id): Path<String>,
+    operator: Operator,
     JsonBody(asked): JsonBody<wire::Approve>,
 ) -> Result<Json<wire::Host>, Problem> {
+    let by = operator.called(&asked.by)?;
+    let view = shared.registry.find(&id).ok_or_else(|| RegistryError::UnknownHost(id.clone()))?;
+    if shared.registry.read(|all| all.group(&view.host.group)).confirm {
+        let error = format!(
+            "group {} wants a second person: name the host in a document (`regild apply`), then `regild host reimage`",
+            view.host.group
+        );
+        return Err(Problem::new(StatusCode::CONFLICT, error));
+    }
     let image = image_choice(&shared, &asked.image)?;
     let cause = Cause {
         image: Some(image),
         releases_disk: asked.release_disk,
-        ..Cause::new(CauseKind::Operator, "first image", &one_line(&asked.by)?, clock::now())
+        ..Cause::new(CauseKind::Operator, "first image", &by, clock::now())
     };
     moved(&shared, &id, Event::Approve { cause }).await
 }
@@ -67,12 +73,13 @@ pub async fn host_approve(
 pub async fn host_hold(
     State(shared): Server,
     Path(id): Path<String>,
+    operator: Operator,
     JsonBody(asked): JsonBody<wire::Hold>,
 ) -> Result<Json<wire::Host>, Problem> {
     if asked.until.is_some_and(|until| until <= clock::now()) {
         return Err(Problem::new(StatusCode::BAD_REQUEST, "the end of the hold has passed already"));
     }
-    let event = Event::Hold { by: one_line(&asked.by)?, reason: one_line(&asked.reason)?, until: asked.until };
+    let event = Event::Hold { by: operator.called(&asked.by)?, reason: one_line(&asked.reason)?, until: asked.until };
     moved(&shared, &id, event).await
 }
 
@@ -83,17 +90,24 @@ pub async fn host_hold(
 pub async fn host_release(
     State(shared): Server,
     Path(id): Path<String>,
+    operator: Operator,
     JsonBody(asked): JsonBody<wire::Release>,
 ) -> Result<Json<wire::Host>, Problem> {
-    moved(&shared, &id, Event::Release { by: one_line(&asked.by)? }).await
+    moved(&shared, &id, Event::Release { by: operator.called(&asked.by)? }).await
 }
 
 /// `DELETE /v1/hosts/{id}`: forgets a machine; when it netboots again it is Discovered and boots its disk.
 ///
 /// # Errors
-/// 404; 409 while an order is open.
-pub async fn host_remove(State(shared): Server, Path(id): Path<String>) -> Result<StatusCode, Problem> {
+/// 404; 409 while an order is open, and for a protected host, which would come back without its protection.
+pub async fn host_remove(
+    State(shared): Server,
+    Path(id): Path<String>,
+    operator: Operator,
+) -> Result<StatusCode, Problem> {
+    let by = operator.called("")?;
     shared.registry.remove(&id).await?;
+    tracing::warn!(host = id, by, "an operator removed the host's record");
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -118,10 +132,11 @@ pub(super) fn one_line(text: &str) -> Result<String, Problem> {
     Ok(text.to_string())
 }
 
-fn shown(shared: &Shared, view: &HostView) -> wire::Host {
+pub(super) fn shown(shared: &Shared, view: &HostView) -> wire::Host {
     let host = &view.host;
     let busy = matches!(host.state, HostState::Deploying(_) | HostState::Verifying);
-    let progress = shared.registry.progress(&host.id).filter(|_| busy);
+    let registry = &shared.registry;
+    let progress = registry.progress(&host.id).filter(|_| busy);
     wire::Host {
         id: host.id.clone(),
         macs: host.macs.iter().map(ToString::to_string).collect(),
@@ -141,6 +156,7 @@ fn shown(shared: &Shared, view: &HostView) -> wire::Host {
             opened_at: order.opened_at,
             attempts: order.attempts,
             power_cycles: order.power_cycles,
+            blocked: order.blocked.clone(),
             causes: order.causes.iter().map(shown_cause).collect(),
         }),
         labels: host.labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
@@ -151,6 +167,7 @@ fn shown(shared: &Shared, view: &HostView) -> wire::Host {
         system_uuid: host.system_uuid.clone(),
         serial: host.serial.clone(),
         disks: view.inventory.as_ref().map(|packed| packed.unpacked().disks).unwrap_or_default(),
+        stuck: registry.read(|all| stuck(all, view, |id| registry.progress(id), clock::now())),
     }
 }
 

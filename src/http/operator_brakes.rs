@@ -3,6 +3,7 @@
 use super::Shared;
 use super::body::JsonBody;
 use super::operator::one_line;
+use super::peer::Operator;
 use super::problem::Problem;
 use crate::clock;
 use crate::registry::stop;
@@ -35,9 +36,13 @@ pub async fn show(State(shared): Server) -> Json<wire::Brakes> {
 ///
 /// # Errors
 /// 400 without a reason; 500 when the file cannot be written, and then what to do by hand.
-pub async fn stop(State(shared): Server, JsonBody(asked): JsonBody<wire::StopAsked>) -> Result<StatusCode, Problem> {
+pub async fn stop(
+    State(shared): Server,
+    operator: Operator,
+    JsonBody(asked): JsonBody<wire::StopAsked>,
+) -> Result<StatusCode, Problem> {
     let stop = stop::Stop {
-        by: one_line(&asked.by)?,
+        by: operator.called(&asked.by)?,
         reason: one_line(&asked.reason)?,
         at: clock::now(),
         running_too: asked.running_too,
@@ -56,8 +61,12 @@ pub async fn stop(State(shared): Server, JsonBody(asked): JsonBody<wire::StopAsk
 ///
 /// # Errors
 /// 400 without a reason; 500 when the file cannot be removed.
-pub async fn resume(State(shared): Server, JsonBody(asked): JsonBody<wire::ByAndWhy>) -> Result<StatusCode, Problem> {
-    let (by, reason) = (one_line(&asked.by)?, one_line(&asked.reason)?);
+pub async fn resume(
+    State(shared): Server,
+    operator: Operator,
+    JsonBody(asked): JsonBody<wire::ByAndWhy>,
+) -> Result<StatusCode, Problem> {
+    let (by, reason) = (operator.called(&asked.by)?, one_line(&asked.reason)?);
     let failed = |error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the stop file stays: {error}"));
     shared.registry.stop_switch().release().map_err(failed)?;
     tracing::warn!(by, reason, "resumed");
@@ -68,8 +77,12 @@ pub async fn resume(State(shared): Server, JsonBody(asked): JsonBody<wire::ByAnd
 ///
 /// # Errors
 /// 400 without a reason; 409 when it has not tripped; 503 when the store fails.
-pub async fn reset(State(shared): Server, JsonBody(asked): JsonBody<wire::ByAndWhy>) -> Result<StatusCode, Problem> {
-    shared.registry.reset_breaker(one_line(&asked.by)?, one_line(&asked.reason)?).await?;
+pub async fn reset(
+    State(shared): Server,
+    operator: Operator,
+    JsonBody(asked): JsonBody<wire::ByAndWhy>,
+) -> Result<StatusCode, Problem> {
+    shared.registry.reset_breaker(operator.called(&asked.by)?, one_line(&asked.reason)?).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -79,9 +92,10 @@ pub async fn reset(State(shared): Server, JsonBody(asked): JsonBody<wire::ByAndW
 /// 400 without a reason; 409 when the clock is not held.
 pub async fn accept_clock(
     State(shared): Server,
+    operator: Operator,
     JsonBody(asked): JsonBody<wire::ByAndWhy>,
 ) -> Result<StatusCode, Problem> {
-    let (by, reason) = (one_line(&asked.by)?, one_line(&asked.reason)?);
+    let (by, reason) = (operator.called(&asked.by)?, one_line(&asked.reason)?);
     if shared.scheduler.clock_held().is_none() {
         return Err(Problem::new(StatusCode::CONFLICT, "the clock is not held"));
     }

@@ -3,6 +3,7 @@
 use super::Shared;
 use super::body::JsonBody;
 use super::operator::{image_choice, one_line};
+use super::peer::Operator;
 use super::problem::Problem;
 use crate::decide::labels::is_word;
 use crate::registry::images::{Channel, Mark, MarkKind};
@@ -27,6 +28,7 @@ pub async fn list(State(shared): Server) -> Json<Vec<wire::Channel>> {
 pub async fn set(
     State(shared): Server,
     Path(name): Path<String>,
+    operator: Operator,
     JsonBody(asked): JsonBody<wire::SetChannel>,
 ) -> Result<Json<wire::Channel>, Problem> {
     let bad = |error: String| Problem::new(StatusCode::BAD_REQUEST, error);
@@ -44,7 +46,7 @@ pub async fn set(
         name,
         image: version,
         manifest: choice.manifest,
-        by: one_line(&asked.by)?,
+        by: operator.called(&asked.by)?,
         reason: one_line(&asked.reason)?,
         at: 0,
         moves: 0,
@@ -59,6 +61,7 @@ pub async fn set(
 pub async fn mark(
     State(shared): Server,
     Path(name): Path<String>,
+    operator: Operator,
     JsonBody(asked): JsonBody<wire::MarkImage>,
 ) -> Result<StatusCode, Problem> {
     image_choice(&shared, &name)?;
@@ -68,9 +71,9 @@ pub async fn mark(
         "blocked" => Some(MarkKind::Blocked),
         other => return Err(Problem::new(StatusCode::BAD_REQUEST, format!("{other:?} is no mark"))),
     };
-    let (by, reason) = (one_line(&asked.by)?, one_line(&asked.reason)?);
-    let mark = kind.map(|kind| Mark { image: name.clone(), kind, by, reason, at: crate::clock::now() });
-    shared.registry.mark_image(name, mark).await?;
+    let (by, reason) = (operator.called(&asked.by)?, one_line(&asked.reason)?);
+    let mark = kind.map(|kind| Mark { image: name.clone(), kind, by: by.clone(), reason, at: crate::clock::now() });
+    shared.registry.mark_image(name, mark, by).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

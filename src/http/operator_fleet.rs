@@ -2,8 +2,10 @@
 
 use super::Shared;
 use super::body::JsonBody;
-use super::operator::{image_choice, one_line};
+use super::operator::image_choice;
 use super::operator_power;
+use super::operator_proposals::{find, take};
+use super::peer::Operator;
 use super::problem::Problem;
 use crate::config::fleet::diff::{self, Now, NowHost, PRUNE_MAX, Prune};
 use crate::config::fleet::file::Document;
@@ -13,6 +15,7 @@ use crate::decide::host::State as HostState;
 use crate::power::{Settings, Written};
 use crate::registry::HostView;
 use crate::registry::fleet::Images;
+use crate::registry::requests::{Proposal, ProposalKind};
 use crate::wire::fleet as wire;
 use crate::wire::operator::ApplyDone;
 use axum::Json;
@@ -23,6 +26,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 type Server = State<Arc<Shared>>;
+
+/// Loosened brakes that a proposal names.
+const LOOSENED_SHOWN_MAX: usize = 10;
 
 /// `POST /v1/fleet/diff` and `/v1/fleet/apply`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -36,6 +42,11 @@ pub struct Apply {
     pub prune_max: Option<usize>,
     /// The document makes a brake hold less, and that is meant.
     pub loosen: bool,
+    /// The proposal of somebody else that this confirms.
+    #[serde(default)]
+    pub confirm: Option<u64>,
+    /// On whose behalf; see [`crate::wire::operator::Release::by`].
+    #[serde(default)]
     pub by: String,
 }
 
@@ -52,28 +63,89 @@ pub async fn diff(State(shared): Server, JsonBody(asked): JsonBody<Apply>) -> Re
     Ok(Json(compare(&shared, &asked)?.1.shown()))
 }
 
-/// `POST /v1/fleet/apply`: all of it in one commit, or nothing. Opens no order.
+/// `POST /v1/fleet/apply`: all of it in one commit, or nothing. Opens no order. Where a brake would hold less it is only
+/// proposed, until another user applies the same documents and confirms that.
 ///
 /// # Errors
-/// 400 as above; 404 for an image that is not there; 409 with everything that forbids it; 422 when a brake would hold
-/// less and nobody said that this is meant.
-pub async fn apply(State(shared): Server, JsonBody(asked): JsonBody<Apply>) -> Result<Json<ApplyDone>, Problem> {
-    let by = one_line(&asked.by)?;
+/// 400 as above; 404 for an image that is not there; 409 with everything that forbids it, and when the documents are not
+/// what was proposed; 422 when a brake would hold less and nobody said that this is meant.
+pub async fn apply(
+    State(shared): Server,
+    operator: Operator,
+    JsonBody(asked): JsonBody<Apply>,
+) -> Result<Json<ApplyDone>, Problem> {
+    let mut by = operator.called(&asked.by)?;
     let (fleet, diff) = compare(&shared, &asked)?;
     if diff.loosens() && !asked.loosen {
         let error = format!("{}\na brake would hold less than now; if that is meant, apply with --loosen", diff.text());
         return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error));
     }
+    let (needs_second, shown) = (diff.loosens() && has_hosts(&shared), diff.shown());
     let images = images(&shared, &fleet)?;
     let power = settings(&shared, &fleet)?;
     let text = diff.text();
+    // Before anything is proposed: otherwise it would be the second person who is told.
     let writes = diff.accept().map_err(|refused| Problem::new(StatusCode::CONFLICT, refused.to_string()))?;
+    match (needs_second, asked.confirm) {
+        (false, None) => {}
+        (false, Some(_)) => {
+            let error = "these documents loosen no brake as things are now; apply them without --confirm";
+            return Err(Problem::new(StatusCode::CONFLICT, error));
+        }
+        (true, None) => {
+            let number = shared.registry.propose(proposal(&operator, by, &shown)).await?;
+            return Ok(Json(ApplyDone { changes: 0, proposal: Some(number), text }));
+        }
+        (true, Some(number)) => {
+            let proposal = find(&shared, number, &operator).await?;
+            if proposal.kind != ProposalKind::Apply || proposal.digest != digest(&shown) {
+                let error = "these documents would not change what was proposed";
+                return Err(Problem::new(StatusCode::CONFLICT, error).changed(&proposal));
+            }
+            let second = take(&shared, &operator, &proposal).await?;
+            by = format!("{} (confirmed by {second})", proposal.by);
+        }
+    }
     let changes = writes.len();
     shared.registry.apply(writes, images, by).await?;
     for (host, settings) in power {
         shared.registry.set_power(&host, settings).await?;
     }
-    Ok(Json(ApplyDone { changes, text }))
+    Ok(Json(ApplyDone { changes, proposal: None, text }))
+}
+
+/// Before the first host is ours there is nothing that a brake could hold back, and often nobody but one person.
+fn has_hosts(shared: &Shared) -> bool {
+    shared.registry.read(|view| view.hosts().any(|host| host.host.state != HostState::Discovered))
+}
+
+fn proposal(operator: &Operator, by: String, diff: &wire::Diff) -> Proposal {
+    let loosened = diff.changes.iter().flat_map(|change| {
+        let fields = change.fields.iter().filter(|field| field.loosens);
+        fields.map(|field| format!("{} {}", change.name.as_ref().unwrap_or(&change.id), field.field))
+    });
+    let loosened: Vec<String> = loosened.collect();
+    let more = loosened.len().saturating_sub(LOOSENED_SHOWN_MAX);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let shown = loosened.iter().take(LOOSENED_SHOWN_MAX).cloned().collect::<Vec<_>>().join(", ");
+    let hosts = diff.changes.iter().filter(|change| change.kind == wire::Kind::Host).count();
+    Proposal {
+        number: 0,
+        at: 0,
+        kind: ProposalKind::Apply,
+        request: String::new(),
+        summary: format!("{} changes, by which a brake holds less: {shown}{more}", diff.changes.len()),
+        hosts: hosts as u64,
+        digest: digest(diff),
+        by,
+        by_uid: operator.uid,
+    }
+}
+
+/// Of what documents would change now.
+fn digest(diff: &wire::Diff) -> String {
+    // What goes over the wire as JSON anyway.
+    blake3::hash(&serde_json::to_vec(&diff.changes).unwrap_or_default()).to_hex().to_string()
 }
 
 /// `GET /v1/inventory/ansible`: a dynamic inventory.
@@ -113,6 +185,10 @@ fn compare(shared: &Shared, asked: &Apply) -> Result<(Fleet, diff::Diff), Proble
         }
     }
     let prune = if asked.prune { Prune::UpTo(asked.prune_max.unwrap_or(PRUNE_MAX)) } else { Prune::No };
+    // They are denied whatever a document says, and are not among those that documents set.
+    if let Some(policy) = &mut fleet.policy {
+        policy.denied.retain(|mac| !shared.config.own_macs.contains(mac));
+    }
     let diff = diff::diff(&now(shared), &fleet, prune);
     Ok((fleet, diff))
 }

@@ -3,15 +3,18 @@
 use super::Shared;
 use super::body::JsonBody;
 use super::operator::{image_choice, one_line};
+use super::operator_proposals::{request_of, take};
+use super::peer::Operator;
 use super::problem::Problem;
 use crate::clock;
 use crate::decide::cause::{Cause, CauseKind};
+use crate::decide::host::Host;
 use crate::decide::select::{self, Count, Selector};
-use crate::registry::requests::{Asked, Proposal, digest_of};
+use crate::registry::requests::{Asked, Proposal, ProposalKind, digest_of};
 use crate::registry::{HostView, RegistryError};
 use crate::wire::operator as wire;
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use std::sync::Arc;
 
@@ -24,9 +27,10 @@ type Server = State<Arc<Shared>>;
 /// host is on the deny list. Then nothing at all was done.
 pub async fn reimage(
     State(shared): Server,
-    JsonBody(asked): JsonBody<wire::ReimageMany>,
+    operator: Operator,
+    JsonBody(mut asked): JsonBody<wire::ReimageMany>,
 ) -> Result<Json<wire::Asked>, Problem> {
-    let by = one_line(&asked.by)?;
+    asked.by = operator.called(&asked.by)?;
     one_line(&asked.reason)?;
     asked.key.as_deref().map(one_line).transpose()?;
     let hosts = meant(&shared, &asked)?;
@@ -37,22 +41,19 @@ pub async fn reimage(
             return Err(RegistryError::ImageBlocked { image: mark.image, reason: mark.reason }.into());
         }
     }
-    let needs_second = shared.registry.read(|view| {
-        let groups = view.groups();
-        hosts.len() > view.policy().confirm_above as usize
-            || hosts.iter().any(|host| groups.get(&host.host.group).is_some_and(|group| group.confirm))
-    });
-    if !needs_second {
+    if !needs_second(&shared, hosts.iter().map(|host| &host.host)) {
         return carry_out(&shared, &asked, ids(&hosts)).await.map(Json);
     }
     let image = asked.image.as_deref().unwrap_or("its desired image");
     let proposal = Proposal {
         number: 0,
         at: 0,
+        kind: ProposalKind::Reimage,
         summary: format!("rebuild {} hosts to {image}: {}", hosts.len(), asked.reason),
         hosts: hosts.len() as u64,
-        hosts_digest: digest_of(&ids(&hosts)),
-        by,
+        digest: digest_of(&ids(&hosts)),
+        by: asked.by.clone(),
+        by_uid: operator.uid,
         // What was parsed from JSON a moment ago.
         request: serde_json::to_string(&asked).unwrap_or_default(),
     };
@@ -60,42 +61,33 @@ pub async fn reimage(
     Ok(Json(wire::Asked { proposal: Some(number), hosts: Vec::new() }))
 }
 
-/// `GET /v1/proposals`.
-///
-/// # Errors
-/// 503 when the store cannot be read.
-pub async fn proposals(State(shared): Server) -> Result<Json<Vec<wire::Proposal>>, Problem> {
-    let shown = |known: Proposal| wire::Proposal {
-        number: known.number,
-        by: known.by,
-        at: known.at,
-        summary: known.summary,
-        hosts: known.hosts,
-    };
-    Ok(Json(shared.registry.proposals().await?.into_iter().map(shown).collect()))
+/// Whether one person alone may not have these hosts rebuilt.
+pub(super) fn needs_second<'a>(shared: &Shared, hosts: impl Iterator<Item = &'a Host>) -> bool {
+    shared.registry.read(|view| {
+        let (mut count, mut marked) = (0, false);
+        for host in hosts {
+            count += 1;
+            marked |= view.groups().get(&host.group).is_some_and(|group| group.confirm);
+        }
+        marked || count > view.policy().confirm_above as usize
+    })
 }
 
-/// `POST /v1/proposals/{number}/confirm`: the second person.
-///
-/// # Errors
-/// 403 for the person who proposed it; 404; 409 when the selector no longer means the same hosts.
-pub async fn confirm(
-    State(shared): Server,
-    Path(number): Path<u64>,
-    JsonBody(asked): JsonBody<wire::Release>,
-) -> Result<Json<wire::Asked>, Problem> {
-    let by = one_line(&asked.by)?;
-    let proposal = shared.registry.take_proposal(number, by.clone()).await?;
-    let broken = |error: serde_json::Error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
-    let mut request: wire::ReimageMany = serde_json::from_str(&proposal.request).map_err(broken)?;
+/// Carries out what a second person confirms, when it still means the same hosts.
+pub(super) async fn confirmed(
+    shared: &Shared,
+    operator: &Operator,
+    proposal: &Proposal,
+) -> Result<wire::Asked, Problem> {
+    let mut request: wire::ReimageMany = request_of(proposal)?;
     request.expect_count = Some(proposal.hosts as usize);
-    let hosts = meant(&shared, &request)?;
-    if digest_of(&ids(&hosts)) != proposal.hosts_digest {
-        let error = format!("proposal {number} meant other hosts than its selector matches now; ask again");
-        return Err(Problem::new(StatusCode::CONFLICT, error));
+    let hosts = meant(shared, &request).map_err(|problem| problem.changed(proposal))?;
+    if digest_of(&ids(&hosts)) != proposal.digest {
+        return Err(Problem::new(StatusCode::CONFLICT, "it meant other hosts than it does now").changed(proposal));
     }
+    let by = take(shared, operator, proposal).await?;
     request.reason = format!("{} (confirmed by {by})", request.reason);
-    carry_out(&shared, &request, ids(&hosts)).await.map(Json)
+    carry_out(shared, &request, ids(&hosts)).await
 }
 
 fn ids(hosts: &[Arc<HostView>]) -> Vec<String> {

@@ -2,6 +2,7 @@
 
 use super::Shared;
 use super::body::JsonBody;
+use super::peer::Operator;
 use super::problem::Problem;
 use crate::causes;
 use crate::power::{self, Settings, Written};
@@ -20,12 +21,14 @@ use std::sync::Arc;
 pub async fn set(
     State(shared): State<Arc<Shared>>,
     Path(id): Path<String>,
+    operator: Operator,
     JsonBody(written): JsonBody<Written>,
 ) -> Result<Json<Written>, Problem> {
     let view = shared.registry.find(&id).ok_or(RegistryError::UnknownHost(id))?;
     let settings = checked(&shared, &view, written)?;
     let shown = settings.written();
     shared.registry.set_power(&view.host.id, settings).await?;
+    tracing::info!(host = view.host.id, by = operator.called("")?, "an operator set how the power is reached");
     Ok(Json(shown))
 }
 

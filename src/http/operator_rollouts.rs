@@ -3,15 +3,18 @@
 use super::Shared;
 use super::body::JsonBody;
 use super::operator::{image_choice, one_line};
-use super::operator_many::selected;
+use super::operator_many::{needs_second, selected};
+use super::operator_proposals::{request_of, take};
+use super::peer::Operator;
 use super::problem::Problem;
 use crate::clock;
-use crate::decide::host::State as HostState;
+use crate::decide::host::{ImageChoice, State as HostState};
 use crate::decide::rollout::plan::{Candidate, Gate, Goal, Plan, Request, WaveSize};
 use crate::decide::rollout::progress::Stage;
 use crate::decide::rollout::waiting::waiting;
 use crate::decide::rollout::{make, text};
 use crate::decide::select::{self, Count, Selector};
+use crate::registry::requests::{Proposal, ProposalKind};
 use crate::registry::rollouts::{Rollout, RolloutCommand, host_facts};
 use crate::registry::{HostView, RegistryError, View};
 use crate::wire::operator as wire;
@@ -30,24 +33,90 @@ type Server = State<Arc<Shared>>;
 /// is not confirmed.
 pub async fn start(
     State(shared): Server,
-    JsonBody(asked): JsonBody<wire::StartRollout>,
+    operator: Operator,
+    JsonBody(mut asked): JsonBody<wire::StartRollout>,
 ) -> Result<Json<wire::RolloutStarted>, Problem> {
+    asked.by = operator.called(&asked.by)?;
+    let plan = planned(&shared, &asked, !asked.dry_run)?;
+    if asked.dry_run || plan.is_empty() {
+        return Ok(Json(started(&plan, None, None)));
+    }
+    let members: Vec<Arc<HostView>> = shared.registry.read(|view| {
+        let found = plan.members().filter_map(|member| view.find(&member.id));
+        found.collect()
+    });
+    if !needs_second(&shared, members.iter().map(|view| &view.host)) {
+        let answer = started(&plan, None, None);
+        let number = Some(shared.registry.start_rollout(plan).await?);
+        return Ok(Json(wire::RolloutStarted { number, ..answer }));
+    }
+    let goal = match (&asked.image, asked.undo) {
+        (Some(image), _) => format!("to {image}"),
+        (None, undone) => format!("back, undoing rollout {}", undone.unwrap_or_default()),
+    };
+    let proposal = Proposal {
+        number: 0,
+        at: 0,
+        kind: ProposalKind::Rollout,
+        summary: format!("roll {} hosts {goal}: {}", members.len(), asked.reason),
+        hosts: members.len() as u64,
+        digest: digest(&plan),
+        by: asked.by.clone(),
+        by_uid: operator.uid,
+        // What was parsed from JSON a moment ago.
+        request: serde_json::to_string(&asked).unwrap_or_default(),
+    };
+    let number = shared.registry.propose(proposal).await?;
+    Ok(Json(started(&plan, None, Some(number))))
+}
+
+/// Starts what a second person confirms, when it is still the same plan.
+pub(super) async fn confirmed(
+    shared: &Shared,
+    operator: &Operator,
+    proposal: &Proposal,
+) -> Result<wire::RolloutStarted, Problem> {
+    let asked: wire::StartRollout = request_of(proposal)?;
+    let mut plan = planned(shared, &asked, false).map_err(|problem| problem.changed(proposal))?;
+    if digest(&plan) != proposal.digest {
+        let error = format!("it is another plan by now, of {} hosts", plan.members().count());
+        return Err(Problem::new(StatusCode::CONFLICT, error).changed(proposal));
+    }
+    let by = take(shared, operator, proposal).await?;
+    plan.request.reason = format!("{} (confirmed by {by})", plan.request.reason);
+    let answer = started(&plan, None, None);
+    let number = Some(shared.registry.start_rollout(plan).await?);
+    Ok(wire::RolloutStarted { number, ..answer })
+}
+
+/// The plan of a request on the fleet as it is now.
+fn planned(shared: &Shared, asked: &wire::StartRollout, counted: bool) -> Result<Plan, Problem> {
     let bad = |error: String| Problem::new(StatusCode::BAD_REQUEST, error);
     let selector = Selector::parse(&asked.select).map_err(|error| bad(format!("the selector: {error}")))?;
-    let hosts = selected(&shared, &selector);
+    let hosts = selected(shared, &selector);
     let threshold = shared.registry.read(|view| view.policy().expect_above) as usize;
-    if !asked.dry_run {
+    if counted {
         match select::confirm(hosts.len(), threshold, asked.expect_count) {
             Count::Confirmed => {}
             count => return Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, count.to_string())),
         }
     }
-    let request = request(&shared, &asked, &hosts)?;
-    let plan = plan(&shared, &request, &hosts)?;
-    let text = text::text(&plan);
-    let hosts = plan.members().count();
-    let number = if asked.dry_run || plan.is_empty() { None } else { Some(shared.registry.start_rollout(plan).await?) };
-    Ok(Json(wire::RolloutStarted { number, hosts, text }))
+    let request = request(shared, asked, &hosts)?;
+    plan(shared, &request, &hosts)
+}
+
+/// Of what a plan does: which content each host gets in which wave, behind which gate.
+fn digest(plan: &Plan) -> String {
+    let mut text = format!("{:?}\n", plan.request.gate);
+    for wave in &plan.waves {
+        text.extend(wave.iter().map(|member| format!("{} {}\n", member.id, member.image.manifest)));
+        text.push('\n');
+    }
+    blake3::hash(text.as_bytes()).to_hex().to_string()
+}
+
+fn started(plan: &Plan, number: Option<u64>, proposal: Option<u64>) -> wire::RolloutStarted {
+    wire::RolloutStarted { number, proposal, hosts: plan.members().count(), text: text::text(plan) }
 }
 
 fn request(shared: &Shared, asked: &wire::StartRollout, hosts: &[Arc<HostView>]) -> Result<Request, Problem> {
@@ -71,7 +140,7 @@ fn request(shared: &Shared, asked: &wire::StartRollout, hosts: &[Arc<HostView>])
     Ok(Request {
         selector: asked.select.clone(),
         goal,
-        by: one_line(&asked.by)?,
+        by: asked.by.clone(),
         reason: one_line(&asked.reason)?,
         canary: asked.canary,
         waves: asked.waves.iter().map(|text| wave_size(text)).collect::<Result<_, _>>().map_err(bad)?,
@@ -105,7 +174,9 @@ fn plan(shared: &Shared, request: &Request, hosts: &[Arc<HostView>]) -> Result<P
         Goal::Former { of } => {
             let rollout = shared.registry.read(|view| view.rollouts().get(of).cloned());
             let rollout = rollout.ok_or(RegistryError::NoRollout(*of))?;
-            make::rollback(0, request, &rollout.plan, &candidates, now).map_err(refused)
+            let facts = shared.registry.read(|view| view.images().clone());
+            let blocked = |image: &ImageChoice| facts.blocked(&image.name).map(|mark| mark.reason.clone());
+            make::rollback(0, request, &rollout.plan, &candidates, blocked, now).map_err(refused)
         }
     }
 }
@@ -175,9 +246,10 @@ pub async fn show(State(shared): Server, Path(number): Path<u64>) -> Result<Json
 pub async fn command(
     State(shared): Server,
     Path((number, verb)): Path<(u64, String)>,
+    operator: Operator,
     JsonBody(asked): JsonBody<wire::ByAndWhy>,
 ) -> Result<StatusCode, Problem> {
-    let (by, reason) = (one_line(&asked.by)?, one_line(&asked.reason)?);
+    let (by, reason) = (operator.called(&asked.by)?, one_line(&asked.reason)?);
     tracing::info!(rollout = number, verb, by, reason, "an operator's word on a rollout");
     let command = match verb.as_str() {
         "pause" => RolloutCommand::Pause { by, reason },

@@ -1,6 +1,7 @@
 //! Answers that are not good news, as JSON with one sentence for the person who must act.
 
 use crate::registry::RegistryError;
+use crate::registry::requests::Proposal;
 use crate::wire::operator::Problem as Body;
 use axum::Json;
 use axum::http::StatusCode;
@@ -17,6 +18,17 @@ impl Problem {
     pub fn new(status: StatusCode, error: impl Into<String>) -> Problem {
         Problem { status, error: error.into() }
     }
+
+    /// For the second person: what was proposed cannot be confirmed as things are now.
+    #[must_use]
+    pub fn changed(self, proposal: &Proposal) -> Problem {
+        let (number, by, why) = (proposal.number, &proposal.by, self.error);
+        let error = format!(
+            "{why}; the fleet is not as it was when {by} proposed this, and nothing was done. Proposal {number} stays until \
+             its day is over: change the fleet back and confirm it, or ask anew and `regild proposal withdraw {number}`"
+        );
+        Problem { error, ..self }
+    }
 }
 
 impl IntoResponse for Problem {
@@ -30,6 +42,7 @@ impl From<RegistryError> for Problem {
         let status = match &error {
             RegistryError::UnknownHost(_) => StatusCode::NOT_FOUND,
             RegistryError::Refused(_)
+            | RegistryError::Protected(_)
             | RegistryError::NotTripped
             | RegistryError::ImageBlocked { .. }
             | RegistryError::InRollout { .. }

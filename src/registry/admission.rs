@@ -6,7 +6,7 @@
 use super::RegistryError;
 use super::history;
 use super::writer::{Batch, Writer};
-use crate::decide::brakes::{self, Admission, Standing};
+use crate::decide::brakes::{self, Admission, Deny, Standing};
 use crate::decide::group::Group;
 use crate::decide::host::{Event, Host};
 use serde::{Deserialize, Serialize};
@@ -79,6 +79,15 @@ fn asks_since(host: &Host) -> Option<u64> {
 }
 
 impl Writer {
+    /// A protected host that is removed would come back, when it next netboots, without its protection.
+    pub(super) fn unprotected(&self, id: &str) -> Result<(), RegistryError> {
+        let host = &self.hosts[id].host;
+        match brakes::allowed(host, &self.brakes.fleet.group(&host.group), &self.brakes.fleet.policy) {
+            Err(deny @ (Deny::Label | Deny::Group)) => Err(RegistryError::Protected(deny)),
+            Err(Deny::Listed(_)) | Ok(()) => Ok(()),
+        }
+    }
+
     pub(super) fn standing(&self) -> Standing {
         Standing {
             stopped: self.stop.pressed().map(|stop| stop.sentence()),

@@ -64,6 +64,8 @@ impl Writer {
         for write in writes {
             self.write(write, images, by, batch, now)?;
         }
+        // They were judged by the documents as they were: automatic causes wait until the next tick has judged anew.
+        self.brakes.schedule.clear();
         Ok(())
     }
 

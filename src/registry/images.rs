@@ -3,9 +3,11 @@
 //! The image store knows contents; what a content is good for is a record like any other.
 
 use super::history;
+use super::rollouts::{Rollout, RolloutCommand};
 use super::writer::{Batch, Writer};
 use crate::db::DbError;
-use crate::decide::host::ImageChoice;
+use crate::decide::host::{Event, Host, ImageChoice};
+use crate::decide::rollout::plan::Goal;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,7 +44,7 @@ impl Channel {
 pub enum MarkKind {
     /// Hosts on it ask for what their group should run.
     Deprecated,
-    /// And no order for it is opened any more.
+    /// And no order for it is opened any more, none that is open begins, and none gets another attempt.
     Blocked,
 }
 
@@ -109,7 +111,7 @@ impl Writer {
     }
 
     /// Marks a version, or with `None` makes it good again.
-    pub(super) fn mark_image(&mut self, image: &str, mark: Option<Mark>, batch: &mut Batch) {
+    pub(super) fn mark_image(&mut self, image: &str, mark: Option<Mark>, by: &str, batch: &mut Batch, now: u64) {
         let facts = Arc::make_mut(&mut self.images);
         // As above.
         let value = mark.as_ref().and_then(|mark| serde_json::to_vec(mark).ok());
@@ -118,5 +120,60 @@ impl Writer {
             Some(mark) => facts.marks.insert(image.to_string(), mark),
             None => facts.marks.remove(image),
         };
+        match self.images.blocked(image).cloned() {
+            Some(mark) => self.end_rollouts_of(&mark, batch, now),
+            None => self.unblock(image, by, batch, now),
+        }
+        self.enforce_blocks(batch, now);
+    }
+
+    /// A rollout of a blocked version is over; one of another version, or back to former ones, goes on without it.
+    fn end_rollouts_of(&mut self, mark: &Mark, batch: &mut Batch, now: u64) {
+        let of_it = |rollout: &&Arc<Rollout>| {
+            let image = if let Goal::Image(image) = &rollout.plan.request.goal { Some(&image.name) } else { None };
+            image == Some(&mark.image) && !rollout.progress.stage.is_over()
+        };
+        let numbers: Vec<u64> = self.rollouts.values().filter(of_it).map(|rollout| rollout.plan.number).collect();
+        for number in numbers {
+            let reason = format!("{} is blocked: {}", mark.image, mark.reason);
+            let abort = RolloutCommand::Abort { by: mark.by.clone(), reason };
+            if let Err(error) = self.command_rollout(number, abort, batch, now) {
+                tracing::warn!(rollout = number, %error, "the rollout of a blocked version was not aborted");
+            }
+        }
+    }
+
+    fn unblock(&mut self, image: &str, by: &str, batch: &mut Batch, now: u64) {
+        let blocked =
+            |host: &Host| host.order.as_ref().is_some_and(|order| order.image.name == image && order.blocked.is_some());
+        let hosts: Vec<String> =
+            self.hosts.values().filter(|view| blocked(&view.host)).map(|view| view.host.id.clone()).collect();
+        for id in hosts {
+            let event = Event::ImageUnblocked { image: image.to_string(), by: by.to_string() };
+            self.try_apply(&id, &event, batch, now);
+        }
+    }
+
+    /// Tells each host that waits for a blocked version, or is being written with it. What does not fit into this commit
+    /// the next tick does.
+    pub(super) fn enforce_blocks(&mut self, batch: &mut Batch, now: u64) {
+        let facts = self.images.clone();
+        for mark in facts.marks.values().filter(|mark| mark.kind == MarkKind::Blocked) {
+            let concerned = self.hosts.values().filter(|view| view.host.is_concerned(&mark.image));
+            let concerned: Vec<String> = concerned.map(|view| view.host.id.clone()).collect();
+            for id in concerned {
+                if batch.is_full() {
+                    return;
+                }
+                let (image, reason, by) = (mark.image.clone(), mark.reason.clone(), mark.by.clone());
+                self.try_apply(&id, &Event::ImageBlocked { image, reason, by }, batch, now);
+            }
+        }
+    }
+
+    fn try_apply(&mut self, id: &str, event: &Event, batch: &mut Batch, now: u64) {
+        if let Err(error) = self.apply(id, event, None, batch, now) {
+            tracing::warn!(host = id, %error, "a host was not told of its image's mark");
+        }
     }
 }

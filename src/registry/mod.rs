@@ -66,6 +66,8 @@ pub enum RegistryError {
     Refused(Refusal),
     #[error("{0}")]
     Denied(Deny),
+    #[error("{0}; without its record it would come back without that. `regild apply` takes a protection away")]
+    Protected(Deny),
     #[error("{image} is blocked: {reason}; choose another version")]
     ImageBlocked { image: String, reason: String },
     #[error("there is no image {0}; `regild image list` shows them")]
@@ -78,7 +80,7 @@ pub enum RegistryError {
     RolloutCommand(String),
     #[error("no proposal {0} waits for a second person (they end after a day); `regild proposal list` shows them")]
     NoProposal(u64),
-    #[error("{0} asked for this; a second person must confirm it")]
+    #[error("{0} asked for this; a second person must confirm it: another user of this machine")]
     SamePerson(String),
     #[error("the fleet breaker has not tripped")]
     NotTripped,
@@ -167,7 +169,8 @@ pub enum Command {
     },
     TakeProposal {
         number: u64,
-        by: String,
+        /// `None`: withdrawn.
+        confirmed_by: Option<u32>,
         reply: Reply<Proposal>,
     },
     Proposals {
@@ -180,6 +183,7 @@ pub enum Command {
     MarkImage {
         image: String,
         mark: Option<Mark>,
+        by: String,
         reply: Reply<()>,
     },
     ResetBreaker {
@@ -343,12 +347,12 @@ impl Registry {
         self.ask(|reply| Command::Propose { proposal, reply }).await
     }
 
-    /// Takes a proposal, to be carried out by the caller.
+    /// Takes a proposal, to be carried out by the caller when a user confirmed it; `None` withdraws it.
     ///
     /// # Errors
     /// [`RegistryError::NoProposal`], [`RegistryError::SamePerson`].
-    pub async fn take_proposal(&self, number: u64, by: String) -> Result<Proposal, RegistryError> {
-        self.ask(|reply| Command::TakeProposal { number, by, reply }).await
+    pub async fn take_proposal(&self, number: u64, confirmed_by: Option<u32>) -> Result<Proposal, RegistryError> {
+        self.ask(|reply| Command::TakeProposal { number, confirmed_by, reply }).await
     }
 
     /// Requests that wait for a second person.
@@ -371,8 +375,8 @@ impl Registry {
     ///
     /// # Errors
     /// When the store fails.
-    pub async fn mark_image(&self, image: String, mark: Option<Mark>) -> Result<(), RegistryError> {
-        self.ask(|reply| Command::MarkImage { image, mark, reply }).await
+    pub async fn mark_image(&self, image: String, mark: Option<Mark>, by: String) -> Result<(), RegistryError> {
+        self.ask(|reply| Command::MarkImage { image, mark, by, reply }).await
     }
 
     /// Closes the fleet breaker.

@@ -1,10 +1,10 @@
 //! Requests for many hosts at once, and those that need a second person.
 //!
-//! Where a request needs a second person it is kept as a proposal that names the
-//! hosts by the digest of their ids: whoever confirms it confirms exactly the set that was meant, or is told that the
-//! fleet has changed meanwhile.
+//! Where a request needs a second person it is kept as a proposal with the digest of what it means (hosts, a plan, the
+//! changes of a document): whoever confirms it confirms exactly that, or is told that the fleet has changed meanwhile,
+//! and then the proposal stays. Two persons are two users of this machine (`http::peer`), whatever they are called.
 
-use super::writer::{Batch, Writer};
+use super::writer::{Batch, Writer, fitting};
 use super::{HostView, RegistryError};
 use crate::decide::cause::Cause;
 use crate::decide::host::Event;
@@ -20,20 +20,66 @@ const PREFIX: &str = "proposal/";
 /// What became of each host of a request, in the order asked.
 pub type Asked = Vec<(String, Result<Arc<HostView>, RegistryError>)>;
 
+/// What is to be done once a second person has confirmed it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProposalKind {
+    Reimage,
+    Rollout,
+    /// The documents themselves are not kept: they may be larger than any record, and the second person is to have them
+    /// before his eyes.
+    Apply,
+}
+
+impl ProposalKind {
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            ProposalKind::Reimage => "reimage",
+            ProposalKind::Rollout => "rollout",
+            ProposalKind::Apply => "apply",
+        }
+    }
+}
+
 /// A request that waits for a second person.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proposal {
     pub number: u64,
+    /// For people; who it is, `by_uid` says.
     pub by: String,
+    pub by_uid: u32,
     /// Unix seconds.
     pub at: u64,
-    /// What to do with it once confirmed, as the API took it.
+    pub kind: ProposalKind,
+    /// As the API took it; empty for documents.
     pub request: String,
     /// One line for the second person.
     pub summary: String,
     pub hosts: u64,
-    /// Of the sorted ids.
-    pub hosts_digest: String,
+    /// Of what it means.
+    pub digest: String,
+}
+
+impl Proposal {
+    /// Whether this user may confirm it now.
+    ///
+    /// # Errors
+    /// [`RegistryError::NoProposal`] when its day is over, [`RegistryError::SamePerson`].
+    pub fn confirmable_by(&self, uid: u32, now: u64) -> Result<(), RegistryError> {
+        if self.is_over(now) {
+            return Err(RegistryError::NoProposal(self.number));
+        }
+        if self.by_uid == uid {
+            return Err(RegistryError::SamePerson(self.by.clone()));
+        }
+        Ok(())
+    }
+
+    #[must_use]
+    pub fn is_over(&self, now: u64) -> bool {
+        self.at + PROPOSAL_SECONDS <= now
+    }
 }
 
 /// Hex blake3 of the ids, sorted: two requests mean the same hosts when these are equal.
@@ -56,33 +102,39 @@ impl Writer {
 
     pub(super) fn propose(&mut self, proposal: Proposal, batch: &mut Batch, now: u64) -> Result<u64, RegistryError> {
         let known = self.proposals()?;
-        for old in known.iter().filter(|old| old.at + PROPOSAL_SECONDS <= now) {
-            batch.put(key(old.number), None);
+        let (over, known): (Vec<_>, Vec<_>) = known.into_iter().partition(|old| old.is_over(now));
+        // A script that tries again: one request is one proposal.
+        let same =
+            |old: &&Proposal| (old.by_uid, old.kind, &old.digest) == (proposal.by_uid, proposal.kind, &proposal.digest);
+        if let Some(old) = known.iter().filter(same).find(|old| old.request == proposal.request) {
+            return Ok(old.number);
         }
         if known.len() >= PROPOSALS_MAX {
             return Err(RegistryError::Busy);
         }
-        let number = known.iter().map(|old| old.number).max().unwrap_or(0).max(self.last_proposal) + 1;
-        self.last_proposal = number;
+        let newest = known.iter().chain(&over).map(|old| old.number).max();
+        let number = newest.unwrap_or(0).max(self.last_proposal) + 1;
         // Strings and numbers: serialising them cannot fail.
-        batch.put(key(number), serde_json::to_vec(&Proposal { number, at: now, ..proposal }).ok());
+        let record = fitting(serde_json::to_vec(&Proposal { number, at: now, ..proposal }).unwrap_or_default())?;
+        self.last_proposal = number;
+        over.iter().for_each(|old| batch.put(key(old.number), None));
+        batch.put(key(number), Some(record));
         Ok(number)
     }
 
-    /// Takes a proposal for good: whoever confirmed it carries it out. A crash in between loses the request, which is
-    /// the safe side.
+    /// Takes a proposal for good. Whoever confirmed it (`Some` user) carries it out; a crash in between loses the
+    /// request, which is the safe side. `None`: it is withdrawn, which anybody may do.
     pub(super) fn take_proposal(
         &mut self,
         number: u64,
-        by: &str,
+        confirmed_by: Option<u32>,
         batch: &mut Batch,
         now: u64,
     ) -> Result<Proposal, RegistryError> {
         let known = self.proposals()?.into_iter().find(|known| known.number == number);
-        let proposal = known.filter(|known| known.at + PROPOSAL_SECONDS > now);
-        let proposal = proposal.ok_or(RegistryError::NoProposal(number))?;
-        if proposal.by == by {
-            return Err(RegistryError::SamePerson(by.to_string()));
+        let proposal = known.ok_or(RegistryError::NoProposal(number))?;
+        if let Some(uid) = confirmed_by {
+            proposal.confirmable_by(uid, now)?;
         }
         batch.put(key(number), None);
         Ok(proposal)

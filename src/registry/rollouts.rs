@@ -159,8 +159,10 @@ impl Writer {
             let view = self.hosts.get(&member.id)?;
             let group = fleet.group(&view.host.group);
             let denied = brakes::allowed(&view.host, &group, &fleet.policy).err().map(|deny| deny.to_string());
+            // Its own image, or one that a person wants of the host: that one would be ordered.
+            let asked = Some(&view.host).filter(|host| !host.asks.is_empty()).and_then(Host::asked_image);
             let blocked = || {
-                let mark = self.images.blocked(&member.image.name)?;
+                let mark = asked.iter().chain([&member.image]).find_map(|image| self.images.blocked(&image.name))?;
                 Some(format!("{} is blocked: {}", mark.image, mark.reason))
             };
             denied.or_else(blocked).map(|why| (member.id.clone(), why))

@@ -43,6 +43,7 @@ impl Writer {
             return Vec::new();
         }
         self.brakes.schedule = steps.schedule;
+        self.enforce_blocks(batch, now);
         for (host, cause) in steps.asks {
             let asked = self.host_event(&host, &Event::Ask { cause }, None, batch, now);
             // The record moved since the scheduler looked; the next tick looks again.

@@ -6,6 +6,7 @@
 use crate::decide::cause::{Cause, CauseKind};
 use crate::decide::host::{Claim, DiskId, Host, ImageChoice, Order, State, Step};
 use crate::decide::labels::Labels;
+use crate::decide::stable_hash::stable_hash;
 use crate::wire;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -36,6 +37,9 @@ pub struct StoredHost {
     ordered_at: Vec<u64>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     request_keys: Vec<u64>,
+    /// Of records from before `request_keys`; read, not written.
+    #[serde(default, skip_serializing)]
+    last_key: Option<String>,
     own_disk: Option<wire::agent::DiskId>,
     history_length: u64,
     inventory: Option<wire::agent::Inventory>,
@@ -58,6 +62,10 @@ struct StoredOrder {
     foreign_released: bool,
     power_cycles: u32,
     powered_at: Option<u64>,
+    #[serde(default)]
+    from_ready: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    blocked: Option<String>,
     token_digest: Option<String>,
     session_digest: Option<String>,
 }
@@ -131,6 +139,7 @@ pub fn encode(host: &Host, inventory: Option<&wire::agent::Inventory>) -> Result
         asks: host.asks.iter().map(store_cause).collect(),
         ordered_at: host.ordered_at.clone(),
         request_keys: host.request_keys.clone(),
+        last_key: None,
         own_disk: host.own_disk.clone().map(Into::into),
         history_length: host.history_length,
         inventory: inventory.cloned(),
@@ -147,12 +156,13 @@ pub fn decode(raw: &[u8]) -> Result<(Host, Option<wire::agent::Inventory>), Stor
     for (key, value) in &stored.labels {
         labels.set(key, value)?;
     }
+    let last_key = stored.last_key.iter().map(|key| stable_hash(&[key.as_str()]));
     let host = Host {
         labels,
         built_at: stored.built_at,
         asks: stored.asks.into_iter().map(load_cause).collect::<Result<_, _>>()?,
         ordered_at: stored.ordered_at,
-        request_keys: stored.request_keys,
+        request_keys: last_key.chain(stored.request_keys).collect(),
         macs: stored.macs.iter().map(|mac| mac.parse()).collect::<Result<_, _>>()?,
         state: load_state(stored.state)?,
         desired: stored.desired.map(load_image),
@@ -187,6 +197,8 @@ fn store_order(order: &Order) -> StoredOrder {
         image: store_image(&order.image),
         power_cycles: order.power_cycles,
         powered_at: order.powered_at,
+        from_ready: order.from_ready,
+        blocked: order.blocked.clone(),
         opened_at: order.opened_at,
         attempts: order.attempts,
         foreign_released: order.foreign_released,
@@ -203,6 +215,8 @@ fn load_order(stored: StoredOrder) -> Result<Order, StoredError> {
         image: load_image(stored.image),
         power_cycles: stored.power_cycles,
         powered_at: stored.powered_at,
+        from_ready: stored.from_ready,
+        blocked: stored.blocked,
         opened_at: stored.opened_at,
         attempts: stored.attempts,
         foreign_released: stored.foreign_released,
@@ -328,7 +342,6 @@ mod tests {
     fn every_state_and_every_field_comes_back_from_the_store_as_it_went_in() {
         let mac = "52:54:00:00:00:01".parse().unwrap();
         let image = |name: &str| Some(ImageChoice { name: name.into(), manifest: "ab".into() });
-        let disk = DiskId { serial: Some("s".into()), wwn: None, size_bytes: 7 };
         let kinds = [
             CauseKind::Operator,
             CauseKind::Rollout { number: 7 },
@@ -355,6 +368,8 @@ mod tests {
             foreign_released: true,
             power_cycles: 1,
             powered_at: Some(4),
+            from_ready: true,
+            blocked: Some("w".into()),
             image: ImageChoice { name: "a:2".into(), manifest: "ab".into() },
             claim: Some(Claim { token_digest: "t".into(), session_digest: Some("s".into()) }),
         };
@@ -367,7 +382,7 @@ mod tests {
             generation: 3,
             reported_generation: 2,
             order: Some(order),
-            own_disk: Some(disk),
+            own_disk: Some(DiskId { serial: Some("s".into()), wwn: None, size_bytes: 7 }),
             history_length: 9,
             labels,
             built_at: 8,
@@ -393,5 +408,15 @@ mod tests {
             let (read, _) = decode(&encode(&host, None).unwrap()).unwrap();
             assert_eq!(read, host);
         }
+    }
+
+    /// A request that was carried out before the upgrade is no new one after it.
+    #[test]
+    fn the_one_key_of_an_older_record_is_among_the_recent_ones() {
+        let host = Host::discovered("52:54:00:00:00:01".parse().unwrap(), "default", 1);
+        let mut json: serde_json::Value = serde_json::from_slice(&encode(&host, None).unwrap()).unwrap();
+        json["last_key"] = "nightly-7".into();
+        let (read, _) = decode(json.to_string().as_bytes()).unwrap();
+        assert_eq!(read.request_keys, [stable_hash(&["nightly-7"])]);
     }
 }

@@ -1,7 +1,9 @@
 //! What the registry promises: nothing is said before it is on stable storage, and nothing that was said is lost.
 
+mod blocked;
 mod brakes;
 mod ledger;
+mod requests;
 
 use super::*;
 use crate::db::sled::SledDb;

@@ -235,8 +235,8 @@ impl Writer {
                 let answer = self.guard().and_then(|()| self.propose(proposal, batch, now));
                 batch.answer(reply, answer);
             }
-            Command::TakeProposal { number, by, reply } => {
-                let answer = self.guard().and_then(|()| self.take_proposal(number, &by, batch, now));
+            Command::TakeProposal { number, confirmed_by, reply } => {
+                let answer = self.guard().and_then(|()| self.take_proposal(number, confirmed_by, batch, now));
                 batch.answer(reply, answer);
             }
             Command::Proposals { reply } => {
@@ -246,8 +246,8 @@ impl Writer {
                 let answer = self.guard().map(|()| self.set_channel(channel, batch, now));
                 batch.answer(reply, answer);
             }
-            Command::MarkImage { image, mark, reply } => {
-                let answer = self.guard().map(|()| self.mark_image(&image, mark, batch));
+            Command::MarkImage { image, mark, by, reply } => {
+                let answer = self.guard().map(|()| self.mark_image(&image, mark, &by, batch, now));
                 batch.answer(reply, answer);
             }
             Command::ResetBreaker { by, reason, reply } => {
@@ -471,6 +471,7 @@ impl Writer {
             let open = crate::decide::host::Refusal::OrderOpen { generation: order.generation };
             return Err(RegistryError::Refused(open));
         }
+        self.unprotected(&id)?;
         self.forget(&id, batch, now)
     }
 
@@ -559,7 +560,7 @@ fn encoded(view: &HostView) -> Result<Vec<u8>, RegistryError> {
 
 /// What does not fit must be refused before it is in a group: the store would refuse the whole group, which ends
 /// all writing.
-fn fitting(raw: Vec<u8>) -> Result<Vec<u8>, RegistryError> {
+pub(super) fn fitting(raw: Vec<u8>) -> Result<Vec<u8>, RegistryError> {
     if raw.len() > VALUE_BYTES_MAX {
         return Err(RegistryError::TooLarge(format!("{} bytes of at most {VALUE_BYTES_MAX}", raw.len())));
     }

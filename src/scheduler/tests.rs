@@ -1,6 +1,7 @@
 //! The scheduler's tick on the real registry and the real store; only machines and time are made up.
 
 use super::tick::Scheduler;
+use super::turns::Turns;
 use crate::clock;
 use crate::config::fleet::diff::Write;
 use crate::db::sled::SledDb;
@@ -284,4 +285,23 @@ async fn a_machine_that_never_netboots_is_failed_at_its_deadline() {
     let host = fleet.host(0);
     assert!(matches!(&host.state, State::Failed { reason, .. } if reason.contains("10m")), "{:?}", host.state);
     assert_eq!(host.order, None);
+}
+
+/// A power cycle that the clock ordered is carried out once; while everything is stopped it waits for the resume.
+#[tokio::test]
+async fn a_power_cycle_is_carried_out_once_and_after_a_stop() {
+    let dir = tempfile::tempdir().unwrap();
+    let fleet = Fleet::of(dir.path(), 1, Group::new("default")).await;
+    let broadcast = std::net::Ipv4Addr::BROADCAST;
+    let wol = crate::power::settings::Wol { mac: mac(0), interface: None, broadcast, port: 9 };
+    fleet.registry.set_power(&id(0), crate::power::Settings::Wol(wol)).await.unwrap();
+    let mut turns = Turns::default();
+    let mut due = |stopped| fleet.registry.read(|view| turns.due(view, stopped).len());
+    assert_eq!(due(false), 0, "nothing is ordered");
+    fleet.event(0, Event::Ask { cause: Cause::new(CauseKind::Operator, "r", "ann", clock::now()) }).await;
+    assert_eq!((due(true), due(false)), (0, 1));
+    fleet.event(0, Event::Powered { how: "wol".into() }).await;
+    assert_eq!(due(false), 0, "it was switched");
+    fleet.event(0, Event::PowerCycled { why: "late".into() }).await;
+    assert_eq!((due(true), due(false), due(false)), (0, 1, 0));
 }

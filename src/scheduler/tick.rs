@@ -245,33 +245,39 @@ fn verdicts(
 
 /// Machines that are late.
 fn late(view: &View, progress: &impl Fn(&str) -> Option<ProgressSeen>, now: u64) -> Vec<(String, Event)> {
-    let event = |view_of: &Arc<HostView>| {
-        let host = &view_of.host;
-        let waits_for_person =
-            matches!(host.state, State::Discovered | State::Enrolled | State::Ready { .. } | State::Failed { .. });
-        if waits_for_person || matches!(host.state, State::Held { .. }) {
-            return None;
-        }
-        let seen = progress(&host.id);
-        let line = seen.map(|seen| {
-            let (done, total) = (seen.progress.done_bytes, seen.progress.total_bytes);
-            (seen.moved_at, format!("{:?}: {done} of {total} bytes", seen.progress.step))
-        });
-        let order = host.order.as_ref();
-        let facts = deadline::Facts {
-            state: &host.state,
-            since: host.since,
-            progressed_at: seen.map(|seen| seen.moved_at),
-            last_word: line.as_ref().map(|(at, line)| (*at, line.as_str())),
-            power_cycles: order.map_or(0, |order| order.power_cycles),
-            power_cycled_at: order.and_then(|order| order.powered_at),
-            has_power_driver: order.is_some() && view_of.can_be_switched(),
-        };
-        match deadline::judge(&facts, &view.group(&host.group).deadlines, now) {
-            Verdict::NoDeadline | Verdict::InTime { .. } => None,
-            Verdict::PowerCycle { reason, .. } => Some((host.id.clone(), Event::PowerCycled { why: reason })),
-            Verdict::Fail { step, reason, .. } => Some((host.id.clone(), Event::Expired { step, reason })),
-        }
+    let event = |host: &Arc<HostView>| match lateness(view, host, progress, now) {
+        Verdict::NoDeadline | Verdict::InTime { .. } => None,
+        Verdict::PowerCycle { reason, .. } => Some((host.host.id.clone(), Event::PowerCycled { why: reason })),
+        Verdict::Fail { step, reason, .. } => Some((host.host.id.clone(), Event::Expired { step, reason })),
     };
     view.hosts().filter_map(event).collect()
+}
+
+/// How late a host is. `regild host list --stuck` asks it, too: what is shown is what the tick acts on.
+pub fn lateness(view: &View, view_of: &HostView, progress: impl Fn(&str) -> Option<ProgressSeen>, now: u64) -> Verdict {
+    let host = &view_of.host;
+    let waits_for_person = matches!(
+        host.state,
+        State::Discovered | State::Enrolled | State::Ready { .. } | State::Failed { .. } | State::Held { .. }
+    );
+    // Most of a large fleet, most of the time: their group need not be looked up.
+    if waits_for_person {
+        return Verdict::NoDeadline;
+    }
+    let seen = progress(&host.id);
+    let line = seen.map(|seen| {
+        let (done, total) = (seen.progress.done_bytes, seen.progress.total_bytes);
+        (seen.moved_at, format!("{:?}: {done} of {total} bytes", seen.progress.step))
+    });
+    let order = host.order.as_ref();
+    let facts = deadline::Facts {
+        state: &host.state,
+        since: host.since,
+        progressed_at: seen.map(|seen| seen.moved_at),
+        last_word: line.as_ref().map(|(at, line)| (*at, line.as_str())),
+        power_cycles: order.map_or(0, |order| order.power_cycles),
+        power_cycled_at: order.and_then(|order| order.powered_at),
+        has_power_driver: order.is_some() && view_of.can_be_switched(),
+    };
+    deadline::judge(&facts, &view.group(&host.group).deadlines, now)
 }

@@ -2,7 +2,7 @@
 
 use crate::clock;
 use crate::decide::boot::{BootDecision, IgnoreReason};
-use crate::decide::lease::{LeaseAnswer, LeaseRequest};
+use crate::decide::lease::{LeaseAnswer, LeaseRequest, hostname};
 use crate::decide::mac::Mac;
 use crate::decide::netboot::{FirmwareArch, NetbootClient};
 use crate::dhcp::{Authority, LeaseError, NetbootAnswer};
@@ -58,6 +58,14 @@ impl Authority for Deciding {
             .lease(network, request)
             .await
             .map_err(|error| LeaseError::NotStored { reason: error.to_string() })
+    }
+
+    fn host_name(&self, mac: Mac) -> Option<String> {
+        let recorded = self.shared.registry.read(|view| view.by_mac(mac)).and_then(|view| view.host.name.clone());
+        // A machine that has no record yet may have a name in the configuration.
+        let name = recorded.or_else(|| self.shared.config.names.get(&mac).cloned())?;
+        // What follows the first dot is the domain's.
+        hostname(name.split('.').next()?.as_bytes())
     }
 
     async fn netboot(&self, network: usize, mac: Mac, client: NetbootClient) -> NetbootAnswer {

@@ -142,7 +142,7 @@ async fn bind(shared: &Shared) -> Result<Sockets, ServeError> {
         tftp: Vec::new(),
         http: Vec::new(),
         router_answers: Vec::new(),
-        operators: listen::bind_operators(&config.socket)
+        operators: listen::bind_operators(&config.socket, config.socket_group.as_deref())
             .map_err(|source| ServeError::Bind { what: config.socket.display().to_string(), source })?,
     };
     for (place, network) in config.networks.iter().enumerate() {

@@ -40,6 +40,20 @@ pub struct Host {
     pub serial: Option<String>,
     /// Disks of the last inventory.
     pub disks: Vec<Disk>,
+    /// That it does not get further, and why; null when all is in time.
+    #[serde(default)]
+    pub stuck: Option<Stuck>,
+}
+
+/// A host that does not get further.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stuck {
+    /// Unix seconds: since when the state, or the oldest cause, waits.
+    pub since: u64,
+    /// Seconds after the deadline of its state; null where only a cause waits, which has none.
+    pub late_seconds: Option<u64>,
+    /// What is missing, for people.
+    pub missing: String,
 }
 
 /// An open order.
@@ -51,6 +65,9 @@ pub struct Order {
     pub opened_at: u64,
     pub attempts: u32,
     pub power_cycles: u32,
+    /// Why the attempt that is under way is the last one: the version was blocked.
+    #[serde(default)]
+    pub blocked: Option<String>,
     pub causes: Vec<Cause>,
 }
 
@@ -76,6 +93,8 @@ pub struct ReimageMany {
     /// `None`: what each desires already.
     #[serde(default)]
     pub image: Option<String>,
+    /// On whose behalf; see [`Release::by`].
+    #[serde(default)]
     pub by: String,
     pub reason: String,
     #[serde(default)]
@@ -111,7 +130,10 @@ pub struct AskedHost {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ApplyDone {
     pub changes: usize,
-    /// What was changed, for people.
+    /// It waits for a second person under this number, and nothing was changed yet.
+    #[serde(default)]
+    pub proposal: Option<u64>,
+    /// What was changed, or is to be, for people.
     pub text: String,
 }
 
@@ -119,10 +141,19 @@ pub struct ApplyDone {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Proposal {
     pub number: u64,
+    /// `reimage`, `rollout` or `apply`.
+    pub kind: String,
     pub by: String,
     pub at: u64,
     pub summary: String,
     pub hosts: u64,
+}
+
+/// What a confirmed proposal became: one of the two.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Confirmed {
+    pub asked: Option<Asked>,
+    pub rollout: Option<RolloutStarted>,
 }
 
 /// `POST /v1/rollouts`.
@@ -134,6 +165,8 @@ pub struct StartRollout {
     pub image: Option<String>,
     /// A rollout whose hosts go back to what they ran before.
     pub undo: Option<u64>,
+    /// On whose behalf; see [`Release::by`].
+    #[serde(default)]
     pub by: String,
     pub reason: String,
     pub canary: u32,
@@ -154,6 +187,9 @@ pub struct StartRollout {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RolloutStarted {
     pub number: Option<u64>,
+    /// It waits for a second person under this number, and nothing was started yet.
+    #[serde(default)]
+    pub proposal: Option<u64>,
     pub hosts: usize,
     pub text: String,
 }
@@ -202,6 +238,8 @@ pub struct Channel {
 #[serde(deny_unknown_fields)]
 pub struct SetChannel {
     pub version: String,
+    /// On whose behalf; see [`Release::by`].
+    #[serde(default)]
     pub by: String,
     pub reason: String,
 }
@@ -212,6 +250,8 @@ pub struct SetChannel {
 pub struct MarkImage {
     /// `active`, `deprecated` or `blocked`.
     pub mark: String,
+    /// On whose behalf; see [`Release::by`].
+    #[serde(default)]
     pub by: String,
     pub reason: String,
 }
@@ -249,6 +289,8 @@ pub struct Tripped {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StopAsked {
+    /// On whose behalf; see [`Release::by`].
+    #[serde(default)]
     pub by: String,
     pub reason: String,
     pub running_too: bool,
@@ -258,6 +300,8 @@ pub struct StopAsked {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ByAndWhy {
+    /// On whose behalf; see [`Release::by`].
+    #[serde(default)]
     pub by: String,
     pub reason: String,
 }
@@ -276,6 +320,8 @@ pub struct ProgressView {
 #[serde(deny_unknown_fields)]
 pub struct Approve {
     pub image: String,
+    /// On whose behalf; see [`Release::by`].
+    #[serde(default)]
     pub by: String,
     /// Foreign content on the target disk may be overwritten.
     pub release_disk: bool,
@@ -285,6 +331,8 @@ pub struct Approve {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Hold {
+    /// On whose behalf; see [`Release::by`].
+    #[serde(default)]
     pub by: String,
     pub reason: String,
     /// Unix seconds; `None`: until released.
@@ -295,6 +343,8 @@ pub struct Hold {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Release {
+    /// On whose behalf: a remark, and heeded from root only. Who asks is the user who opened the socket.
+    #[serde(default)]
     pub by: String,
 }
 

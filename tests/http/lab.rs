@@ -1,6 +1,7 @@
 //! The server under test and the machines that speak to it.
 
 use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -18,6 +19,8 @@ use crate::raw::{Answer, Connection};
 /// A machine whose address is nobody's lease.
 pub const STRANGER: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
 pub const IMAGE: &str = "tiny:v1";
+/// A user that every Debian has, and its group.
+pub const SECOND_PERSON: &str = "daemon";
 
 /// `regild serve` with its directory at one end of a cable.
 pub struct Lab {
@@ -35,6 +38,8 @@ impl Lab {
     /// With more lines for the configuration.
     pub fn with(more: &str) -> Lab {
         let dir = tempfile::Builder::new().prefix("regild-http-").tempdir().unwrap();
+        // The second person is another user, who must get as far as the socket.
+        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
         write_assets(&dir.path().join("boot-assets"));
         write_config(dir.path(), SERVER_LINK, more);
         let mut lab = Lab { cable: Cable::new(), dir, process: None, starts: 0 };
@@ -114,7 +119,16 @@ impl Lab {
 
     pub fn regild_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_regild"));
-        command.arg("--server").arg(self.socket()).args(arguments).env("USER", "lab").env_remove("SUDO_USER");
+        command.arg("--server").arg(self.socket()).args(arguments).env_remove("SUDO_USER");
+        command
+    }
+
+    /// A command of somebody else: the user `daemon`, who may open the socket since he is in its group.
+    pub fn second_person(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", SECOND_PERSON, "--regid", SECOND_PERSON, "--clear-groups"]);
+        command.arg(env!("CARGO_BIN_EXE_regild")).arg("--server").arg(self.socket()).args(arguments);
+        command.env_remove("SUDO_USER");
         command
     }
 
@@ -125,10 +139,16 @@ impl Lab {
         path.to_str().unwrap().to_owned()
     }
 
-    /// `regild apply` of one document, which must succeed; `more` is what an operator adds (`--loosen`).
+    /// `regild apply` of one document, which must succeed; `more` is what an operator adds (`--loosen`). Where a second
+    /// person must apply it too, he does.
     pub fn apply(&self, text: &str, more: &[&str]) -> String {
         let path = self.document("applied.toml", text);
-        self.regild(&[&["apply", "-f", &path], more].concat())
+        let said = self.regild(&[&["apply", "-f", &path], more].concat());
+        let Some((_, number)) = said.trim().rsplit_once("--loosen --confirm ") else { return said };
+        let confirm = ["apply", "-f", &path, "--loosen", "--confirm", number];
+        let output = self.second_person(&confirm).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// Runs an operator's command, which must succeed.
@@ -173,7 +193,7 @@ impl Drop for Lab {
 /// A directory in which `regild serve --config regild.toml` starts.
 pub fn write_config(dir: &Path, interface: &str, more: &str) {
     let text = format!(
-        "state_dir = \"state\"\nboot_assets = \"boot-assets\"\n{more}\n[[network]]\ninterface = \"{interface}\"\n\
+        "state_dir = \"state\"\nboot_assets = \"boot-assets\"\nsocket_group = \"{SECOND_PERSON}\"\n{more}\n[[network]]\ninterface = \"{interface}\"\n\
          address = \"10.77.0.1/24\"\npools = [\"10.77.0.100-10.77.0.199\"]\n"
     );
     std::fs::write(dir.join("regild.toml"), text).unwrap();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use dhcproto::v4::{DhcpOption, Message, MessageType, OptionCode};
 
 use crate::cable::{SERVER_IP, inside};
-use crate::dhcp_client::{Ask, Client, kind};
+use crate::dhcp_client::{Ask, Client, kind, mac};
 use crate::lab::{Lab, Machine, STRANGER};
 use crate::process::Process;
 
@@ -163,7 +163,7 @@ fn t1_t2_no_request_by_tftp_opens_or_makes_a_file() {
     socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let names = [
         "../regild.toml",
-        "/etc/passwd",
+        "/etc/shadow",
         "..%2fregild.toml",
         "\\..\\regild.toml",
         "regild.toml",
@@ -198,7 +198,45 @@ fn t1_t2_no_request_by_tftp_opens_or_makes_a_file() {
     }
     let opened = seen();
     assert!(opened.contains("images/names"), "strace sees nothing: {opened}");
-    for word in ["regild.toml", "passwd", "vmlinuz", "ipxe.efi"] {
+    for word in ["regild.toml", "shadow", "vmlinuz", "ipxe.efi"] {
         assert!(!opened.contains(word), "{word} was opened: {opened}");
+    }
+}
+
+/// Rule 9: whoever asks for scripts in a loop gets each time an answer, and ten lines in the log.
+#[test]
+fn a_client_that_asks_for_scripts_in_a_loop_does_not_fill_the_log() {
+    let lab = Lab::new();
+    let machine = Machine::plug_in(&lab, 1);
+    for _ in 0..100 {
+        assert!(lab.from(STRANGER).get(&machine.script_path()).text().contains("not leased to its MAC"));
+        assert!(machine.script(&lab).contains("sanboot"));
+    }
+    let log = lab.log();
+    for line in ["not leased to this MAC", "local boot served"] {
+        let lines = log.lines().filter(|seen| seen.contains(line)).count();
+        // A minute may pass while the test runs; then there are ten more.
+        assert!((1..=30).contains(&lines), "{lines} lines of {line:?}");
+    }
+    assert!(log.contains("the next ones are left out"), "nobody is told that lines are missing");
+}
+
+/// RFC 2132 section 3.14: an installed system takes its name from the lease, the one of its reservation or document.
+#[test]
+fn a_lease_tells_a_machine_its_name() {
+    let reserved = mac(1).map(|byte| format!("{byte:02x}")).join(":");
+    let text = format!("[[reservation]]\nmac = \"{reserved}\"\naddress = \"10.77.0.10\"\nname = \"web-1.site\"\n");
+    let lab = Lab::with(&text);
+    let documented = mac(2).map(|byte| format!("{byte:02x}")).join(":");
+    lab.apply(&format!("[[host]]\nmac = \"{documented}\"\nname = \"db-1\"\n"), &[]);
+    let client = Client::new(&lab.cable);
+    for (number, name) in [(1, Some("web-1")), (2, Some("db-1")), (3, None)] {
+        let offer = client.ask(Ask::new(MessageType::Discover, number));
+        let ack = client.ask(Ask::select(number, offer.yiaddr()));
+        assert_eq!(kind(&ack), MessageType::Ack);
+        for message in [offer, ack] {
+            let wanted = name.map(|name| DhcpOption::Hostname(name.to_owned()));
+            assert_eq!(message.opts().get(OptionCode::Hostname), wanted.as_ref(), "machine {number}");
+        }
     }
 }

@@ -1,7 +1,6 @@
 //! Requests for many hosts over the real binary: they mean exactly the hosts that they say, once, and what must never
 //! be rebuilt is not, whoever asks (O1, O2, H7).
 
-use std::process::Output;
 use std::sync::Barrier;
 
 use serde_json::{Value, json};
@@ -114,7 +113,7 @@ fn o2_a_request_that_waits_does_not_outlive_a_protection() {
 }
 
 /// The MAC of the server's end of the cable.
-fn own_mac(lab: &Lab) -> String {
+pub fn own_mac(lab: &Lab) -> String {
     let arguments = ["-n", &lab.cable.server, "-j", "link", "show", SERVER_LINK];
     let output = std::process::Command::new("ip").args(arguments).output().unwrap();
     let links: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -160,6 +159,11 @@ fn h7_one_key_is_one_order() {
     );
     assert_eq!(lab.json(&["host", "show", "n1"])["generation"], 1);
     assert!(said(&reimage("nightly-8")).contains("order 2 is open"));
+    // Told again late, behind a newer one, it is still that request.
+    lab.regild(&["host", "hold", "n1", "--reason", "over"]);
+    lab.regild(&["host", "release", "n1"]);
+    assert!(said(&reimage("nightly-7")).contains("was carried out before; no new order"));
+    assert_eq!(lab.json(&["host", "show", "n1"])["generation"], 2);
 }
 
 /// H7: of a hundred requests at one moment, each a request of its own, one is an order and the others are refused.
@@ -185,96 +189,4 @@ fn h7_of_a_hundred_requests_at_once_one_is_an_order() {
     assert_eq!((opened, answers.iter().filter(turned_away).count()), (1, 99), "{answers:?}");
     let host = lab.json(&["host", "show", "n1"]);
     assert_eq!((&host["generation"], &host["order"]["causes"].as_array().unwrap().len()), (&1.into(), &1), "{host}");
-}
-
-/// A command by somebody else than the lab's own operator.
-fn by(lab: &Lab, person: &str, arguments: &[&str]) -> Output {
-    lab.regild_command(arguments).env("USER", person).output().unwrap()
-}
-
-/// A policy under which more than two hosts need a second person.
-const SECOND_PERSON: &str = "[policy]\nexpect_above = 3\nconfirm_above = 2\n[policy.fleet]\nconcurrent_max = 12\n\
-                             [policy.rack]\nconcurrent_max = 4\n";
-
-/// Asks for more hosts than one person may; the proposal's number.
-fn propose(lab: &Lab, hosts: &[&str]) -> String {
-    let said = lab.regild(&[&["host", "reimage", "--reason", "new kernel"], hosts].concat());
-    let (_, number) = said.trim().rsplit_once("regild proposal confirm ").unwrap_or_else(|| panic!("{said}"));
-    number.to_owned()
-}
-
-/// O1: nobody alone rebuilds many hosts, nor one host of a group that wants two people.
-#[test]
-fn a_second_person_confirms_and_the_first_cannot() {
-    let (lab, _) = with_fleet();
-    lab.apply(SECOND_PERSON, &[]);
-    lab.apply("[[host]]\nname = \"n12\"\ngroup = \"db\"\n", &[]);
-    let before = everything(&lab);
-    let many = propose(&lab, &["n1", "n2", "n4"]);
-    let one = propose(&lab, &["n12"]);
-    for number in [&many, &one] {
-        assert!(fails(&lab, &["proposal", "confirm", number]).contains("a second person must confirm it"));
-    }
-    assert_eq!(everything(&lab), before, "a proposal did something by itself");
-    // It is there for the second person after a crash, too.
-    let mut lab = lab;
-    lab.kill();
-    lab.start();
-    let listed = lab.json(&["proposal", "list"]);
-    assert_eq!((&listed[0]["by"], &listed[0]["hosts"], &listed[1]["hosts"]), (&"lab".into(), &3.into(), &1.into()));
-    assert!(listed[0]["summary"].as_str().unwrap().contains("new kernel"), "{listed}");
-    let output = by(&lab, "bob", &["proposal", "confirm", &many]);
-    assert!(output.status.success(), "{}", said(&output));
-    assert_eq!(ordered(&lab), ["n1", "n2", "n4"]);
-    let order = lab.json(&["host", "show", "n1"])["order"].clone();
-    assert_eq!((&order["by"], &order["reason"]), (&"lab".into(), &"new kernel (confirmed by bob)".into()));
-    // Confirmed once.
-    assert!(refused(&by(&lab, "bob", &["proposal", "confirm", &many])).contains("no proposal"));
-    assert!(by(&lab, "bob", &["proposal", "confirm", &one]).status.success());
-    assert_eq!(ordered(&lab), ["n1", "n12", "n2", "n4"]);
-}
-
-/// What was proposed is what is confirmed: when the selector means other hosts by then, more, fewer, or as many others,
-/// or one that is protected by then, nothing happens.
-#[test]
-fn a_proposal_whose_hosts_changed_is_refused() {
-    let (lab, _) = with_fleet();
-    lab.apply(SECOND_PERSON, &[]);
-    let host = |name: &str, rack: &str, more: &str| {
-        format!("[[host]]\nname = \"{name}\"\nlabels = {{ rack = \"{rack}\"{more} }}\n")
-    };
-    for (number, rack) in [(1, "r5"), (2, "r5"), (4, "r5")] {
-        lab.apply(&host(&format!("n{number}"), rack, ""), &[]);
-    }
-    let table = [
-        (host("n5", "r5", ""), host("n5", "r1", ""), "4 hosts, not 3"),
-        (host("n4", "r1", ""), host("n4", "r5", ""), "2 hosts, not 3"),
-        (host("n4", "r1", "") + &host("n5", "r5", ""), host("n4", "r5", "") + &host("n5", "r1", ""), "other hosts"),
-        (host("n4", "r5", ", protected = \"yes\""), host("n4", "r5", ""), "labelled protected"),
-    ];
-    for (change, back, words) in table {
-        let number = propose(&lab, &["--select", "rack=r5"]);
-        lab.apply(&change, &[]);
-        let said = refused(&by(&lab, "bob", &["proposal", "confirm", &number]));
-        assert!(said.contains(words), "{change}: {said} does not tell {words}");
-        lab.apply(&back, &["--loosen"]);
-        // It was for that set; the set that came back is asked for anew.
-        assert!(refused(&by(&lab, "bob", &["proposal", "confirm", &number])).contains("no proposal"));
-    }
-    assert_eq!(ordered(&lab), [""; 0]);
-    let number = propose(&lab, &["--select", "rack=r5"]);
-    assert!(by(&lab, "bob", &["proposal", "confirm", &number]).status.success());
-    assert_eq!(ordered(&lab), ["n1", "n2", "n4"]);
-}
-
-/// A proposal that cannot be carried out is not kept: the second person would be the one to find out.
-#[test]
-fn what_cannot_be_ordered_is_not_proposed() {
-    let (lab, _) = with_fleet();
-    lab.apply(SECOND_PERSON, &[]);
-    let ask = |more: &[&str]| fails(&lab, &[&["host", "reimage", "n1", "n2", "n4", "--reason", "x"], more].concat());
-    assert!(ask(&["--image", "tiny:none"]).contains("tiny:none"));
-    lab.regild(&["image", "block", IMAGE, "--reason", "bad"]);
-    assert!(ask(&["--image", IMAGE]).contains("is blocked"));
-    assert_eq!(lab.json(&["proposal", "list"]), json!([]));
 }

@@ -30,7 +30,7 @@ fn what_is_stopped_waits_and_goes_on_after_resume() {
     lab.regild(&["stop", "--reason", "smoke in row 3"]);
 
     let said = lab.regild(&["host", "reimage", "n1", "--reason", "x"]);
-    assert!(said.contains("waits: everything is stopped (by lab: smoke in row 3)"), "{said}");
+    assert!(said.contains("waits: everything is stopped (by root: smoke in row 3)"), "{said}");
     let said = lab.regild(&["host", "approve", &waits.mac, "--image", IMAGE]);
     assert!(said.contains("waits: everything is stopped"), "{said}");
     is_sent_to_its_disk(&lab, &queued);
@@ -40,7 +40,7 @@ fn what_is_stopped_waits_and_goes_on_after_resume() {
     assert_eq!(begun.say(&lab, CHECK_IN, &begun.check_in(&orders, "s")).status, 200);
     assert!(begun.script(&lab).contains("regild.token"));
     let brakes = lab.json(&["brakes"]);
-    assert_eq!((&brakes["stopped"]["by"], &brakes["waiting"]), (&"lab".into(), &2.into()), "{brakes}");
+    assert_eq!((&brakes["stopped"]["by"], &brakes["waiting"]), (&"root".into(), &2.into()), "{brakes}");
 
     lab.regild(&["resume", "--reason", "it was toast"]);
     assert!(queued.script(&lab).contains("regild.token"));
@@ -59,7 +59,7 @@ fn running_too_stops_what_has_begun() {
     assert_eq!(machine.say(&lab, REPORT, &report).json()["go_on"], true);
     lab.regild(&["stop", "--running-too", "--reason", "smoke"]);
     let answer = machine.say(&lab, REPORT, &report).json();
-    assert_eq!((&answer["go_on"], &answer["reason"]), (&false.into(), &"stopped by lab: smoke".into()));
+    assert_eq!((&answer["go_on"], &answer["reason"]), (&false.into(), &"stopped by root: smoke".into()));
     // Its lease may have run out meanwhile: its session counts. Who has neither hears nothing of it.
     let unleased = |report| lab.from(STRANGER).ask("POST", REPORT, &serde_json::to_vec(&report).unwrap());
     assert_eq!(unleased(report).json()["go_on"], false);

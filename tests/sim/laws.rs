@@ -116,9 +116,12 @@ impl Laws {
             (log.at, log.generation) = (None, 0);
             log.used.clear();
             log.keys.clear();
+            // Its orders count on where it was; under the same id another record may come, in another group.
+            let gone = format!("{id}, removed after line {}", log.lines);
+            self.opened.iter_mut().filter(|(_, of)| *of == id).for_each(|(_, of)| of.clone_from(&gone));
             self.finished.retain(|(host, _), _| *host != id);
             self.tokens.retain(|_, (host, _)| *host != id);
-            self.removed.insert(id, last.host.clone());
+            self.removed.insert(gone, last.host.clone());
         }
     }
 
@@ -160,6 +163,9 @@ impl Laws {
                 log.built.push((log.generation, log.image.clone()));
                 self.builds += 1;
             } else if line.to == "failed" || line.to == "held" {
+                log.open = None;
+            } else if line.cause == format!("order {} closed: {} is blocked: CVE", log.generation, log.image) {
+                assert!(matches!(line.from.as_str(), "queued" | "netbooting"), "{id}: closed while written: {line:?}");
                 log.open = None;
             }
             log.at = Some(line.to);

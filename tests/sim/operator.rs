@@ -79,13 +79,9 @@ impl World {
             let open = view.rollouts().iter().filter(|(_, rollout)| !rollout.progress.stage.is_over());
             open.map(|(number, _)| *number).collect()
         });
+        // Nobody aborts them now: each must come to its end, however often somebody has to look at it.
         for number in open {
-            // Some are seen through to their end; a day later nobody waits any more.
-            let command = match self.dice.below(10) {
-                0..2 => RolloutCommand::Abort { by: "ann".to_string(), reason: "enough".to_string() },
-                _ => RolloutCommand::Resume,
-            };
-            self.ask(|reply| Command::Rollout { number, command, reply });
+            self.ask(|reply| Command::Rollout { number, command: RolloutCommand::Resume, reply });
         }
     }
 
@@ -230,8 +226,8 @@ impl World {
         let (image, by, at) = (self.any_image().name, self.person(), self.wall());
         let kind = *self.dice.pick(&[None, None, Some(MarkKind::Deprecated), Some(MarkKind::Blocked)]);
         self.say(|| format!("operator: {image} is {kind:?}"));
-        let mark = kind.map(|kind| Mark { image: image.clone(), kind, by, reason: "CVE".to_string(), at });
-        self.ask(|reply| Command::MarkImage { image, mark, reply });
+        let mark = kind.map(|kind| Mark { image: image.clone(), kind, by: by.clone(), reason: "CVE".to_string(), at });
+        self.ask(|reply| Command::MarkImage { image, mark, by, reply });
     }
 
     fn start_rollout(&mut self) {
@@ -267,7 +263,11 @@ impl World {
                     let blocked = view.images().blocked(&image.name).map(|mark| mark.reason.as_str());
                     make::plan(0, &request, &candidates, blocked, wall)
                 }
-                Goal::Former { of } => make::rollback(0, &request, &view.rollouts()[of].plan, &candidates, wall),
+                Goal::Former { of } => {
+                    let blocked =
+                        |image: &ImageChoice| view.images().blocked(&image.name).map(|mark| mark.reason.clone());
+                    make::rollback(0, &request, &view.rollouts()[of].plan, &candidates, blocked, wall)
+                }
             }
         });
         self.dice = dice;

@@ -139,6 +139,8 @@ impl Change {
             foreign_released: causes.iter().any(|cause| cause.releases_disk),
             power_cycles: 0,
             causes,
+            from_ready: matches!(self.host.state, State::Ready { .. }),
+            blocked: None,
             claim: None,
         });
         let text = format!("order {} for {}: {}", self.host.generation, image.name, reasons.join("; "));
@@ -226,7 +228,7 @@ impl Change {
     }
 
     /// A line of history that changes no state.
-    fn note(&mut self, text: String, by: &str) {
+    pub(super) fn note(&mut self, text: String, by: &str) {
         let state = self.host.state.clone();
         self.go(state, text, by);
     }

@@ -1,6 +1,7 @@
 //! One host's life: its record, its states, and the one function that moves it.
 
 mod ask;
+mod blocked;
 mod order;
 mod record;
 mod state;

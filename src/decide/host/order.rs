@@ -20,6 +20,10 @@ pub struct Order {
     pub powered_at: Option<u64>,
     /// Power cycles because the machine was late, under this order.
     pub power_cycles: u32,
+    /// The host was Ready when it was opened: until an attempt begins to write, its disk holds what it reported.
+    pub from_ready: bool,
+    /// Its version was blocked while an attempt was under way: why there is no further one.
+    pub blocked: Option<String>,
     /// Who may act in the latest attempt; `None` until its script was served.
     pub claim: Option<Claim>,
 }

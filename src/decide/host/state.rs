@@ -49,6 +49,20 @@ pub enum State {
 }
 
 impl State {
+    /// Every word of [`State::word`].
+    pub const WORDS: [&str; 10] = [
+        "discovered",
+        "enrolled",
+        "queued",
+        "netbooting",
+        "deploying",
+        "verifying",
+        "rebooting",
+        "ready",
+        "failed",
+        "held",
+    ];
+
     /// The word for tables and JSON (`state`).
     #[must_use]
     pub fn word(&self) -> &'static str {

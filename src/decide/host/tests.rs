@@ -318,6 +318,99 @@ fn a_hold_closes_the_order_stops_the_agent_and_ends_by_itself() {
     assert_eq!(ready.state, State::Ready { confirmed: false });
 }
 
+fn block(name: &str) -> Event {
+    Event::ImageBlocked { image: name.into(), reason: "eats disks".into(), by: "bob".into() }
+}
+
+/// A blocked version goes on no disk that it is not on its way to already: what waits is withdrawn, and an order under
+/// which nothing was written is closed, after which the host is what it was.
+#[test]
+fn of_a_blocked_version_nothing_begins() {
+    let ready = after(&deployed(), &[script()]);
+    let asked = after(&ready, &[reimage("tiny:2"), ask(CauseKind::Drift)]);
+    let withdrawn = after(&asked, &[block("tiny:2")]);
+    assert_eq!(withdrawn.asks.iter().map(|cause| cause.kind).collect::<Vec<_>>(), [CauseKind::Drift]);
+    // A cause that names no version wants the desired one.
+    assert!(after(&asked, &[block("tiny:1"), block("tiny:2")]).asks.is_empty());
+    assert_eq!(transition(&asked, &block("tiny:3"), POLICY, 200), Outcome::Unchanged);
+
+    let queued = after(&ready, &[reimage("tiny:2"), Event::Admit]);
+    let netbooting = after(&queued, &[script()]);
+    for waiting in [&queued, &netbooting] {
+        let Outcome::Moved(closed, lines) = transition(waiting, &block("tiny:2"), POLICY, 200) else { panic!() };
+        assert_eq!((&closed.state, &closed.order), (&State::Ready { confirmed: false }, &None));
+        assert_eq!((&closed.desired, &closed.reported), (&Some(image("tiny:1")), &Some(image("tiny:1"))));
+        assert_eq!(lines[0].cause, "order 2 closed: tiny:2 is blocked: eats disks");
+        assert_eq!(lines[0].actor, "operator bob");
+        // The script that was served is worth nothing, and no other is.
+        assert_eq!(refused(&closed, &check_in(2)), Refusal::NoOpenOrder);
+        assert_eq!(boot(IPXE, Some(&closed), POLICY), BootDecision::BootLocal { reason: LocalReason::NoOpenOrder });
+    }
+    // Also when one blocked version after the other was to go there.
+    let twice = after(&queued, &[block("tiny:2"), reimage("tiny:3"), Event::Admit, block("tiny:3")]);
+    assert_eq!((&twice.state, twice.generation), (&State::Ready { confirmed: false }, 3));
+    // A machine that never ran anything is not said to run something.
+    let first = after(&new_host(), &[approve(), Event::Admit, script(), block("tiny:1")]);
+    assert_eq!((&first.state, &first.desired), (&State::Enrolled, &None));
+}
+
+/// An attempt that is under way may finish: half a disk helps nobody. But it is the last one, however it ends.
+#[test]
+fn of_a_blocked_version_no_further_attempt_is_given() {
+    let running = after(&deployed(), &[script(), reimage("tiny:2"), Event::Admit, script(), check_in(2)]);
+    let running = after(&running, &[agent(2, AgentWord::Step(Step::WriteBody)), block("tiny:2")]);
+    assert_eq!(running.state, State::Deploying(Step::WriteBody));
+    assert_eq!(transition(&running, &block("tiny:2"), POLICY, 200), Outcome::Unchanged, "said twice");
+    assert_eq!(boot(IPXE, Some(&running), POLICY), BootDecision::BootLocal { reason: LocalReason::ImageBlocked });
+    let ends = [
+        (agent(2, AgentWord::Failed { step: Step::WriteBody, reason: "EIO".into() }), "EIO; no further attempt"),
+        (script(), "the machine netboots again"),
+        (Event::LocalBootServed, "the machine netboots again"),
+    ];
+    for (event, words) in ends {
+        let failed = after(&running, &[event]);
+        let State::Failed { reason, .. } = &failed.state else { panic!("{failed:?}") };
+        assert!(reason.contains(words) && reason.contains("tiny:2 is blocked: eats disks"), "{reason}");
+        assert_eq!(failed.order, None);
+    }
+    assert_eq!(after(&running, &[agent(2, AgentWord::Verified(disk()))]).state, State::Rebooting);
+    // Between two attempts the disk may be half: a person chooses what goes there.
+    let failed_once = [agent(2, AgentWord::Failed { step: Step::WriteBody, reason: "EIO".into() }), script()];
+    let again = after(&deployed(), &[script(), reimage("tiny:2"), Event::Admit, script(), check_in(2)]);
+    for events in [&failed_once[..1], &failed_once] {
+        let failed = after(&after(&again, events), &[block("tiny:2")]);
+        assert!(matches!(&failed.state, State::Failed { reason, .. } if reason.contains("gets no further attempt")));
+    }
+    // Good again, the order is one as any other.
+    let good = after(&running, &[Event::ImageUnblocked { image: "tiny:2".into(), by: "bob".into() }]);
+    assert!(matches!(boot(IPXE, Some(&good), POLICY), BootDecision::BootAgent { generation: 2 }));
+}
+
+/// H7: a request that is told again late, behind newer ones, is no new order.
+#[test]
+fn the_last_requests_are_known_when_they_come_again() {
+    let keyed = |key: &str, name: &str| {
+        let cause = Cause { key: Some(key.into()), ..cause(CauseKind::Operator, name) };
+        Event::Ask { cause }
+    };
+    let done = |generation| agent(generation, AgentWord::Verified(disk()));
+    let mut host = after(&deployed(), &[script()]);
+    for number in 2..=9u64 {
+        let key = format!("k{number}");
+        host = after(&host, &[keyed(&key, "tiny:1"), Event::Admit, script(), check_in(number), done(number), script()]);
+    }
+    for number in 2..=9 {
+        assert_eq!(transition(&host, &keyed(&format!("k{number}"), "tiny:1"), POLICY, 200), Outcome::Unchanged);
+    }
+    // One that joined a request that waited, and one whose place a newer one took, are over with it.
+    let waiting = after(&host, &[keyed("a", "tiny:2"), keyed("b", "tiny:2"), keyed("c", "tiny:3")]);
+    let over = after(&waiting, &[keyed("a", "tiny:2"), Event::Admit, script(), check_in(10), done(10), script()]);
+    assert_eq!(over.reported, Some(image("tiny:3")));
+    for key in ["a", "b", "c"] {
+        assert_eq!(transition(&over, &keyed(key, "tiny:2"), POLICY, 200), Outcome::Unchanged, "{key}");
+    }
+}
+
 #[test]
 fn a_system_that_says_another_version_is_not_confirmed() {
     let host = after(&deployed(), &[script()]);
@@ -341,6 +434,8 @@ fn any_event() -> impl Strategy<Value = Event> {
         1 => Just(Event::Withdraw { kind: CauseKind::Drift, by: "b".into() }),
         1 => Just(Event::Powered { how: "reset".into() }),
         1 => Just(Event::Declared { declared: Declared { image: Some(image("tiny:3")), ..Declared::default() }, by: "b".into() }),
+        1 => prop::sample::select(vec!["tiny:1", "tiny:2", "tiny:3"]).prop_map(block),
+        1 => Just(Event::ImageUnblocked { image: "tiny:2".into(), by: "b".into() }),
         1 => Just(Event::PowerCycled { why: "late".into() }),
         1 => Just(Event::Expired { step: Step::WriteBody, reason: "late".into() }),
         1 => Just(Event::Hold { by: "b".into(), reason: "r".into(), until: Some(150) }),
@@ -388,7 +483,8 @@ proptest! {
                 prop_assert!(!at_rest, "an order is open in {:?}", host.state);
             }
             let agent_boots = matches!(boot(IPXE, Some(&host), POLICY), BootDecision::BootAgent { .. });
-            let may = host.order.as_ref().is_some_and(|order| order.attempts < POLICY.attempts_max);
+            let may = |order: &Order| order.attempts < POLICY.attempts_max && order.blocked.is_none();
+            let may = host.order.as_ref().is_some_and(may);
             prop_assert_eq!(agent_boots, may);
         }
     }

@@ -25,6 +25,17 @@ pub enum Event {
         kind: CauseKind,
         by: String,
     },
+    /// A version must not be put on any disk any more.
+    ImageBlocked {
+        image: String,
+        reason: String,
+        by: String,
+    },
+    /// It may again.
+    ImageUnblocked {
+        image: String,
+        by: String,
+    },
     /// The machine was late, and its power was cycled.
     PowerCycled {
         why: String,
@@ -186,6 +197,14 @@ pub fn transition(host: &Host, event: &Event, policy: BootPolicy, now: u64) -> O
             change.withdraw(*kind, by);
             Ok(())
         }
+        Event::ImageBlocked { image, reason, by } => {
+            change.image_blocked(image, reason, by);
+            Ok(())
+        }
+        Event::ImageUnblocked { image, by } => {
+            change.image_unblocked(image, by);
+            Ok(())
+        }
         Event::Powered { how } => change.powered(how),
         Event::PowerReported { said } => {
             change.power_reported(said);
@@ -272,7 +291,7 @@ impl Change {
         }
     }
 
-    fn step_reached(&self) -> Step {
+    pub(super) fn step_reached(&self) -> Step {
         match self.host.state {
             State::Deploying(step) => step,
             State::Verifying => Step::VerifyBody,
@@ -289,6 +308,8 @@ impl Change {
     fn local_boot_served(&mut self, policy: BootPolicy) -> Result<(), Refusal> {
         if self.host.state == State::Rebooting {
             self.go(State::Ready { confirmed: false }, "sent to its disk", "machine");
+        } else if let Some(why) = self.host.order.as_ref().and_then(|order| order.blocked.clone()) {
+            self.fail(self.step_reached(), &format!("the machine netboots again, and {why}"), "machine");
         } else if self.host.order.as_ref().is_some_and(|order| order.attempts >= policy.attempts_max) {
             self.fail(self.step_reached(), "the machine netboots again and no attempt is left", "machine");
         }
@@ -365,8 +386,12 @@ impl Change {
 
     fn attempt_failed(&mut self, step: Step, reason: &str, policy: BootPolicy) {
         let attempts = self.host.order.as_ref().map_or(0, |order| order.attempts);
+        let blocked = self.host.order.as_ref().and_then(|order| order.blocked.as_ref());
+        let last = blocked.map(|why| format!("{reason}; no further attempt, since {why}"));
         // A refusal to choose a disk is a verdict on the machine: a retry sees the same disks (rule 3).
-        if step == Step::ChooseDisk || attempts >= policy.attempts_max {
+        if let Some(reason) = last {
+            self.fail(step, &reason, "agent");
+        } else if step == Step::ChooseDisk || attempts >= policy.attempts_max {
             self.fail(step, reason, "agent");
         } else {
             if let Some(order) = &mut self.host.order {

@@ -80,7 +80,8 @@ pub fn plan(
 }
 
 /// Plans the way back from rollout `of`: each host that it rewrote, or began to, gets what it ran before. A host that
-/// was not reached runs that still; one that somebody gave a third image since is left alone.
+/// was not reached runs that still; one that somebody gave a third image since, or whose former version is blocked by
+/// now, is left alone.
 ///
 /// # Errors
 /// [`Refusal`].
@@ -89,6 +90,7 @@ pub fn rollback(
     request: &Request,
     of: &Plan,
     candidates: &[Candidate],
+    blocked: impl Fn(&ImageChoice) -> Option<String>,
     now: u64,
 ) -> Result<Plan, Refusal> {
     if request.goal != (Goal::Former { of: of.number }) {
@@ -108,7 +110,10 @@ pub fn rollback(
                 let runs = reported.map_or("nothing known", |image| image.name.as_str());
                 Place::Excluded(format!("runs {runs}, which rollout {} did not put there", of.number))
             }
-            (None, Some(former)) => Place::Member { image: former.clone(), former: candidate.reported.clone() },
+            (None, Some(former)) => match blocked(former) {
+                Some(reason) => Place::Excluded(format!("{} is blocked: {reason}", former.name)),
+                None => Place::Member { image: former.clone(), former: candidate.reported.clone() },
+            },
         }
     };
     make(number, request, candidates, place, now)

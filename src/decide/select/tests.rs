@@ -166,10 +166,13 @@ fn every_state_can_be_selected_by_its_word() {
         State::Discovered | State::Enrolled | State::Queued | State::Netbooting | State::Deploying(_) => true,
         State::Verifying | State::Rebooting | State::Ready { .. } | State::Failed { .. } | State::Held { .. } => true,
     };
-    assert_eq!(all.len(), STATES.len());
+    assert_eq!(all.len(), State::WORDS.len());
     let none = Labels::default();
     for state in &all {
-        assert!(listed(state) && STATES.contains(&state.word()) && STATE_FORM.contains(state.word()), "{state:?}");
+        assert!(
+            listed(state) && State::WORDS.contains(&state.word()) && STATE_FORM.contains(state.word()),
+            "{state:?}"
+        );
         let host = Facts { state, ..web_1(&none) };
         assert!(selects(&format!("state={}", state.word()), &host), "{state:?}");
     }

@@ -50,6 +50,7 @@ fn offer(boot_file: Option<&str>) -> Reply {
         ip: [10, 0, 0, 9].into(),
         lease_seconds: 3600,
         boot_file: boot_file.map(str::to_owned),
+        host_name: None,
     }
 }
 
@@ -151,6 +152,26 @@ fn a_reply_never_outgrows_what_the_client_takes_and_keeps_the_boot_file_to_the_l
             assert!(options(&message).get(OptionCode::AddressLeaseTime).is_some());
         }
     }
+}
+
+#[test]
+fn an_offer_names_the_machine_and_drops_the_name_first_when_there_is_no_room() {
+    let named = |reply: Reply| {
+        let mut reply = reply;
+        reply.set_host_name(Some("web-1".into()));
+        reply
+    };
+    let name = |message: &Message| options(message).get(OptionCode::Hostname).cloned();
+    let (_, message) = sent(&request(None, &[]), &named(offer(None)));
+    assert_eq!(name(&message), Some(DhcpOption::Hostname("web-1".into())));
+    let long = format!("http://10.0.0.1/{}", "x".repeat(100));
+    let full = Request { client_id: Some(vec![1; 150]), ..request(Some(b"PXEClient:Arch:00007"), &[7]) };
+    let (_, message) = sent(&full, &named(offer(Some(&long))));
+    assert_eq!(name(&message), None);
+    assert!(options(&message).get(OptionCode::AddressLeaseTime).is_some());
+    // Who asks for parameters only, or is refused, is not renamed.
+    let (_, informed) = sent(&request(None, &[]), &named(Reply::Parameters { boot_file: None }));
+    assert_eq!(name(&informed), None);
 }
 
 #[test]

@@ -114,15 +114,16 @@ async fn an_image_that_is_blocked_while_a_host_waits_is_not_ordered() {
     let image = view.host.asked_image().unwrap().name;
     let kind = crate::registry::images::MarkKind::Blocked;
     let mark = Mark { image: image.clone(), kind, by: "ann".into(), reason: "CVE".into(), at: 1 };
-    registry.mark_image(image.clone(), Some(mark)).await.unwrap();
+    registry.mark_image(image.clone(), Some(mark), "ann".into()).await.unwrap();
     registry.stop_switch().release().unwrap();
     tick(&registry).await;
     assert_eq!(opened(&registry), 0);
-    let waits = registry.find(&id(0)).unwrap().waits.clone().unwrap();
-    assert!(waits.contains("is blocked: CVE"), "{waits}");
-    registry.mark_image(image, None).await.unwrap();
+    let last = registry.history(&id(0)).await.unwrap().pop().unwrap();
+    assert!(last.cause.contains("no longer asks for a rebuild: tiny:1 is blocked: CVE"), "{last:?}");
+    // Who still wants it when it is good again says so.
+    registry.mark_image(image, None, "ann".into()).await.unwrap();
     tick(&registry).await;
-    assert_eq!(opened(&registry), 1);
+    assert_eq!(opened(&registry), 0);
 }
 
 /// Found by tests/sim: to remove a host and approve it again was a way round the hourly caps.
@@ -155,4 +156,32 @@ async fn the_orders_of_a_removed_host_count_on_until_their_hour_is_over() {
     let mut registry = direct::Direct::load(db, &config(dir.path()), StopSwitch::in_memory(), later).unwrap();
     registry.ask(later, |reply| Command::Tick { steps: Box::default(), reply }).unwrap();
     assert!(registry.read(|view| view.find(&id(0)).unwrap().host.order.is_some()), "the hour is over");
+}
+
+/// Found by tests/sim: what the scheduler said of the documents before them does not count after an apply.
+#[tokio::test]
+async fn after_an_apply_automatic_causes_wait_until_the_schedule_was_looked_at_again() {
+    use crate::config::fleet::diff::Write;
+    use crate::decide::group::Group;
+    use crate::decide::host::Declared;
+    let dir = tempfile::tempdir().unwrap();
+    let registry = open(dir.path());
+    discover(&registry, 1).await;
+    let image = Some(ImageChoice { name: "tiny:1".into(), manifest: "m".into() });
+    let declared = Declared { image, ..Declared::default() };
+    registry.host_event(&id(0), Event::Declared { declared, by: "ann".into() }).await.unwrap();
+    let stop = Stop { by: "ann".into(), reason: "smoke".into(), at: 1, running_too: false };
+    registry.stop_switch().press(&stop).unwrap();
+    let ask = Event::Ask { cause: Cause::new(CauseKind::Schedule, "scheduled rebuild", "schedule", 1) };
+    registry.host_event(&id(0), ask).await.unwrap();
+    let may_act = || Steps { schedule: [(id(0), Ok(()))].into(), ..Steps::default() };
+    registry.tick(may_act()).await.unwrap();
+    let write = Write::Group(Box::new(Group::new("default")));
+    registry.apply(vec![write], Default::default(), "ann".into()).await.unwrap();
+    registry.stop_switch().release().unwrap();
+    let withdraw = Event::Withdraw { kind: CauseKind::Drift, by: "ann".into() };
+    let view = registry.host_event(&id(0), withdraw).await.unwrap();
+    assert!(view.host.order.is_none(), "by what was so before the apply");
+    registry.tick(may_act()).await.unwrap();
+    assert_eq!(opened(&registry), 1);
 }

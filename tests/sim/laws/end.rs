@@ -51,9 +51,10 @@ impl Laws {
                         let released = server.store.keys(&history::prefix(id)).iter().rev().any(|key| {
                             let raw = server.store.value(key).expect("it was listed");
                             let line: history::Line = serde_json::from_slice(&raw).expect("it was read before");
-                            matches!(line.from.as_str(), "held" | "failed") && line.to == "enrolled"
+                            let closed = line.cause.starts_with("order ") && line.cause.contains(" closed: ");
+                            (matches!(line.from.as_str(), "held" | "failed") || closed) && line.to == "enrolled"
                         });
-                        assert!(released, "{id}: Enrolled with orders, and nobody released it");
+                        assert!(released, "{id}: Enrolled with orders, and nobody released it, nor blocked its image");
                     }
                     other => panic!("{id}: it hangs in {other:?}"),
                 }

@@ -167,7 +167,7 @@ fn a_rollback_gives_each_host_back_what_it_ran_and_touches_nobody_else() {
     after[4].reported = Some(image("fedora:40")); // an operator's own doing since
     after[5].excluded = Some("held".to_string());
     after.push(candidate(99, "r1"));
-    let back = rollback(8, &request(Goal::Former { of: 7 }), &rolled, &after, 50).unwrap();
+    let back = rollback(8, &request(Goal::Former { of: 7 }), &rolled, &after, |_| None, 50).unwrap();
     let goes_to: BTreeMap<&str, &str> =
         back.members().map(|member| (member.id.as_str(), member.image.name.as_str())).collect();
     let expected = [(0, "debian:12.4"), (1, "debian:11"), (3, "debian:12.4")];
@@ -182,7 +182,7 @@ fn a_rollback_gives_each_host_back_what_it_ran_and_touches_nobody_else() {
         assert_eq!(left_out.get(after[number].id.as_str()), Some(&why), "{number}");
     }
     assert_eq!(back.done_already.len(), 14);
-    assert_eq!(rollback(8, &to("debian:12.4"), &rolled, &after, 50), Err(Refusal::OtherGoal));
+    assert_eq!(rollback(8, &to("debian:12.4"), &rolled, &after, |_| None, 50), Err(Refusal::OtherGoal));
 }
 
 /// 20,000 hosts one by one over 500 racks: laying waves costs what is taken, not what waits. (Otherwise

@@ -464,7 +464,7 @@ fn a_rollback_is_a_rollout_to_each_hosts_former_image() {
     let aborted = fleet.progress.clone().abort(&fleet.plan, "ann", "it is slow", fleet.now).unwrap();
     fleet.progress = aborted.progress;
     let request = Request { selector: eight().selector, ..request(Goal::Former { of: 7 }) };
-    let back = make::rollback(8, &request, &fleet.plan, &fleet.candidates(), fleet.now).unwrap();
+    let back = make::rollback(8, &request, &fleet.plan, &fleet.candidates(), |_| None, fleet.now).unwrap();
     assert_eq!(back.members().map(|member| member.id.as_str()).collect::<Vec<_>>(), [canary.as_str()]);
     assert_eq!(back.done_already.len(), 7);
     fleet.progress = super::super::progress::Progress::begin(&back, fleet.now);
