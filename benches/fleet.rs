@@ -44,6 +44,9 @@ struct Fleet {
     /// Groups beside it, of equal size.
     #[arg(long, default_value_t = 49)]
     groups: u32,
+    /// They stay where the image is written, each agent's session being its host's id; ids and addresses are printed.
+    #[arg(long)]
+    writing: bool,
     /// NAME:VERSION, in the image store already.
     #[arg(long)]
     image: String,
@@ -68,7 +71,7 @@ fn main() -> Result<(), Failure> {
 
 impl Fleet {
     async fn make(&self, registry: &Registry) -> Result<(), Failure> {
-        let lifted = Limits { concurrent_max: AT_ONCE, orders_per_hour_max: u32::MAX };
+        let lifted = Limits { concurrent_max: self.hosts.max(AT_ONCE), orders_per_hour_max: u32::MAX };
         let policy = Policy { fleet: lifted, rack: lifted, feed: lifted, ..Policy::default() };
         self.apply(registry, self.settings(policy, lifted)).await?;
         let mut first = 0;
@@ -77,10 +80,13 @@ impl Fleet {
             self.apply(registry, numbers.clone().map(|number| self.declared(number)).collect()).await?;
             let mut lives = JoinSet::new();
             for number in numbers {
-                lives.spawn(machine(number, registry.clone(), self.choice()));
+                lives.spawn(machine(number, registry.clone(), self.choice(), self.writing));
             }
             while let Some(life) = lives.join_next().await {
-                life??;
+                let (id, address) = life??;
+                if self.writing {
+                    println!("{id} {address}");
+                }
             }
             first += AT_ONCE;
         }
@@ -111,8 +117,8 @@ impl Fleet {
         let words = [
             ("rack", format!("r{rack}")),
             ("row", format!("row{}", rack / 20)),
-            ("feed", if number % 2 == 0 { format!("f{}a", rack / 20) } else { format!("f{}b", rack / 20) }),
-            ("role", if number % 10 == 0 { "storage".to_string() } else { "compute".to_string() }),
+            ("feed", if number.is_multiple_of(2) { format!("f{}a", rack / 20) } else { format!("f{}b", rack / 20) }),
+            ("role", if number.is_multiple_of(10) { "storage".to_string() } else { "compute".to_string() }),
         ];
         for (key, value) in words {
             labels.set(key, &value).expect("these are plain words");
@@ -162,12 +168,17 @@ fn inventory(number: u32) -> Inventory {
     }
 }
 
-/// One machine, from its first order to the word of its installed system.
-async fn machine(number: u32, registry: Registry, image: ImageChoice) -> Result<(), Failure> {
+/// One machine, from its first order to the word of its installed system, or only until it writes; its id and address.
+async fn machine(
+    number: u32,
+    registry: Registry,
+    image: ImageChoice,
+    writing: bool,
+) -> Result<(String, Ipv4Addr), Failure> {
     let (id, mac) = (id(number), mac(number, 0));
     let cause = Cause { image: Some(image.clone()), ..Cause::new(CauseKind::Operator, "first image", "bench", 1) };
     registry.host_event(&id, Event::Ask { cause }).await?;
-    lease(&registry, mac).await?;
+    let address = lease(&registry, mac).await?;
     let Script::Agent { generation, token, .. } = registry.script(mac, NetbootClient::Ipxe { uefi: true }).await?
     else {
         return Err(format!("{id}: no order is open").into());
@@ -188,15 +199,19 @@ async fn machine(number: u32, registry: Registry, image: ImageChoice) -> Result<
         AgentWord::Step(Step::VerifyBody),
         AgentWord::Verified(target),
     ];
-    for word in words {
+    let words_said = if writing { 3 } else { words.len() };
+    for word in words.into_iter().take(words_said) {
         registry.host_event(&id, Event::Agent { generation, session_digest: session_digest.clone(), word }).await?;
+    }
+    if writing {
+        return Ok((id, address));
     }
     registry.netboot(mac, NetbootClient::Firmware { arch: FirmwareArch::UefiX64 }).await?;
     registry.host_event(&id, Event::Installed { image: image.name }).await?;
-    Ok(())
+    Ok((id, address))
 }
 
-async fn lease(registry: &Registry, mac: Mac) -> Result<(), Failure> {
+async fn lease(registry: &Registry, mac: Mac) -> Result<Ipv4Addr, Failure> {
     let nowhere = Ipv4Addr::UNSPECIFIED;
     let discover = LeaseRequest {
         kind: MessageKind::Discover,
@@ -212,7 +227,7 @@ async fn lease(registry: &Registry, mac: Mac) -> Result<(), Failure> {
     };
     let request = LeaseRequest { kind: MessageKind::Request, requested: Some(ip), ..discover };
     match registry.lease(0, request).await? {
-        LeaseAnswer::Ack { .. } => Ok(()),
+        LeaseAnswer::Ack { .. } => Ok(ip),
         other => Err(format!("{mac} got no lease: {other:?}").into()),
     }
 }
