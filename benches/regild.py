@@ -29,14 +29,14 @@ pools = ["10.90.16.0-10.90.255.250"]
 class Regild:
     """A server with its state in `directory`; what is there already is used again."""
 
-    def __init__(self, cable, directory):
+    def __init__(self, cable, directory, config=CONFIG, log_level="info"):
         self.directory = pathlib.Path(directory)
         self.directory.mkdir(parents=True, exist_ok=True)
-        (self.directory / "regild.toml").write_text(CONFIG)
+        (self.directory / "regild.toml").write_text(config)
         log = self.directory / "serve.log"
         log.unlink(missing_ok=True)
         command = cable.server + [BINARY, "serve", "--config", "regild.toml"]
-        self.process = Process(command, log, cwd=self.directory)
+        self.process = Process(command, log, cwd=self.directory, env={**os.environ, "RUST_LOG": log_level})
         self.process.wait_until(lambda: "serving" in self.process.log(), "serving")
 
     def packs(self):

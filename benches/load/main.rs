@@ -3,6 +3,7 @@
 //!
 //! Every run is bounded by a number of exchanges, transfers or bytes, and every wait by a number of repetitions.
 
+mod agents;
 mod dhcp;
 mod http;
 mod tftp;
@@ -12,6 +13,8 @@ use std::time::Duration;
 
 #[derive(Debug, Parser)]
 enum Load {
+    /// Agents that say once a second how far they are.
+    Agents(agents::Agents),
     /// DISCOVER, OFFER, REQUEST, ACK, from many machines.
     Dhcp(dhcp::Dhcp),
     /// Whole files, as boot ROMs fetch them.
@@ -24,6 +27,7 @@ fn main() {
     // `cargo bench` adds --bench to what it runs; nothing of it is for us.
     let arguments = std::env::args().filter(|argument| argument != "--bench");
     let outcome = match Load::parse_from(arguments) {
+        Load::Agents(load) => load.run(),
         Load::Dhcp(load) => load.run(),
         Load::Tftp(load) => load.run(),
         Load::Http(load) => load.run(),

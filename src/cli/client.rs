@@ -11,6 +11,7 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use std::convert::Infallible;
+use std::io::Write;
 use std::path::PathBuf;
 use tokio::net::UnixStream;
 
@@ -54,6 +55,17 @@ impl Client {
 
     pub fn delete(&self, path: &str) -> Result<(), Failure> {
         self.runtime.block_on(async { self.send(Method::DELETE, path, empty()).await.map(drop) })
+    }
+
+    /// Hands an answer on as it comes, byte for byte.
+    pub fn copy(&self, path: &str, out: &mut impl Write) -> Result<(), Failure> {
+        self.runtime.block_on(async {
+            let mut body = self.send(Method::GET, path, empty()).await?.into_body();
+            while let Some(frame) = body.frame().await {
+                out.write_all(&frame?.into_data().unwrap_or_default())?;
+            }
+            Ok(())
+        })
     }
 
     /// Reads an answer that has no end, line by line, until the server ends it.

@@ -137,6 +137,10 @@ pub fn run(command: HostCommand, server: &str) -> Result<(), Failure> {
     match command {
         HostCommand::List { at: Some(time), output, .. } => super::ledger::at(&client, &time, output),
         HostCommand::List { at: None, filter, output } => {
+            // As it comes: that of a large fleet has hundreds of megabytes.
+            if matches!(output, Output::Json) {
+                return client.copy(&filter.path(), &mut std::io::stdout().lock());
+            }
             let hosts = client.get(&filter.path())?;
             if filter.stuck { list_stuck(output, &hosts) } else { list(output, &hosts) }
         }

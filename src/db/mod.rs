@@ -93,6 +93,14 @@ pub trait DbRead {
     /// # Errors
     /// [`DbError::Sled`] when reading fails.
     fn scan(&self, prefix: &str) -> Result<Vec<Item>, DbError>;
+
+    /// The same, one item after another: for records of which there may be hundreds of megabytes.
+    ///
+    /// # Errors
+    /// As [`DbRead::scan`], and whatever `each` says, which ends it.
+    fn each(&self, prefix: &str, each: &mut dyn FnMut(Item) -> Result<(), DbError>) -> Result<(), DbError> {
+        self.scan(prefix)?.into_iter().try_for_each(each)
+    }
 }
 
 /// An ordered, durable key-value store with one writer.

@@ -1,6 +1,5 @@
 //! Labels: a site's own words for a host (rack, row, role, feed), by which hosts are selected and spread.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 /// Labels of one host at most.
@@ -16,9 +15,10 @@ pub const FEED: &str = "feed";
 /// A host with this label, whatever its value, is never rebuilt (the deny list).
 pub const PROTECTED: &str = "protected";
 
-/// Checked labels, in key order.
+/// Checked labels, in key order, as one text: `feed=a rack=12`. A table of four takes 800 bytes, and each of 100,000
+/// hosts has one. Neither a key nor a value can have the characters that part them ([`is_word`]).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Labels(BTreeMap<String, String>);
+pub struct Labels(Box<str>);
 
 /// Why a label cannot be taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,25 +61,33 @@ impl Labels {
         if !is_word(value) {
             return Err(LabelError::Value { key: key.to_string(), value: value.to_string() });
         }
-        if self.0.len() >= LABELS_MAX && !self.0.contains_key(key) {
+        let mut all: Vec<(&str, &str)> = self.iter().filter(|(known, _)| *known != key).collect();
+        if all.len() >= LABELS_MAX {
             return Err(LabelError::TooMany);
         }
-        self.0.insert(key.to_string(), value.to_string());
+        let place = all.partition_point(|(known, _)| *known < key);
+        all.insert(place, (key, value));
+        self.0 = written(all);
         Ok(())
     }
 
     pub fn unset(&mut self, key: &str) {
-        self.0.remove(key);
+        self.0 = written(self.iter().filter(|(known, _)| *known != key).collect());
     }
 
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key).map(String::as_str)
+        self.iter().find_map(|(known, value)| (known == key).then_some(value))
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+        self.0.split(' ').filter_map(|label| label.split_once('='))
     }
+}
+
+fn written(labels: Vec<(&str, &str)>) -> Box<str> {
+    let labels: Vec<String> = labels.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
+    labels.join(" ").into()
 }
 
 /// Characters that mean nothing to a shell, a selector or a table.
@@ -106,5 +114,10 @@ mod tests {
         }
         assert_eq!(labels.set("one-more", "v"), Err(LabelError::TooMany));
         labels.set("rack", "13").unwrap();
+        assert_eq!(labels.get("rack"), Some("13"));
+        labels.unset("rack");
+        assert_eq!((labels.get("rack"), labels.iter().count()), (None, LABELS_MAX - 1));
+        assert!(labels.iter().is_sorted());
+        labels.set("one-more", "v").unwrap();
     }
 }

@@ -137,6 +137,11 @@ pub(super) fn shown(shared: &Shared, view: &HostView) -> wire::Host {
     let busy = matches!(host.state, HostState::Deploying(_) | HostState::Verifying);
     let registry = &shared.registry;
     let progress = registry.progress(&host.id).filter(|_| busy);
+    // Once: a list of a large fleet comes by here for each of its hosts.
+    let (power, agent_heard_at, stuck) = registry.read(|all| {
+        let stuck = stuck(all, view, |id| registry.progress(id), clock::now());
+        (all.driver(view).to_string(), all.agent_heard(&host.id), stuck)
+    });
     wire::Host {
         id: host.id.clone(),
         macs: host.macs.iter().map(ToString::to_string).collect(),
@@ -166,10 +171,10 @@ pub(super) fn shown(shared: &Shared, view: &HostView) -> wire::Host {
         progress: progress.map(|seen| wire::ProgressView { progress: seen.progress, rate_bytes: seen.rate_bytes }),
         system_uuid: host.system_uuid.clone(),
         serial: host.serial.clone(),
-        power: shared.registry.read(|all| all.driver(view)).to_string(),
-        agent_heard_at: shared.registry.read(|all| all.agent_heard(&host.id)),
-        disks: view.inventory.as_ref().map(|inventory| inventory.disks.clone()).unwrap_or_default(),
-        stuck: registry.read(|all| stuck(all, view, |id| registry.progress(id), clock::now())),
+        power,
+        agent_heard_at,
+        disks: view.inventory.as_ref().map(|packed| packed.unpacked().disks).unwrap_or_default(),
+        stuck,
     }
 }
 

@@ -2,6 +2,7 @@
 //! becomes state. Nothing in here opens an order.
 
 use super::admission::Fleet;
+use super::load::POWER;
 use super::writer::{Batch, Writer};
 use super::{HostView, RegistryError};
 use crate::config::fleet::diff::Write;
@@ -19,7 +20,6 @@ use std::sync::Arc;
 
 const GROUPS: &str = "group/";
 const POLICY_KEY: &str = "fleet/policy";
-const POWER: &str = "power/";
 const RESERVATIONS: &str = "reservation/";
 
 /// The contents of the images that an apply names, found before it: the writer knows no image store.
@@ -47,11 +47,6 @@ impl Writer {
         }
         self.leases.reserve(&self.reservations);
         Ok(())
-    }
-
-    /// The power settings of one host.
-    pub(super) fn load_power(&self, id: &str) -> Result<Option<Arc<Settings>>, DbError> {
-        self.db.get(&format!("{POWER}{id}"))?.map(|item| parse(&item).map(Arc::new)).transpose()
     }
 
     /// All of it or nothing.

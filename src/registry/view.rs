@@ -2,6 +2,7 @@
 
 use super::admission::{Fleet, Tripped};
 use super::images::ImageFacts;
+use super::inventory;
 use super::ledger::Tip;
 use super::rollouts::Rollouts;
 use crate::decide::brakes;
@@ -18,7 +19,7 @@ use std::time::Instant;
 #[derive(Debug, Clone)]
 pub struct HostView {
     pub host: Host,
-    pub inventory: Option<wire::agent::Inventory>,
+    pub inventory: Option<inventory::Packed>,
     /// What the causes that ask for it wait for. Found anew at each tick, not stored.
     pub waits: Option<String>,
     /// How its power is reached, when a document says so.

@@ -6,8 +6,10 @@ use super::fleet::Reservations;
 use super::gone::Gone;
 use super::history;
 use super::images::ImageFacts;
+use super::inventory::Packed;
 use super::leases::Leases;
 use super::ledger::Ledger;
+use super::load;
 use super::nics;
 use super::rollouts::Rollouts;
 use super::steps::StoredClock;
@@ -133,18 +135,14 @@ impl Writer {
             failed: None,
         };
         let mut batch = Batch::default();
-        for item in writer.db.scan("host/")? {
-            let unreadable = |error: stored::StoredError| DbError::Untrusted {
-                dir: config.state_dir.join("store"),
-                reason: format!("record {} is not understood: {error}", item.key),
-            };
-            let (mut host, inventory) = stored::decode(&item.value).map_err(unreadable)?;
-            let name = writer.name_of(&host);
-            let renamed = name != host.name;
-            host.name = name;
-            let id = host.id.clone();
-            let power = writer.load_power(&id)?;
-            writer.keep(Arc::new(HostView { host, inventory, waits: None, power }));
+        for mut view in load::records(&*writer.db, &config.state_dir)? {
+            let name = writer.name_of(&view.host);
+            let renamed = name != view.host.name;
+            if renamed {
+                Arc::make_mut(&mut view).host.name = name;
+            }
+            let id = view.host.id.clone();
+            writer.keep(view);
             batch.hosts.push(id.clone());
             if renamed && let Ok(record) = encoded(&writer.hosts[&id]) {
                 batch.put_host(&id, record);
@@ -327,7 +325,7 @@ impl Writer {
             Outcome::Unchanged => Ok(()),
             Outcome::Moved(host, mut entries) => {
                 entries.extend(nics::merged(&absorbed, &host.state));
-                let inventory = inventory.map(|inventory| *inventory).or_else(|| view.inventory.clone());
+                let inventory = inventory.map(|inventory| Packed::of(&inventory)).or_else(|| view.inventory.clone());
                 let waits = view.waits.clone().filter(|_| !host.asks.is_empty());
                 let power = view.power.clone();
                 self.replace(HostView { host: *host, inventory, waits, power }, &entries, batch, now)?;
@@ -556,7 +554,7 @@ impl Writer {
 
 /// A record as it goes into the store, if it fits.
 fn encoded(view: &HostView) -> Result<Vec<u8>, RegistryError> {
-    let raw = stored::encode(&view.host, view.inventory.as_ref());
+    let raw = stored::encode(&view.host, view.inventory.as_ref().map(Packed::unpacked).as_ref());
     fitting(raw.map_err(|error| RegistryError::TooLarge(error.to_string()))?)
 }
 

@@ -105,14 +105,19 @@ impl Loop {
                     tracing::error!(%error, "the accepted clock was not stored");
                 }
             }
+            let began = clock::instant();
             let registry = &self.registry;
             let steps = registry.read(|view| scheduler.tick(view, now, |id| registry.progress(id)));
             *self.held.lock().unwrap_or_else(PoisonError::into_inner) = scheduler.held();
+            let (asks, late, found) = (steps.asks.len(), steps.late.len(), began.elapsed());
             match registry.tick(steps).await {
                 Ok(checks) => checks.into_iter().for_each(|check| self.check(check)),
                 Err(error) => tracing::debug!(%error, "this tick was not taken"),
             }
             self.switch_power();
+            // What `make bench-fleet` reads: until the steps were found, and until they were on stable storage.
+            let (found_micros, done_micros) = (found.as_micros(), began.elapsed().as_micros());
+            tracing::debug!(asks, late, found_micros, done_micros, "tick");
         }
     }
 

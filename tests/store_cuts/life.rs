@@ -70,7 +70,7 @@ impl Life {
             life.reported_generation = view.host.reported_generation;
             life.attempts = view.host.order.as_ref().map(|order| order.attempts);
             life.owns_disk = view.host.own_disk.is_some();
-            life.disks = view.inventory.as_ref().map_or(0, |inventory| inventory.disks.len());
+            life.disks = view.inventory.as_ref().map_or(0, |packed| packed.unpacked().disks.len());
         }
         life
     }
@@ -260,7 +260,7 @@ impl Life {
             format!("the record says {:?} after {} lines, history {last:?}", host.state, host.history_length),
         );
         must(!self.owns_disk || host.own_disk.is_some(), "its own disk is forgotten".to_string());
-        let disks = view.inventory.as_ref().map_or(0, |inventory| inventory.disks.len());
+        let disks = view.inventory.as_ref().map_or(0, |packed| packed.unpacked().disks.len());
         must(self.disks == 0 || disks == self.disks, format!("{disks} disks of {}", self.disks));
         if stored.lines.len() == self.lines.len() {
             let kept = Life::resume(self.number, stored);

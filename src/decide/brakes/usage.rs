@@ -44,8 +44,8 @@ pub fn scopes(host: &Host) -> Vec<Scope> {
 pub struct Usage {
     approved: u32,
     open: BTreeMap<Scope, u32>,
-    /// Times at which orders were opened, with the host, so that two at one time are two.
-    opened: BTreeMap<Scope, BTreeSet<(u64, String, usize)>>,
+    /// Times at which orders were opened, and how many at each.
+    opened: BTreeMap<Scope, BTreeMap<u64, u32>>,
     /// When a host began to ask because of drift.
     drifted: BTreeSet<(u64, String)>,
     failed: BTreeSet<(u64, String)>,
@@ -59,9 +59,8 @@ impl Usage {
             if host.order.is_some() {
                 *self.open.entry(scope.clone()).or_default() += 1;
             }
-            if !host.ordered_at.is_empty() {
-                let times = host.ordered_at.iter().enumerate().map(|(place, at)| (*at, host.id.clone(), place));
-                self.opened.entry(scope).or_default().extend(times);
+            for at in &host.ordered_at {
+                *self.opened.entry(scope.clone()).or_default().entry(*at).or_default() += 1;
             }
         }
         self.drifted.extend(drifted_at(host).map(|at| (at, host.id.clone())));
@@ -81,8 +80,13 @@ impl Usage {
                 }
             }
             if let Some(opened) = self.opened.get_mut(&scope) {
-                for (place, at) in host.ordered_at.iter().enumerate() {
-                    opened.remove(&(*at, host.id.clone(), place));
+                for at in &host.ordered_at {
+                    if let Some(count) = opened.get_mut(at) {
+                        *count -= 1;
+                        if *count == 0 {
+                            opened.remove(at);
+                        }
+                    }
                 }
                 if opened.is_empty() {
                     self.opened.remove(&scope);
@@ -110,8 +114,8 @@ impl Usage {
 
     #[must_use]
     pub fn opened_within_hour(&self, scope: &Scope, now: u64) -> u32 {
-        let since = (now.saturating_sub(HOUR_SECONDS - 1), String::new(), 0);
-        self.opened.get(scope).map_or(0, |opened| number(opened.range(since..).count()))
+        let since = now.saturating_sub(HOUR_SECONDS - 1);
+        self.opened.get(scope).map_or(0, |opened| opened.range(since..).map(|(_, count)| count).sum())
     }
 
     /// Hosts that began to ask because of drift within the hour before `now`, and after `since`.
