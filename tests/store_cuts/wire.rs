@@ -213,6 +213,22 @@ fn http(mut stream: impl Read + Write, method: &str, path: &str, body: Option<Va
     if length.is_some_and(|length| body.len() < length) {
         return Err(Broken::Cut);
     }
+    let is_chunked = head.lines().any(|line| line.eq_ignore_ascii_case("transfer-encoding: chunked"));
+    let body = if is_chunked { unchunked(body)? } else { body.to_string() };
     let status = head.split(' ').nth(1).unwrap_or_default();
-    if status.starts_with('2') { Ok(body.to_string()) } else { Err(Broken::Refused(format!("{status}: {body}"))) }
+    if status.starts_with('2') { Ok(body) } else { Err(Broken::Refused(format!("{status}: {body}"))) }
+}
+
+/// RFC 9112 section 7.1: pieces, each behind its length in hex, up to one of no length.
+fn unchunked(mut rest: &str) -> Result<String, Broken> {
+    let mut whole = String::new();
+    loop {
+        let (length, behind) = rest.split_once("\r\n").ok_or(Broken::Cut)?;
+        let length = usize::from_str_radix(length, 16).map_err(|_| Broken::Cut)?;
+        if length == 0 {
+            return Ok(whole);
+        }
+        whole.push_str(behind.get(..length).ok_or(Broken::Cut)?);
+        rest = behind.get(length + 2..).ok_or(Broken::Cut)?;
+    }
 }

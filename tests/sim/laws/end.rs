@@ -8,6 +8,7 @@ use regild::decide::cause::CauseKind;
 use regild::decide::group::Group;
 use regild::decide::host::{Host, State};
 use regild::registry::images::ImageFacts;
+use regild::registry::inventory::Packed;
 use regild::registry::ledger::{self, Filter, Kind};
 use regild::registry::rollouts::Rollouts;
 use regild::registry::{Tripped, View, history, stored};
@@ -25,7 +26,8 @@ impl Laws {
                 // A script that was counted, and never left.
                 let claim = known.order.as_ref().and_then(|order| order.claim.as_ref());
                 self.latest.extend(claim.map(|claim| (known.id.clone(), claim.token_digest.clone())));
-                assert_eq!(format!("{inventory:?}"), format!("{:?}", now.inventory), "{}", known.id);
+                let packed = inventory.as_ref().map(Packed::of);
+                assert_eq!(packed, now.inventory, "{}", known.id);
             }
             if let Some(last) = last {
                 assert_eq!(*last, Snapshot::of(view), "what was answered before the crash is not there after it");
