@@ -37,13 +37,14 @@ pub struct File {
 #[serde(deny_unknown_fields, default)]
 pub struct Http {
     pub port: u16,
-    /// Requests in work at once; over it a machine gets 503 and asks again.
+    /// Connections at once; more wait in the kernel's queue. An agent keeps one for its reports as long as it works, and
+    /// has some more for image data: 512 let a thousand agents starve each other (`make bench-fleet`).
     pub requests_max: usize,
 }
 
 impl Default for Http {
     fn default() -> Self {
-        Http { port: 8080, requests_max: 512 }
+        Http { port: 8080, requests_max: 4096 }
     }
 }
 

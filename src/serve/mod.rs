@@ -79,6 +79,24 @@ pub fn run(config: &Path) -> Result<(), ServeError> {
     Ok(())
 }
 
+/// Each connection is a descriptor, and the usual soft limit (1,024) is for programs that use select(2); the hard limit is
+/// what the administrator allows.
+fn allow_descriptors(connections_max: usize) {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let raised = setrlimit(Resource::Nofile, limit);
+    let enough = limit.current.is_none_or(|most| most > connections_max as u64);
+    if raised.is_err() || !enough {
+        let allowed = limit.current.unwrap_or(u64::MAX);
+        tracing::warn!(
+            allowed,
+            connections_max,
+            "fewer open files are allowed than [http] requests_max asks for; raise LimitNOFILE= of the service"
+        );
+    }
+}
+
 async fn serve(
     shared: Arc<Shared>,
     scheduler: scheduler::run::Loop,
@@ -90,6 +108,7 @@ async fn serve(
     let ipxe = Arc::new(RecentMacs::default());
     let authority = Arc::new(Deciding::new(shared.clone(), ipxe.clone()));
     let connections_max = shared.config.http.requests_max;
+    allow_descriptors(connections_max);
     let counters = Arc::new(dhcp::DhcpCounters::default());
     for server in sockets.dhcp {
         tasks.spawn(server.run(authority.clone(), counters.clone(), stopped.clone()));
