@@ -167,7 +167,7 @@ fn do_it(runtime: &Runtime, registry: &Registry, act: &Act, model: &mut Model) {
         Deed::Held => no_harm(event(Event::Hold { by: by(), reason: "r".to_owned(), until: None })),
         Deed::Released => no_harm(event(Event::Release { by: by() })),
         Deed::Removed => {
-            if runtime.block_on(registry.remove(&id)).is_ok() {
+            if runtime.block_on(registry.remove(&id, "fuzz")).is_ok() {
                 model.asked.remove(&id);
                 model.scripts.retain(|(host, _), _| *host != id);
             }

@@ -50,9 +50,29 @@ pub(super) fn load(server: &str, script: &str) -> Result<(), KexecError> {
     let kernel = in_memory(&http, "kernel", &format!("{server}{KERNEL}"))?;
     let initrd = in_memory(&http, "initramfs", &format!("{server}{INITRD}"))?;
     file_load(&kernel, &initrd, "regild.trial")?;
-    let text = fetch(&http, &format!("{server}{script}"), SCRIPT_BYTES_MAX)?;
-    let command_line = command_line(&String::from_utf8_lossy(&text)).ok_or(KexecError::Script)?;
-    file_load(&kernel, &initrd, &command_line)
+    let loaded = || {
+        let text = fetch(&http, &format!("{server}{script}"), SCRIPT_BYTES_MAX)?;
+        let command_line = command_line(&String::from_utf8_lossy(&text)).ok_or(KexecError::Script)?;
+        file_load(&kernel, &initrd, &command_line)
+    };
+    // A kernel that stays loaded is started by the next plain reboot of some init systems, and this one has no orders.
+    loaded().inspect_err(|_| unload())
+}
+
+/// Forgets a kernel that was loaded. That it fails means there is none.
+fn unload() {
+    const KEXEC_FILE_UNLOAD: libc::c_ulong = 1;
+    // SAFETY: with this flag the kernel looks at no other argument (kexec_file_load(2)).
+    unsafe {
+        libc::syscall(
+            libc::SYS_kexec_file_load,
+            -1 as libc::c_long,
+            -1 as libc::c_long,
+            0usize,
+            0usize,
+            KEXEC_FILE_UNLOAD,
+        )
+    };
 }
 
 /// What the script's kernel is given, when the script boots the deploy environment.

@@ -24,6 +24,9 @@ pub enum Halt {
     NotBegun,
     /// Nothing is written any more.
     Everything,
+    /// Of one host: its order must not begin. It came under protection, or its version was blocked, after the order was
+    /// opened.
+    Barred,
 }
 
 /// What to tell a netboot client.
@@ -62,6 +65,7 @@ pub enum LocalReason {
     AttemptsUsedUp,
     ImageBlocked,
     Stopped,
+    Barred,
 }
 
 impl LocalReason {
@@ -73,6 +77,7 @@ impl LocalReason {
             LocalReason::NotApproved => "this machine is not approved",
             LocalReason::NoOpenOrder => "no order is open for this machine",
             LocalReason::Held => "this machine is held by an operator",
+            LocalReason::Barred => "this machine or its image is not to be touched any more",
             LocalReason::Stopped => "everything is stopped by an operator",
             LocalReason::ImageBlocked => "the version of its order is blocked",
             LocalReason::AttemptsUsedUp => "all attempts of the order are used up",
@@ -113,6 +118,7 @@ fn permission(host: Option<&Host>, policy: BootPolicy) -> Result<u64, LocalReaso
         (_, Some(order)) if order.blocked.is_some() => Err(LocalReason::ImageBlocked),
         (_, Some(_)) if policy.halt == Halt::Everything => Err(LocalReason::Stopped),
         (_, Some(order)) if policy.halt == Halt::NotBegun && order.attempts == 0 => Err(LocalReason::Stopped),
+        (_, Some(order)) if policy.halt == Halt::Barred && order.attempts == 0 => Err(LocalReason::Barred),
         (_, Some(order)) => Ok(order.generation),
     }
 }

@@ -106,7 +106,7 @@ pub async fn host_remove(
     operator: Operator,
 ) -> Result<StatusCode, Problem> {
     let by = operator.called("")?;
-    shared.registry.remove(&id).await?;
+    shared.registry.remove(&id, &by).await?;
     tracing::warn!(host = id, by, "an operator removed the host's record");
     Ok(StatusCode::NO_CONTENT)
 }

@@ -51,7 +51,7 @@ pub async fn reimage(
         kind: ProposalKind::Reimage,
         summary: format!("rebuild {} hosts to {image}: {}", hosts.len(), asked.reason),
         hosts: hosts.len() as u64,
-        digest: digest_of(&ids(&hosts)),
+        digest: what(&shared, &asked, &hosts)?,
         by: asked.by.clone(),
         by_uid: operator.uid,
         // What was parsed from JSON a moment ago.
@@ -82,12 +82,23 @@ pub(super) async fn confirmed(
     let mut request: wire::ReimageMany = request_of(proposal)?;
     request.expect_count = Some(proposal.hosts as usize);
     let hosts = meant(shared, &request).map_err(|problem| problem.changed(proposal))?;
-    if digest_of(&ids(&hosts)) != proposal.digest {
-        return Err(Problem::new(StatusCode::CONFLICT, "it meant other hosts than it does now").changed(proposal));
+    if what(shared, &request, &hosts)? != proposal.digest {
+        let error = "it meant other hosts or another image than it does now";
+        return Err(Problem::new(StatusCode::CONFLICT, error).changed(proposal));
     }
     let by = take(shared, operator, proposal).await?;
     request.reason = format!("{} (confirmed by {by})", request.reason);
     carry_out(shared, &request, ids(&hosts)).await
+}
+
+/// Digest of what a request would do: each host, and the content that it would get.
+fn what(shared: &Shared, asked: &wire::ReimageMany, hosts: &[Arc<HostView>]) -> Result<String, Problem> {
+    let named = asked.image.as_deref().map(|name| image_choice(shared, name)).transpose()?;
+    let one = |host: &Arc<HostView>| {
+        let image = named.as_ref().or(host.host.desired.as_ref());
+        format!("{} {}", host.host.id, image.map_or("-", |image| &image.manifest))
+    };
+    Ok(digest_of(&hosts.iter().map(one).collect::<Vec<_>>()))
 }
 
 fn ids(hosts: &[Arc<HostView>]) -> Vec<String> {

@@ -43,6 +43,7 @@ impl From<RegistryError> for Problem {
             RegistryError::UnknownHost(_) => StatusCode::NOT_FOUND,
             RegistryError::Refused(_)
             | RegistryError::Protected(_)
+            | RegistryError::NeedsSecond { .. }
             | RegistryError::NotTripped
             | RegistryError::ImageBlocked { .. }
             | RegistryError::InRollout { .. }

@@ -79,10 +79,15 @@ fn asks_since(host: &Host) -> Option<u64> {
 }
 
 impl Writer {
-    /// A protected host that is removed would come back, when it next netboots, without its protection.
+    /// A protected host that is removed would come back, when it next netboots, without its protection; one of a group whose
+    /// orders need a second person, in a group that needs none.
     pub(super) fn unprotected(&self, id: &str) -> Result<(), RegistryError> {
         let host = &self.hosts[id].host;
-        match brakes::allowed(host, &self.brakes.fleet.group(&host.group), &self.brakes.fleet.policy) {
+        let group = self.brakes.fleet.group(&host.group);
+        if group.confirm {
+            return Err(RegistryError::NeedsSecond { group: group.name });
+        }
+        match brakes::allowed(host, &group, &self.brakes.fleet.policy) {
             Err(deny @ (Deny::Label | Deny::Group)) => Err(RegistryError::Protected(deny)),
             Err(Deny::Listed(_)) | Ok(()) => Ok(()),
         }

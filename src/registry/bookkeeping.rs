@@ -2,12 +2,15 @@
 //! together with it. And how others read the ledger: beside the writer, up to where it is on stable storage.
 
 use super::RegistryError;
-use super::ledger::{self, Entry, Kind, LedgerError, Tip};
+use super::ledger::{self, Entry, Fact, LedgerError, Tip};
 use super::writer::{Batch, Writer};
 use crate::db::{DbError, DbRead};
-use crate::decide::host::Host;
+use crate::decide::host::{Host, State};
 use std::path::PathBuf;
 use std::sync::Arc;
+
+/// Set once every host that a record knew is in the ledger.
+const BEGUN_KEY: &str = "ledger-begun";
 
 /// The ledger as it was on stable storage when it was asked for. Cheap to clone; reading takes what `ledger` says.
 #[derive(Clone)]
@@ -52,14 +55,20 @@ pub(super) fn open(db: &dyn DbRead) -> Result<ledger::Ledger, DbError> {
 }
 
 impl Writer {
-    /// Notes what a change of a record means for the ledger. `after` is `None` when the record goes. The last thing of a
-    /// change that can fail, so that the ledger never says what did not happen.
-    pub(super) fn enter(&mut self, before: Option<&Host>, after: Option<&Host>, now: u64) -> Result<(), RegistryError> {
-        for fact in ledger::facts(before, after) {
-            let entered = self.ledger.append(&*self.db, &fact, now);
-            entered.map_err(|error| RegistryError::Store(error.to_string()))?;
-        }
-        Ok(())
+    /// Notes what a change of a record means for the ledger: the last thing of a change that can fail.
+    pub(super) fn enter(&mut self, before: Option<&Host>, after: &Host, now: u64) -> Result<(), RegistryError> {
+        ledger::facts(before, Some(after)).into_iter().try_for_each(|fact| self.enter_fact(&fact, now))
+    }
+
+    /// The same for a record that goes.
+    pub(super) fn enter_removal(&mut self, gone: &Host, by: &str, now: u64) -> Result<(), RegistryError> {
+        let facts = ledger::facts(Some(gone), None).into_iter();
+        facts.map(|fact| Fact { by: by.to_string(), ..fact }).try_for_each(|fact| self.enter_fact(&fact, now))
+    }
+
+    fn enter_fact(&mut self, fact: &Fact, now: u64) -> Result<(), RegistryError> {
+        let entered = self.ledger.append(&*self.db, fact, now);
+        entered.map(drop).map_err(|error| RegistryError::Store(error.to_string()))
     }
 
     /// What the group's changes added, into the group.
@@ -70,17 +79,21 @@ impl Writer {
     }
 
     /// A store from before the ledger: what each host runs by its record is where the ledger begins. In commits of a
-    /// bounded size; cut in between, the rest is entered when a host is next rebuilt.
-    pub(super) fn begin_ledger(&mut self, now: u64) {
-        if self.ledger.tip().number > 0 {
-            return;
+    /// bounded size; when all of them are done, that is written down, so a start that was cut goes on at the next one.
+    pub(super) fn begin_ledger(&mut self, now: u64) -> Result<(), DbError> {
+        if self.db.get(BEGUN_KEY)?.is_some() {
+            return Ok(());
         }
         let mut batch = Batch::default();
-        let running: Vec<_> = self.hosts.values().filter(|view| view.host.reported.is_some()).cloned().collect();
-        for view in running {
-            for fact in ledger::facts(None, Some(&view.host)).into_iter().filter(|fact| fact.kind == Kind::Runs) {
-                if let Err(error) = self.ledger.append(&*self.db, &fact, now) {
-                    tracing::error!(host = view.host.id, %error, "the ledger does not begin with this host");
+        let hosts: Vec<_> = self.hosts.values().cloned().collect();
+        for view in hosts {
+            // A disk that is being rewritten holds nothing now, and its order is not what brought the former image.
+            let is_whole = !matches!(view.host.state, State::Deploying(_) | State::Verifying);
+            let ran = Host { order: None, ..view.host.clone() };
+            if view.host.reported.is_some() && is_whole && !self.ledger.knows(&*self.db, &ran.id).unwrap_or(true) {
+                let entered = self.enter(None, &ran, now);
+                if let Err(error) = entered {
+                    tracing::error!(host = ran.id, %error, "the ledger does not begin with this host");
                 }
             }
             if batch.is_full() {
@@ -88,6 +101,8 @@ impl Writer {
             }
             self.put_ledger(&mut batch);
         }
+        batch.put(BEGUN_KEY.to_string(), Some(Vec::new()));
         self.finish(batch);
+        Ok(())
     }
 }

@@ -127,8 +127,7 @@ impl Writer {
                 self.leases.reserve(&self.reservations);
             }
             Write::RemoveHost(id) => {
-                batch.put(format!("{POWER}{id}"), None);
-                self.forget(&id, batch, now)?;
+                self.forget(&id, by, batch, now)?;
             }
             Write::Host { id, new, entry } => self.write_host(&id, new, entry, images, by, batch, now)?,
         }

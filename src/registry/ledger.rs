@@ -185,6 +185,14 @@ impl Ledger {
         writes
     }
 
+    /// Whether there is any entry of this host.
+    ///
+    /// # Errors
+    /// [`LedgerError`].
+    pub fn knows(&self, db: &dyn DbRead, host: &str) -> Result<bool, LedgerError> {
+        Ok(read_head(db, host)?.last > 0 || self.heads.contains_key(host))
+    }
+
     fn links(&self, db: &dyn DbRead, head: Head) -> Result<Runs, LedgerError> {
         let last = self.node(db, head.runs)?;
         let skipped = last.map_or(Ok(None), |last| self.node(db, last.runs.skip))?;

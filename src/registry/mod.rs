@@ -27,7 +27,7 @@ mod writer;
 
 pub use admission::{Fleet, Tripped};
 pub use bookkeeping::LedgerReader;
-use images::{Channel, Mark};
+use images::{Channel, ImageFacts, Mark};
 use requests::{Asked, Proposal};
 use rollouts::{CheckAsked, RolloutCommand};
 pub use steps::{Steps, StoredClock};
@@ -40,9 +40,10 @@ use crate::config::fleet::diff::Write;
 use crate::db::watch::Watch;
 use crate::db::{Db, DbError, DbRead};
 use crate::decide::boot::{BootDecision, BootPolicy, Halt, IgnoreReason, LocalReason, boot};
-use crate::decide::brakes::Deny;
+use crate::decide::brakes::{self, Deny};
 use crate::decide::cause::Cause;
-use crate::decide::host::{Event, Refusal, State};
+use crate::decide::group::Group;
+use crate::decide::host::{Event, Host, Refusal, State};
 use crate::decide::lease::{LeaseAnswer, LeaseRequest};
 use crate::decide::mac::Mac;
 use crate::decide::netboot::NetbootClient;
@@ -68,6 +69,11 @@ pub enum RegistryError {
     Denied(Deny),
     #[error("{0}; without its record it would come back without that. `regild apply` takes a protection away")]
     Protected(Deny),
+    #[error(
+        "group {group} wants a second person, and without its record the host would come back in a group that does not; \
+         `regild apply` moves it, or prunes it with `--prune`"
+    )]
+    NeedsSecond { group: String },
     #[error("{image} is blocked: {reason}; choose another version")]
     ImageBlocked { image: String, reason: String },
     #[error("there is no image {0}; `regild image list` shows them")]
@@ -137,6 +143,7 @@ pub enum Command {
     },
     Remove {
         name: String,
+        by: String,
         reply: Reply<()>,
     },
     History {
@@ -415,8 +422,8 @@ impl Registry {
     ///
     /// # Errors
     /// [`RegistryError::Refused`] while an order is open.
-    pub async fn remove(&self, name: &str) -> Result<(), RegistryError> {
-        self.ask(|reply| Command::Remove { name: name.to_string(), reply }).await
+    pub async fn remove(&self, name: &str, by: &str) -> Result<(), RegistryError> {
+        self.ask(|reply| Command::Remove { name: name.to_string(), by: by.to_string(), reply }).await
     }
 
     /// Decides what iPXE boots; an attempt is counted, on stable storage, before this returns `Agent`.
@@ -507,6 +514,9 @@ impl Registry {
 /// What a netboot client on DHCP boots, and whether that tells the writer something new.
 fn netboot(view: &View, mac: Mac, client: NetbootClient, policy: BootPolicy) -> (BootDecision, bool) {
     let host = view.by_mac(mac);
+    let policy = host.as_ref().map_or(policy, |host| {
+        policy_of(policy, &host.host, view.policy(), &view.group(&host.host.group), view.images())
+    });
     let decision = boot(client, host.as_ref().map(|host| &host.host), policy);
     let news = match (&decision, &host) {
         (BootDecision::Ignore { .. }, _) => false,
@@ -518,6 +528,21 @@ fn netboot(view: &View, mac: Mac, client: NetbootClient, policy: BootPolicy) -> 
         _ => false,
     };
     (decision, news)
+}
+
+/// The same for one host: what was protected, or of which the version was blocked, after its order was opened does not
+/// begin (the brakes looked when it opened).
+fn policy_of(
+    policy: BootPolicy,
+    host: &Host,
+    brakes: &brakes::Policy,
+    group: &Group,
+    images: &ImageFacts,
+) -> BootPolicy {
+    let barred = host.order.as_ref().is_some_and(|order| {
+        brakes::allowed(host, group, brakes).is_err() || images.blocked(&order.image.name).is_some()
+    });
+    if barred && policy.halt == Halt::Nothing { BootPolicy { halt: Halt::Barred, ..policy } } else { policy }
 }
 
 /// What the boot decision takes from configuration and stop switch, now.

@@ -44,7 +44,7 @@ impl Writer {
         now: u64,
     ) -> Result<(), RegistryError> {
         for other in absorbed {
-            self.forget(other, batch, now)?;
+            self.forget(other, "machine", batch, now)?;
         }
         for mac in self.hosts[id].host.macs.clone() {
             self.by_mac.entry(mac).or_insert_with(|| id.to_string());

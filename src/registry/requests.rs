@@ -6,6 +6,7 @@
 
 use super::writer::{Batch, Writer, fitting};
 use super::{HostView, RegistryError};
+use crate::db::DbError;
 use crate::decide::cause::Cause;
 use crate::decide::host::Event;
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,7 @@ pub const PROPOSAL_SECONDS: u64 = 24 * 3600;
 /// Proposals that wait at once.
 const PROPOSALS_MAX: usize = 100;
 const PREFIX: &str = "proposal/";
+const LAST_KEY: &str = "fleet/last-proposal";
 
 /// What became of each host of a request, in the order asked.
 pub type Asked = Vec<(String, Result<Arc<HostView>, RegistryError>)>;
@@ -91,6 +93,13 @@ pub fn digest_of(ids: &[String]) -> String {
 }
 
 impl Writer {
+    /// A number is never given twice: who looked at 7 yesterday must not confirm another 7 today.
+    pub(super) fn load_proposals(&mut self) -> Result<(), DbError> {
+        let last = self.db.get(LAST_KEY)?.and_then(|item| String::from_utf8(item.value).ok());
+        self.last_proposal = last.and_then(|last| last.parse().ok()).unwrap_or(0);
+        Ok(())
+    }
+
     pub(super) fn ask_many(&mut self, ids: Vec<String>, cause: &Cause, batch: &mut Batch, now: u64) -> Asked {
         let ask = |id: String| {
             let event = Event::Ask { cause: cause.clone() };
@@ -117,6 +126,7 @@ impl Writer {
         // Strings and numbers: serialising them cannot fail.
         let record = fitting(serde_json::to_vec(&Proposal { number, at: now, ..proposal }).unwrap_or_default())?;
         self.last_proposal = number;
+        batch.put(LAST_KEY.to_string(), Some(number.to_string().into_bytes()));
         over.iter().for_each(|old| batch.put(key(old.number), None));
         batch.put(key(number), Some(record));
         Ok(number)
@@ -132,6 +142,8 @@ impl Writer {
         now: u64,
     ) -> Result<Proposal, RegistryError> {
         let known = self.proposals()?.into_iter().find(|known| known.number == number);
+        // One that this very group took already lies in the store still.
+        let known = known.filter(|known| !batch.deletes(&key(known.number)));
         let proposal = known.ok_or(RegistryError::NoProposal(number))?;
         if let Some(uid) = confirmed_by {
             proposal.confirmable_by(uid, now)?;

@@ -220,11 +220,11 @@ async fn a_machine_that_was_removed_and_is_seen_again_keeps_its_history() {
     let registry = open(dir.path());
     let _ = registry.script(MAC, IPXE).await.unwrap();
     registry.host_event("node-1", approve()).await.unwrap();
-    assert!(matches!(registry.remove("node-1").await, Err(RegistryError::Refused(_))), "its order is open");
+    assert!(matches!(registry.remove("node-1", "bob").await, Err(RegistryError::Refused(_))), "its order is open");
     let hold = Event::Hold { by: "ann".into(), reason: "r".into(), until: None };
     registry.host_event("node-1", hold).await.unwrap();
     let before = registry.history("node-1").await.unwrap();
-    registry.remove("node-1").await.unwrap();
+    registry.remove("node-1", "bob").await.unwrap();
     let _ = registry.script(MAC, IPXE).await.unwrap();
     let after = registry.history("node-1").await.unwrap();
     assert_eq!(after[..before.len()], before);
@@ -343,10 +343,10 @@ async fn a_host_is_not_forgotten_while_its_order_is_open() {
     let _ = registry.script(MAC, IPXE).await.unwrap();
     registry.host_event("node-1", approve()).await.unwrap();
     let open = Refusal::OrderOpen { generation: 1 };
-    assert!(matches!(registry.remove("node-1").await, Err(RegistryError::Refused(refusal)) if refusal == open));
+    assert!(matches!(registry.remove("node-1", "bob").await, Err(RegistryError::Refused(refusal)) if refusal == open));
     let hold = Event::Hold { by: "ann".into(), reason: "r".into(), until: None };
     registry.host_event("node-1", hold).await.unwrap();
-    registry.remove("node-1").await.unwrap();
+    registry.remove("node-1", "bob").await.unwrap();
     assert!(registry.find("node-1").is_none());
 }
 

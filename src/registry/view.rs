@@ -197,7 +197,9 @@ impl View {
         let id = host.host.id.clone();
         let former = self.hosts.get(&id).and_then(|former| former.host.name.clone());
         if former != host.host.name {
-            former.map(|name| self.by_name.remove(&name));
+            // Two hosts may swap their names in one commit.
+            let own = former.filter(|name| self.by_name.get(name) == Some(&id));
+            own.map(|name| self.by_name.remove(&name));
             self.by_name.extend(host.host.name.clone().map(|name| (name, id.clone())));
         }
         self.hosts.insert(id, host);

@@ -16,7 +16,7 @@ use super::steps::StoredClock;
 use super::stop::StopSwitch;
 use super::stored;
 use super::view::{HostView, View};
-use super::{Command, RegistryError, Script, boot_policy};
+use super::{Command, RegistryError, Script, boot_policy, policy_of};
 use crate::config::{Config, DEFAULT_GROUP};
 use crate::db::{Committed, Db, DbError, Txn, VALUE_BYTES_MAX};
 use crate::decide::boot::{BootDecision, BootPolicy, LocalReason, boot};
@@ -80,6 +80,10 @@ impl Batch {
     pub(super) fn put(&mut self, key: String, value: Option<Vec<u8>>) {
         self.bytes += value.as_ref().map_or(0, Vec::len);
         self.txn.writes.push((key, value));
+    }
+
+    pub(super) fn deletes(&self, key: &str) -> bool {
+        self.txn.writes.iter().any(|(written, value)| written == key && value.is_none())
     }
 
     /// Whether the group takes no further command.
@@ -153,12 +157,13 @@ impl Writer {
         writer.load_fleet(&config.own_macs)?;
         writer.load_images()?;
         writer.load_clock()?;
+        writer.load_proposals()?;
         writer.load_rollouts()?;
         for (address, mac) in writer.leases.bound(now) {
             batch.leases.push((address, Some(mac)));
         }
         writer.finish(batch);
-        writer.begin_ledger(now);
+        writer.begin_ledger(now)?;
         Ok(writer)
     }
 
@@ -200,8 +205,8 @@ impl Writer {
                 let answer = self.guard().map(|()| self.leases.answer(network, &request, batch, now));
                 batch.answer(reply, answer);
             }
-            Command::Remove { name, reply } => {
-                let answer = self.guard().and_then(|()| self.remove(&name, batch, now));
+            Command::Remove { name, by, reply } => {
+                let answer = self.guard().and_then(|()| self.remove(&name, &by, batch, now));
                 batch.answer(reply, answer);
             }
             Command::History { name, reply } => {
@@ -280,8 +285,10 @@ impl Writer {
         self.failed.as_ref().map_or(Ok(()), |text| Err(RegistryError::Store(text.clone())))
     }
 
-    fn boot_policy(&self) -> BootPolicy {
-        boot_policy(self.attempts_max, &self.stop)
+    fn boot_policy(&self, id: &str) -> BootPolicy {
+        let (host, fleet) = (&self.hosts[id].host, &self.brakes.fleet);
+        let policy = boot_policy(self.attempts_max, &self.stop);
+        policy_of(policy, host, &fleet.policy, &fleet.group(&host.group), &self.images)
     }
 
     /// One event, and what the brakes make of it: a cause that need not wait is an order when this returns.
@@ -320,7 +327,7 @@ impl Writer {
     ) -> Result<(), RegistryError> {
         let (event, absorbed) = self.own_nics(id, event);
         let view = &self.hosts[id];
-        match transition(&view.host, &event, self.boot_policy(), now) {
+        match transition(&view.host, &event, self.boot_policy(id), now) {
             Outcome::Refused(refusal) => Err(RegistryError::Refused(refusal)),
             Outcome::Unchanged => Ok(()),
             Outcome::Moved(host, mut entries) => {
@@ -367,7 +374,7 @@ impl Writer {
             puts.push((line, raw));
         }
         let before = self.hosts.get(&id).cloned();
-        self.enter(before.as_ref().map(|view| &view.host), Some(&view.host), now)?;
+        self.enter(before.as_ref().map(|view| &view.host), &view.host, now)?;
         self.keep(Arc::new(view));
         batch.put_host(&id, record);
         for (line, raw) in puts {
@@ -443,7 +450,7 @@ impl Writer {
             return Ok(Script::Local { reason: LocalReason::UnknownHost });
         };
         // Decided on the record as it was: the attempt that this script is must not count against itself.
-        let decision = boot(client, Some(&self.hosts[&id].host), self.boot_policy());
+        let decision = boot(client, Some(&self.hosts[&id].host), self.boot_policy(&id));
         let token_digest = blake3::hash(token.as_bytes()).to_hex().to_string();
         self.host_event(&id, &Event::ScriptAsked { client, token_digest }, None, batch, now)?;
         Ok(match decision {
@@ -458,28 +465,32 @@ impl Writer {
     fn netbooted(&mut self, mac: Mac, client: NetbootClient, batch: &mut Batch, now: u64) -> Result<(), RegistryError> {
         let Some(id) = self.discover(mac, batch, now)? else { return Ok(()) };
         // Asked again here: the record may have moved since the reader looked.
-        let decision = boot(client, Some(&self.hosts[&id].host), self.boot_policy());
+        let decision = boot(client, Some(&self.hosts[&id].host), self.boot_policy(&id));
         if matches!((decision, client), (BootDecision::BootLocal { .. }, NetbootClient::Firmware { .. })) {
             self.host_event(&id, &Event::LocalBootServed, None, batch, now)?;
         }
         Ok(())
     }
 
-    fn remove(&mut self, name: &str, batch: &mut Batch, now: u64) -> Result<(), RegistryError> {
+    fn remove(&mut self, name: &str, by: &str, batch: &mut Batch, now: u64) -> Result<(), RegistryError> {
         let id = self.id_of(name)?;
         if let Some(order) = &self.hosts[&id].host.order {
             let open = crate::decide::host::Refusal::OrderOpen { generation: order.generation };
             return Err(RegistryError::Refused(open));
         }
         self.unprotected(&id)?;
-        self.forget(&id, batch, now)
+        self.forget(&id, by, batch, now)
     }
 
-    pub(super) fn forget(&mut self, id: &str, batch: &mut Batch, now: u64) -> Result<(), RegistryError> {
+    pub(super) fn forget(&mut self, id: &str, by: &str, batch: &mut Batch, now: u64) -> Result<(), RegistryError> {
         if let Some(view) = self.hosts.get(id).cloned() {
-            self.enter(Some(&view.host), None, now)?;
+            self.enter_removal(&view.host, by, now)?;
         }
         batch.put(format!("host/{id}"), None);
+        // A password of a machine that is nobody's any more.
+        if self.hosts.get(id).is_some_and(|view| view.power.is_some()) {
+            batch.put(format!("power/{id}"), None);
+        }
         self.by_mac.retain(|_, known| *known != id);
         if let Some(gone) = self.hosts.remove(id) {
             self.discovered -= usize::from(gone.host.state == State::Discovered);

@@ -4,7 +4,7 @@ use super::tick::Scheduler;
 use super::turns::Turns;
 use crate::clock;
 use crate::decide::group::Check;
-use crate::decide::host::Event;
+use crate::decide::host::{Event, Host};
 use crate::decide::schedule::clock::Now;
 use crate::power::{self, Action, Outcome, Power};
 use crate::registry::rollouts::{CheckAsked, RolloutCommand};
@@ -161,9 +161,18 @@ async fn boot_to_network(registry: &Registry, power: &Power, view: &HostView) {
     let host = &view.host;
     let Some(settings) = view.power.clone() else { return };
     let how = format!("{}: boot to network", settings.driver());
+    // Its turn was found before it waited for its place among the others.
+    let waits_still = registry.find(&host.id).is_some_and(|now| {
+        let generation = |host: &Host| host.order.as_ref().map(|order| order.generation);
+        generation(&now.host) == generation(host) && now.host.state == host.state
+    });
+    if !waits_still || registry.stop_switch().pressed().is_some() {
+        tracing::info!(host = host.id, "the machine moved meanwhile, or everything is stopped; it is not switched");
+        return;
+    }
     // Written down first: a server that dies now does not switch the machine again and again.
     if let Err(error) = registry.host_event(&host.id, Event::Powered { how }).await {
-        tracing::info!(host = host.id, %error, "the order is gone; its machine is not switched");
+        tracing::info!(host = host.id, %error, "it is not written down that the machine is switched, so it is not");
         return;
     }
     let address = registry.read(|view| host.macs.iter().find_map(|mac| view.address_of(*mac)));

@@ -15,13 +15,17 @@ pub struct Turns {
 impl Turns {
     /// Machines whose order waits for them and that can be switched: each once for each order and each power cycle.
     /// While everything is stopped it is nobody's turn; what came due meanwhile is carried out afterwards.
-    pub fn due(&mut self, view: &View, stopped: bool) -> Vec<Arc<HostView>> {
+    pub fn due(&mut self, all: &View, stopped: bool) -> Vec<Arc<HostView>> {
         if stopped {
             return Vec::new();
         }
         let (mut seen, mut due) = (BTreeMap::new(), Vec::new());
-        for view in view.hosts().filter(|view| view.can_be_switched()) {
+        for view in all.hosts().filter(|view| view.can_be_switched()) {
             let Some(order) = &view.host.order else { continue };
+            // Under protection since the order was opened: it boots its disk, whoever switches it.
+            if all.allowed(&view.host).is_err() {
+                continue;
+            }
             let begins = view.host.state == State::Queued && order.attempts == 0 && order.powered_at.is_none();
             let now = (order.generation, order.power_cycles);
             let is_new = |&(generation, cycles): &(u64, u32)| generation == now.0 && cycles < now.1;

@@ -197,7 +197,7 @@ impl World {
     fn remove(&mut self) {
         if let Some(host) = self.any_host() {
             self.say(|| format!("operator: remove {}", host.id));
-            self.ask(|reply| Command::Remove { name: host.id, reply });
+            self.ask(|reply| Command::Remove { name: host.id, by: "ann".to_string(), reply });
         }
     }
 

@@ -226,6 +226,10 @@ impl<'a> All<'a> {
         group.map_or((false, false), |group| (group.protected, group.confirm))
     }
 
+    fn is_guarded_now(&self, group: &str) -> bool {
+        self.now.groups.get(group).is_some_and(|group| group.protected || group.confirm)
+    }
+
     fn reservations(&mut self) {
         let (now, wanted) = (self.now, self.wanted);
         for (mac, address) in &wanted.reservations {
@@ -254,12 +258,17 @@ impl<'a> All<'a> {
     fn remove(&mut self, kind: Kind, id: &str, host: Option<&NowHost>, write: Write) {
         // Once gone, a protected host could come back without its protection.
         let protected = host.filter(|host| host.labels.get(PROTECTED).is_some());
-        let fields = protected.map_or_else(Vec::new, |host| {
+        let mut fields = protected.map_or_else(Vec::new, |host| {
             let label = HostEntry { labels: Some(host.labels.clone()), ..HostEntry::default() };
             let mut fields = fields::changed(&fields::of_entry(&label), &fields::Flat::new());
             fields.retain(|field| field.loosens);
             fields
         });
+        // So could one of a group that is protected, or whose orders need a second person.
+        if let Some(host) = host.filter(|host| self.is_guarded_now(&host.group)) {
+            let old = Some(host.group.clone().into());
+            fields.push(wire::Field { field: "group".to_string(), old, new: None, loosens: true });
+        }
         let name = host.and_then(|host| host.name.clone());
         let shown = wire::Change { verb: Verb::Removed, kind, id: id.to_string(), name, fields };
         self.changes.push(Change { write, shown });

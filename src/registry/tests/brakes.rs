@@ -140,7 +140,7 @@ async fn the_orders_of_a_removed_host_count_on_until_their_hour_is_over() {
     discover(&registry, 1).await;
     registry.host_event(&id(0), approve()).await.unwrap();
     registry.host_event(&id(0), failed(1)).await.unwrap();
-    registry.remove(&id(0)).await.unwrap();
+    registry.remove(&id(0), "bob").await.unwrap();
     let registry = reopen(dir.path(), registry).await;
     discover(&registry, 1).await;
     let view = registry.host_event(&id(0), approve()).await.unwrap();
@@ -184,4 +184,41 @@ async fn after_an_apply_automatic_causes_wait_until_the_schedule_was_looked_at_a
     assert!(view.host.order.is_none(), "by what was so before the apply");
     registry.tick(may_act()).await.unwrap();
     assert_eq!(opened(&registry), 1);
+}
+
+/// Protection that comes after the order was opened is stronger than the order; so is the block of its version, also for
+/// hosts that the commit of the block did not get to.
+#[tokio::test]
+async fn an_order_that_has_not_begun_does_not_begin_once_its_host_is_protected() {
+    use crate::config::fleet::diff::Write;
+    use crate::decide::group::Group;
+    let dir = tempfile::tempdir().unwrap();
+    let registry = open(dir.path());
+    discover(&registry, 1).await;
+    registry.host_event(&id(0), approve()).await.unwrap();
+    let group = |protected| vec![Write::Group(Box::new(Group { protected, ..Group::new("default") }))];
+    registry.apply(group(true), Default::default(), "ann".into()).await.unwrap();
+    let firmware = NetbootClient::Firmware { arch: crate::decide::netboot::FirmwareArch::UefiX64 };
+    let barred = LocalReason::Barred;
+    assert_eq!(registry.script(mac(0), IPXE).await.unwrap(), Script::Local { reason: barred });
+    assert_eq!(registry.netboot(mac(0), firmware).await.unwrap(), BootDecision::BootLocal { reason: barred });
+    registry.apply(group(false), Default::default(), "ann".into()).await.unwrap();
+    assert!(matches!(registry.script(mac(0), IPXE).await.unwrap(), Script::Agent { .. }));
+    // What has begun is finished: half a disk helps nobody.
+    registry.apply(group(true), Default::default(), "ann".into()).await.unwrap();
+    assert!(matches!(registry.script(mac(0), IPXE).await.unwrap(), Script::Agent { .. }));
+}
+
+/// To remove a host and approve it again must not be a way round the second person.
+#[tokio::test]
+async fn a_host_whose_orders_need_two_is_not_removed_by_one() {
+    use crate::config::fleet::diff::Write;
+    use crate::decide::group::Group;
+    let dir = tempfile::tempdir().unwrap();
+    let registry = open(dir.path());
+    discover(&registry, 1).await;
+    let group = Group { confirm: true, ..Group::new("default") };
+    registry.apply(vec![Write::Group(Box::new(group))], Default::default(), "ann".into()).await.unwrap();
+    let refused = registry.remove(&id(0), "ann").await;
+    assert!(matches!(refused, Err(RegistryError::NeedsSecond { .. })), "{refused:?}");
 }

@@ -44,11 +44,16 @@ async fn orders_and_what_disks_hold_are_in_the_ledger_over_restarts_and_removal(
     let again = Cause::new(CauseKind::Operator, "again", "ann", clock::now());
     registry.host_event("node-1", Event::Ask { cause: again }).await.unwrap();
     rebuild(&registry).await;
-    registry.remove("node-1").await.unwrap();
+    registry.remove("node-1", "bob").await.unwrap();
     registry = reopen(dir.path(), registry).await;
     expected.extend([(Kind::Ordered, image("tiny:1"), 2), (Kind::Runs, None, 2), (Kind::Runs, image("tiny:1"), 2)]);
     expected.push((Kind::Runs, None, 2));
     assert_eq!(told(&registry), expected);
+    let last = registry.ledger().unwrap();
+    let mut by = String::new();
+    find(last.db(), last.tip, &Filter::default(), |entry, _| by.clone_from(&entry.fact.by)).unwrap();
+    assert_eq!(by, "bob", "who removed the record");
+    drop(last);
     let reader = registry.ledger().unwrap();
     assert_eq!(verify(reader.db(), None).unwrap().tip, reader.tip);
 }

@@ -154,6 +154,19 @@ fn a_host_with_an_open_order_is_not_removed() {
     assert!(refusals(&now, WEB_1, Prune::No).is_empty());
 }
 
+/// Without its record a machine of such a group would be anybody's again.
+#[test]
+fn to_prune_a_host_of_a_guarded_group_makes_a_brake_hold_less() {
+    for (protected, confirm) in [(true, false), (false, true)] {
+        let mut now = now();
+        assert!(!diff(&now, &fleet("a.toml", WEB_1), Prune::UpTo(2)).loosens());
+        let group = now.hosts[&id(9)].group.clone();
+        let guarded = Group { protected, confirm, ..now.groups[&group].clone() };
+        now.groups.insert(group, guarded);
+        assert!(diff(&now, &fleet("a.toml", WEB_1), Prune::UpTo(2)).loosens());
+    }
+}
+
 #[test]
 fn more_than_a_few_are_only_removed_when_the_operator_gives_their_number() {
     let mut now = now();
