@@ -7,6 +7,7 @@ use super::RegistryError;
 use super::history;
 use super::writer::{Batch, Writer};
 use crate::decide::brakes::{self, Admission, Deny, Standing};
+use crate::decide::cause::{Cause, CauseKind};
 use crate::decide::group::Group;
 use crate::decide::host::{Event, Host};
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,8 @@ use std::sync::Arc;
 const BREAKER_KEY: &str = "fleet/breaker";
 /// Waiting hosts that one tick looks at: bounds how long the writer is busy with them.
 const ADMISSIONS_MAX: usize = 20_000;
+/// Hosts that are looked at before the stop switch is looked at again.
+const STANDING_HOSTS: usize = 256;
 
 /// The fleet breaker as stored: once it has tripped it stays so, over restarts, until a person resets it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,6 +112,9 @@ impl Writer {
         if let Some(waits) = self.rollout_stands_still(&view.host) {
             return self.set_waits(id, Some(waits), batch);
         }
+        if let Some(waits) = self.wants_two(&view.host) {
+            return self.set_waits(id, Some(waits), batch);
+        }
         if let Some(waits) = self.image_is_blocked(&view.host) {
             return self.set_waits(id, Some(waits), batch);
         }
@@ -128,6 +134,17 @@ impl Writer {
     }
 
     /// Why the image that is asked for must not be written, if it must not: it may have been good when it was asked for.
+    /// One person moves a channel or marks a version, and the whole group would be rebuilt: not where a group is marked so
+    /// that a rebuild takes two.
+    fn wants_two(&self, host: &Host) -> Option<String> {
+        let by_one = |cause: &Cause| {
+            matches!(cause.kind, CauseKind::Channel | CauseKind::ImageDeprecated | CauseKind::ImageBlocked)
+        };
+        let waits = host.asks.iter().all(by_one) && self.brakes.fleet.group(&host.group).confirm;
+        waits
+            .then(|| format!("group {} wants two persons: `regild rollout start`, and a second to confirm", host.group))
+    }
+
     fn image_is_blocked(&self, host: &Host) -> Option<String> {
         let image = host.asked_image()?;
         let mark = self.images.blocked(&image.name)?;
@@ -139,9 +156,16 @@ impl Writer {
         if self.brakes.waiting.is_empty() {
             return;
         }
-        let standing = self.standing();
+        let mut standing = self.standing();
         let waiting: Vec<String> = self.brakes.waiting.iter().take(ADMISSIONS_MAX).map(|(_, id)| id.clone()).collect();
-        for id in waiting {
+        for (number, id) in waiting.into_iter().enumerate() {
+            // The next tick goes on where this commit is full.
+            if batch.is_full() {
+                return;
+            }
+            if number % STANDING_HOSTS == 0 {
+                standing = self.standing();
+            }
             self.try_admit(&id, &standing, batch, now);
         }
     }

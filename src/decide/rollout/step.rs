@@ -7,6 +7,9 @@ use super::progress::{Action, Ask, CheckRecord, HaltReason, Progress, Seat, Stag
 use crate::decide::host::State;
 use std::collections::BTreeSet;
 
+/// Hosts that one step asks at most: bounds the commit that a step is. The next steps go on with the wave.
+const ACTIONS_MAX: usize = 500;
+
 /// The step. `facts` gives what is known of a host now; `None`: its record is gone.
 ///
 /// The shell commits progress and actions together. It keeps the answer of [`Progress::admits`] for the brakes: an ask
@@ -28,11 +31,13 @@ pub fn step<'a>(
         take_turns(wave, &mut progress, &facts, &mut actions, now);
     }
     let standings = observe(plan, wave, &mut progress, &facts, &mut actions, now);
-    if let Some(reason) = halt(plan, &progress, &standings) {
+    // A large wave gets its seats over several steps; it is not over before the last one has had its turn.
+    let all_seated = standings.len() == wave.len();
+    if let Some(reason) = halt(plan, &progress, &standings, all_seated) {
         if !matches!(progress.stage, Stage::Halted { .. }) {
             progress.stage = Stage::Halted { reason, at: now };
         }
-    } else if progress.stage == Stage::Running && soaked(plan, &progress, &standings, now) {
+    } else if progress.stage == Stage::Running && all_seated && soaked(plan, &progress, &standings, now) {
         progress.healthy += standings.iter().filter(|standing| is_healthy(standing)).count();
         actions.extend(still_asking(wave, &facts));
         if progress.wave + 1 < plan.waves.len() {
@@ -57,6 +62,9 @@ fn take_turns<'a>(
     for member in wave {
         if progress.seats.contains_key(&member.id) {
             continue;
+        }
+        if actions.len() >= ACTIONS_MAX {
+            return;
         }
         let ask = turn(member, facts(&member.id).as_ref());
         if let Ask::Asked { .. } = ask {
@@ -132,13 +140,13 @@ fn is_settled(standing: &Standing) -> bool {
 }
 
 /// Why the rollout must stand still, if it must.
-fn halt(plan: &Plan, progress: &Progress, standings: &[Standing]) -> Option<HaltReason> {
+fn halt(plan: &Plan, progress: &Progress, standings: &[Standing], all_seated: bool) -> Option<HaltReason> {
     let count = progress.failures();
     let max = plan.request.failures_max;
     if count > progress.forgiven + max as usize {
         return Some(HaltReason::Failures { count, max });
     }
-    let ended = !standings.is_empty() && standings.iter().all(is_settled);
+    let ended = all_seated && !standings.is_empty() && standings.iter().all(is_settled);
     let any_failed = standings.iter().any(|standing| matches!(standing, Standing::Failed { .. }));
     // A wave that was left out as a whole proves nothing, but does no harm once another wave has proved the image.
     let proved = progress.healthy > 0 && !any_failed;

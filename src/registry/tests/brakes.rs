@@ -222,3 +222,27 @@ async fn a_host_whose_orders_need_two_is_not_removed_by_one() {
     let refused = registry.remove(&id(0), "ann").await;
     assert!(matches!(refused, Err(RegistryError::NeedsSecond { .. })), "{refused:?}");
 }
+
+/// One person moves a channel; a group that wants two for a rebuild is not rebuilt by that.
+#[tokio::test]
+async fn what_one_person_says_of_an_image_rebuilds_no_group_that_wants_two() {
+    use crate::config::fleet::diff::Write;
+    use crate::decide::group::Group;
+    let dir = tempfile::tempdir().unwrap();
+    let registry = open(dir.path());
+    discover(&registry, 1).await;
+    registry.host_event(&id(0), approve()).await.unwrap();
+    registry.host_event(&id(0), failed(1)).await.unwrap();
+    registry.host_event(&id(0), Event::Release { by: "ann".into() }).await.unwrap();
+    let group = |confirm| vec![Write::Group(Box::new(Group { confirm, ..Group::new("default") }))];
+    registry.apply(group(true), Default::default(), "ann".into()).await.unwrap();
+    let schedule = std::collections::BTreeMap::from([(id(0), Ok(()))]);
+    let cause = Cause::new(CauseKind::Channel, "a@stable points to a:2", "images", clock::now());
+    registry.tick(Steps { asks: vec![(id(0), cause)], ..Steps::default() }).await.unwrap();
+    registry.tick(Steps { schedule: schedule.clone(), ..Steps::default() }).await.unwrap();
+    let view = registry.find(&id(0)).unwrap();
+    assert!(view.host.order.is_none() && view.waits.as_deref().unwrap().contains("two persons"), "{:?}", view.waits);
+    registry.apply(group(false), Default::default(), "ann".into()).await.unwrap();
+    registry.tick(Steps { schedule, ..Steps::default() }).await.unwrap();
+    assert!(registry.find(&id(0)).unwrap().host.order.is_some());
+}

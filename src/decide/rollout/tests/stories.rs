@@ -512,3 +512,24 @@ fn measure_a_rollout_over_a_hundred_thousand_hosts() {
         println!("a step in wave {} of 5,000, {asks} asked now: {:?}", progress.wave, clock.elapsed());
     }
 }
+
+/// A step is one commit of the store, and that has a size: a large wave is asked over several steps, and is not over, nor
+/// in vain, before its last host has had its turn.
+#[test]
+fn a_large_wave_is_asked_in_several_steps_and_is_not_over_before_the_last() {
+    let request = Request { canary: 1_200, spread_percent: 100, ..to("debian:12.5") };
+    let mut fleet = Fleet::new(1_200, &request);
+    let mut asked = Vec::new();
+    for _ in 0..4 {
+        let machines = &fleet.machines;
+        let facts = |id: &str| machines.get(id).map(Machine::facts);
+        let stepped = super::super::step::step(&fleet.plan, fleet.progress.clone(), facts, fleet.now);
+        asked.push(asks(&stepped.actions).len());
+        fleet.progress = stepped.progress;
+        assert_eq!((&fleet.progress.stage, fleet.progress.wave), (&Stage::Running, 0));
+        for action in stepped.actions {
+            fleet.machines.get_mut(action.host()).unwrap().cause = Some(image("debian:12.5"));
+        }
+    }
+    assert_eq!(asked, [500, 500, 200, 0]);
+}
