@@ -1,11 +1,13 @@
 //! Where the store lies: its directory, and beside it the lock and the watermark.
 
+use crate::clock;
 use crate::db::DbError;
 use crate::db::watermark::{Mark, Watermark};
 use std::fs::{File, Metadata, OpenOptions, TryLockError};
 use std::os::unix::fs::MetadataExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// sled writes whatever is longer than a quarter of a segment to a file of its own, which neither it nor we
 /// sync: a power cut then loses acknowledged records. That counts whole pages, of up to 20 values, so that
@@ -13,6 +15,10 @@ use std::path::{Path, PathBuf};
 /// freed segment may be used again, about three times this: never within one commit (see the registry's
 /// limit of a group), so that nothing acknowledged is overwritten before its new place is on the disk.
 const SEGMENT_BYTES: usize = 4 << 20;
+
+/// Waiting for sled's own lock: two seconds.
+const LOCK_TRIES: u32 = 40;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) const LOCK_NAME: &str = "lock";
 
@@ -49,7 +55,18 @@ impl Place {
     pub(super) fn make_tree(&self) -> Result<::sled::Db, DbError> {
         let config = ::sled::Config::new().path(&self.dir).cache_capacity(8 << 20).flush_every_ms(None);
         let config = config.segment_size(SEGMENT_BYTES);
-        match catch_unwind(AssertUnwindSafe(|| config.open())) {
+        let open = || catch_unwind(AssertUnwindSafe(|| config.open()));
+        let mut opened = open();
+        // Ours is the lock beside the store; sled's own outlives its last handle for a moment, in its threads and in a
+        // child process between fork and exec. A server that starts right after another ended is no reason for alarm.
+        for _ in 0..LOCK_TRIES {
+            match &opened {
+                Ok(Err(error)) if error.to_string().contains("could not acquire lock") => clock::sleep(LOCK_PAUSE),
+                _ => break,
+            }
+            opened = open();
+        }
+        match opened {
             Ok(Ok(tree)) => Ok(tree),
             Ok(Err(error)) => Err(self.untrusted(format!("it does not open: {error}"))),
             Err(_) => Err(self.untrusted("it does not open: sled gave up on its files")),
