@@ -81,14 +81,15 @@ pub fn run(config: &Path) -> Result<(), ServeError> {
 }
 
 /// One heap for all threads, and large pieces outside of it. glibc gives each thread its own, and what a list of 100,000
-/// hosts or 5,000 orders leave free in one is of no use to the others: 481 MB became 398 (`make bench-fleet`), and nothing
-/// became slower.
+/// hosts or 5,000 orders leave free in one is of no use to the others: 481 MB became 403 (`make bench-fleet`), and nothing
+/// became slower. (With a threshold of 128 KiB 397, but the buffers of an import were mapped anew again and again, and it
+/// took a fifth longer.)
 fn share_one_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: mallopt(3) only sets numbers of the allocator, before the server's threads are there.
     unsafe {
         libc::mallopt(libc::M_ARENA_MAX, 1);
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 128 << 10);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 2 << 20);
     }
 }
 
