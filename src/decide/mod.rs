@@ -8,6 +8,7 @@ pub mod brakes;
 pub mod cause;
 pub mod deadline;
 pub mod disk;
+pub mod drift;
 pub mod group;
 pub mod guesses;
 pub mod host;

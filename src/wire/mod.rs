@@ -1,9 +1,12 @@
 //! What server, agent and operator say to each other: versioned serde types, and nothing else.
 
 pub mod agent;
+pub mod baseline;
+pub mod drift;
 pub mod fleet;
 pub mod ledger;
 pub mod manifest;
 pub mod operator;
+pub mod operator_drift;
 pub mod reference;
 pub mod standby;

@@ -1,0 +1,9 @@
+//! Drift: what of a running system no longer is its golden image, and what that means.
+//!
+//! [`finding`] compares what the image holds with what was seen, thing by thing. [`policy`] says of each difference
+//! whether it may be, is to be reported, or asks for a rebuild. The agent asks both, to leave out what may be anyway;
+//! the server asks them again and alone decides.
+
+pub mod finding;
+pub mod path;
+pub mod policy;
