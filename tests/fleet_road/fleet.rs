@@ -1,7 +1,10 @@
 //! A rack of the lab: machines that are switched by their controllers alone, and the server that they belong to.
 
+// Each road uses the part of it that it needs.
+#![allow(dead_code)]
+
 use crate::lab::redfish::{PASSWORD, Redfish, Switch, USER};
-use crate::lab::{self, BootOrder, DiskSpec, Firmware, Lab, Machine, MachineSpec, Server};
+use crate::lab::{self, BootOrder, DiskSpec, Firmware, Lab, Machine, MachineSpec, Server, Shell};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,15 +21,20 @@ pub struct Node {
     pub mac: &'static str,
     pub disk: PathBuf,
     pub controller: Redfish,
+    /// A root shell on it, where its image has one and the road asked for the line.
+    pub shell: Shell,
     machine: Arc<Mutex<Machine>>,
 }
 
 impl Node {
-    fn new(lab: &Lab, name: &'static str, mac: &'static str, firmware: Firmware) -> Node {
+    fn new(lab: &Lab, (name, mac, firmware): (&'static str, &'static str, Firmware), with_shell: bool) -> Node {
         let disk = lab.dir().join(format!("{name}.raw"));
         let disks = vec![DiskSpec { serial: Some(name.into()), ..DiskSpec::new(&disk, DISK_BYTES) }];
         let boot_order = BootOrder::DisksOnly;
-        let machine = lab.machine(MachineSpec { disks, boot_order, ..MachineSpec::new(name, firmware, mac) });
+        let shell = Shell::new(lab.dir(), name);
+        let extra_args = if with_shell { shell.arguments() } else { Vec::new() };
+        let machine =
+            lab.machine(MachineSpec { disks, boot_order, extra_args, ..MachineSpec::new(name, firmware, mac) });
         let machine = Arc::new(Mutex::new(machine));
         let switched = machine.clone();
         let controller = Redfish::serve(lab.server_ip().into(), false, move |switch| {
@@ -41,7 +49,7 @@ impl Node {
             }
         });
         let id = format!("h-{}", mac.replace(':', ""));
-        Node { name, id, mac, disk, controller, machine }
+        Node { name, id, mac, disk, controller, shell, machine }
     }
 
     pub fn switched(&self) -> Vec<Switch> {
@@ -72,10 +80,19 @@ pub struct Fleet {
 impl Fleet {
     /// The machines are off and blank, and nobody knows them.
     pub fn new(binary: &str, nodes: &[(&'static str, &'static str, Firmware)]) -> Fleet {
+        Fleet::cabled(binary, nodes, false)
+    }
+
+    /// The same, with a line to a shell on each.
+    pub fn with_shells(binary: &str, nodes: &[(&'static str, &'static str, Firmware)]) -> Fleet {
+        Fleet::cabled(binary, nodes, true)
+    }
+
+    fn cabled(binary: &str, nodes: &[(&'static str, &'static str, Firmware)], with_shells: bool) -> Fleet {
         let began = Instant::now();
         let lab = Lab::new("fleet");
         let server = Server::start(&lab, Path::new(binary));
-        let nodes = nodes.iter().map(|(name, mac, firmware)| Node::new(&lab, name, mac, *firmware)).collect();
+        let nodes = nodes.iter().map(|node| Node::new(&lab, *node, with_shells)).collect();
         Fleet { server, nodes, lab, began }
     }
 

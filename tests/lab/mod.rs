@@ -27,12 +27,14 @@ mod qmp;
 pub mod redfish;
 pub mod road;
 mod server;
+mod shell;
 
 pub use disk::{Bus, DiskSpec, Throttle};
 pub use machine::{BootOrder, Firmware, Machine, MachineSpec};
 pub use nvram::BootEntries;
 pub use process::Process;
 pub use server::Server;
+pub use shell::Shell;
 
 use std::cell::Cell;
 use std::net::Ipv4Addr;
