@@ -22,6 +22,7 @@ pub mod rollouts;
 mod steps;
 pub mod stop;
 pub mod stored;
+mod stored_verify;
 mod view;
 mod writer;
 
@@ -43,7 +44,7 @@ use crate::decide::boot::{BootDecision, BootPolicy, Halt, IgnoreReason, LocalRea
 use crate::decide::brakes::{self, Deny};
 use crate::decide::cause::Cause;
 use crate::decide::group::Group;
-use crate::decide::host::{Event, Host, Refusal, State};
+use crate::decide::host::{Event, Host, Refusal, State, VerifyNumber};
 use crate::decide::lease::{LeaseAnswer, LeaseRequest};
 use crate::decide::mac::Mac;
 use crate::decide::netboot::NetbootClient;
@@ -105,6 +106,12 @@ pub enum Script {
     Agent {
         host: String,
         generation: u64,
+        token: String,
+    },
+    /// Likewise, for an agent that only reads. What it is given opens nothing that writes.
+    Verify {
+        host: String,
+        number: VerifyNumber,
         token: String,
     },
     Local {
@@ -523,7 +530,7 @@ fn netboot(view: &View, mac: Mac, client: NetbootClient, policy: BootPolicy) -> 
         (_, None) => true,
         // iPXE will ask for its script and be counted there.
         (BootDecision::BootLocal { .. }, Some(host)) if !matches!(client, NetbootClient::Ipxe { .. }) => {
-            host.host.state == State::Rebooting || host.host.order.is_some()
+            host.host.state == State::Rebooting || host.host.order.is_some() || host.host.verify.wish.is_some()
         }
         _ => false,
     };

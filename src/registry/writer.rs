@@ -455,6 +455,7 @@ impl Writer {
         self.host_event(&id, &Event::ScriptAsked { client, token_digest }, None, batch, now)?;
         Ok(match decision {
             BootDecision::BootAgent { generation } => Script::Agent { host: id, generation, token },
+            BootDecision::BootVerify { number } => Script::Verify { host: id, number, token },
             BootDecision::BootLocal { reason } => Script::Local { reason },
             BootDecision::Ignore { reason } => Script::Nothing { reason },
             // Firmware never asks for a script; if it does, its own disk is the safe answer.

@@ -143,7 +143,8 @@ impl Change {
             blocked: None,
             claim: None,
         });
-        let text = format!("order {} for {}: {}", self.host.generation, image.name, reasons.join("; "));
+        let dropped = self.drop_verify();
+        let text = format!("order {} for {}: {}{dropped}", self.host.generation, image.name, reasons.join("; "));
         self.go(State::Queued, text, &by);
         Ok(())
     }
@@ -172,6 +173,12 @@ impl Change {
     /// The machine's power is about to be switched so that it netboots. Written down first: a server that dies now
     /// does not switch it again and again.
     pub(super) fn powered(&mut self, how: &str) -> Result<(), Refusal> {
+        if let (None, Some(wish)) = (&self.host.order, &mut self.host.verify.wish) {
+            wish.powered_at = Some(self.now);
+            let text = format!("{how}, for verification {}", wish.number);
+            self.note(text, "power");
+            return Ok(());
+        }
         let order = self.host.order.as_mut().ok_or(Refusal::NoOpenOrder)?;
         order.powered_at = Some(self.now);
         let text = format!("{how}, for order {}", order.generation);

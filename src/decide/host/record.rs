@@ -1,6 +1,6 @@
 //! What is known of one host.
 
-use super::{Order, State};
+use super::{Order, State, Verification};
 use crate::decide::cause::Cause;
 use crate::decide::disk::DiskId;
 use crate::decide::labels::Labels;
@@ -35,6 +35,8 @@ pub struct Host {
     pub built_at: u64,
     /// `Some` while an order is open: the only thing that lets a disk be written.
     pub order: Option<Order>,
+    /// What is known of looks at its disk from outside. Nothing in it lets a disk be written.
+    pub verify: Verification,
     /// Causes that ask for a rebuild and wait for the brakes; they join the order when it is opened. Empty while
     /// an order is open.
     pub asks: Vec<Cause>,
@@ -78,6 +80,7 @@ impl Host {
             reported_generation: 0,
             built_at: 0,
             order: None,
+            verify: Verification::default(),
             asks: Vec::new(),
             ordered_at: Vec::new(),
             request_keys: Vec::new(),
