@@ -28,7 +28,7 @@ pub struct Facts<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Reboot {
-        errand: Errand,
+        purpose: Purpose,
         /// To be written down before it is said. Said again, it is no news.
         is_first: bool,
     },
@@ -37,7 +37,7 @@ pub enum Verdict {
 
 /// What the machine is to come back over the network for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Errand {
+pub enum Purpose {
     Order { generation: u64 },
     Verify { number: VerifyNumber },
 }
@@ -79,9 +79,9 @@ impl Stay {
 pub fn judge(facts: &Facts<'_>, now: u64) -> Verdict {
     let Facts { host, policy, uefi, .. } = *facts;
     // The one decision: who would be sent to its disk has no reason to reboot.
-    let errand = match boot::boot(NetbootClient::Ipxe { uefi }, Some(host), policy) {
-        BootDecision::BootAgent { generation } => Errand::Order { generation },
-        BootDecision::BootVerify { number } => Errand::Verify { number },
+    let purpose = match boot::boot(NetbootClient::Ipxe { uefi }, Some(host), policy) {
+        BootDecision::BootAgent { generation } => Purpose::Order { generation },
+        BootDecision::BootVerify { number } => Purpose::Verify { number },
         BootDecision::BootLocal { reason } => return Verdict::Stay(Stay::NothingToBoot(reason)),
         // Not for iPXE; and nothing to reboot for.
         BootDecision::Ignore { .. } | BootDecision::Chainload { .. } => {
@@ -94,18 +94,18 @@ pub fn judge(facts: &Facts<'_>, now: u64) -> Verdict {
     if !facts.is_its_driver {
         return Verdict::Stay(Stay::OtherDriver);
     }
-    let told_at = match errand {
-        Errand::Order { .. } if host.state != State::Queued => Err(Stay::AttemptBegun),
+    let told_at = match purpose {
+        Purpose::Order { .. } if host.state != State::Queued => Err(Stay::AttemptBegun),
         // What was said before an attempt that failed is over: the order waits anew.
-        Errand::Order { .. } => {
+        Purpose::Order { .. } => {
             Ok(host.order.as_ref().and_then(|order| order.powered_at).filter(|at| *at >= host.since))
         }
-        Errand::Verify { .. } => host.verify.wish.as_ref().map_or(Err(Stay::VerifyLater), |wish| verify_told(wish)),
+        Purpose::Verify { .. } => host.verify.wish.as_ref().map_or(Err(Stay::VerifyLater), |wish| verify_told(wish)),
     };
     match told_at {
         Err(stay) => Verdict::Stay(stay),
-        Ok(None) => Verdict::Reboot { errand, is_first: true },
-        Ok(Some(at)) if now.saturating_sub(facts.up_seconds) < at => Verdict::Reboot { errand, is_first: false },
+        Ok(None) => Verdict::Reboot { purpose, is_first: true },
+        Ok(Some(at)) if now.saturating_sub(facts.up_seconds) < at => Verdict::Reboot { purpose, is_first: false },
         Ok(Some(_)) => Verdict::Stay(Stay::ToldBefore),
     }
 }
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn an_open_order_that_waits_reboots_its_machine_once() {
         let host = ordered();
-        let reboot = |is_first| Verdict::Reboot { errand: Errand::Order { generation: 1 }, is_first };
+        let reboot = |is_first| Verdict::Reboot { purpose: Purpose::Order { generation: 1 }, is_first };
         assert_eq!(judge(&facts(&host, 5000), 5000), reboot(true));
         let host = told(&host, 5000);
         // The answer was lost: the same system asks again, up for longer than it was told.
@@ -182,8 +182,8 @@ mod tests {
     #[test]
     fn an_attempt_that_failed_waits_anew_and_is_told_once_more() {
         let host = attempt_fails(&told(&ordered(), 150), 300);
-        let errand = Errand::Order { generation: 1 };
-        assert_eq!(judge(&facts(&host, 10), 350), Verdict::Reboot { errand, is_first: true });
+        let purpose = Purpose::Order { generation: 1 };
+        assert_eq!(judge(&facts(&host, 10), 350), Verdict::Reboot { purpose, is_first: true });
         let host = told(&host, 350);
         assert_eq!(judge(&facts(&host, 10), 400), Verdict::Stay(Stay::ToldBefore));
     }
@@ -231,7 +231,7 @@ mod tests {
         let patient = then(&ready, &wish(false), 300);
         assert_eq!(judge(&facts(&patient, 100), 300), Verdict::Stay(Stay::VerifyLater));
         let host = then(&patient, &wish(true), 310);
-        let reboot = |is_first| Verdict::Reboot { errand: Errand::Verify { number: VerifyNumber(1) }, is_first };
+        let reboot = |is_first| Verdict::Reboot { purpose: Purpose::Verify { number: VerifyNumber(1) }, is_first };
         assert_eq!(judge(&facts(&host, 110), 310), reboot(true));
         assert_eq!(judge(&Facts { is_denied: true, ..facts(&host, 110) }, 310), Verdict::Stay(Stay::Denied));
         let host = told(&host, 310);

@@ -84,7 +84,7 @@ pub(super) fn agent_script(server: &str, mac: Mac, host: &str, generation: u64, 
     environment_script(server, mac, host, &what, &format!("{orders} regild.token={token}"), args)
 }
 
-/// The same environment, with another errand: without a generation the agent has nothing that it could carry out.
+/// The same environment, with another purpose: without a generation the agent has nothing that it could carry out.
 pub(super) fn verify_script(
     server: &str,
     mac: Mac,
@@ -97,13 +97,13 @@ pub(super) fn verify_script(
     environment_script(server, mac, host, &what, &format!("regild.verify={number} regild.token={token}"), args)
 }
 
-fn environment_script(server: &str, mac: Mac, host: &str, what: &str, errand: &str, args: &str) -> String {
+fn environment_script(server: &str, mac: Mac, host: &str, what: &str, purpose: &str, args: &str) -> String {
     let bootif = mac.to_string().replace(':', "-");
     format!(
         "#!ipxe\n\
          echo regild: {what}, booting the deploy environment\n\
          kernel {server}/assets/vmlinuz initrd=initrd.img regild.server={server} regild.host={host} \
-         {errand} BOOTIF=01-{bootif} panic=10 {args} || goto failed\n\
+         {purpose} BOOTIF=01-{bootif} panic=10 {args} || goto failed\n\
          initrd --name initrd.img {server}/assets/initrd.img || goto failed\n\
          boot || goto failed\n\
          :failed\n\
@@ -156,8 +156,8 @@ mod tests {
              reboot\n"
         );
         let verify = verify_script("http://s", mac, "h-525400000001", VerifyNumber(7), "cd34", "console=ttyS0");
-        let errand = "regild.host=h-525400000001 regild.verify=7 regild.token=cd34 BOOTIF=01-52-54-00-00-00-01 ";
-        assert!(verify.contains(errand) && !verify.contains("regild.generation"), "{verify}");
+        let purpose = "regild.host=h-525400000001 regild.verify=7 regild.token=cd34 BOOTIF=01-52-54-00-00-00-01 ";
+        assert!(verify.contains(purpose) && !verify.contains("regild.generation"), "{verify}");
         let bios = local_script("http://s", false, "no order");
         assert!(bios.contains("sanboot --no-describe --drive 0x80 ||"), "{bios}");
         let uefi = local_script("http://s", true, "no order");

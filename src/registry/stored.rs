@@ -398,6 +398,13 @@ mod tests {
             request_keys: vec![7],
             ..Host::discovered(mac, "default", 1)
         };
+        for host in any_state(&full) {
+            let (read, _) = decode(&encode(&host, None).unwrap()).unwrap();
+            assert_eq!(read, host);
+        }
+    }
+
+    fn any_state(full: &Host) -> Vec<Host> {
         let mut states = vec![
             State::Discovered,
             State::Enrolled,
@@ -410,11 +417,7 @@ mod tests {
         ];
         states.extend(Step::ALL.map(State::Deploying));
         states.push(State::Failed { step: Step::WriteBody, attempts: 3, reason: "r".into() });
-        for state in states {
-            let host = Host { state, ..full.clone() };
-            let (read, _) = decode(&encode(&host, None).unwrap()).unwrap();
-            assert_eq!(read, host);
-        }
+        states.into_iter().map(|state| Host { state, ..full.clone() }).collect()
     }
 
     /// A store of the release before verifications.
