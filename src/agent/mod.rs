@@ -32,6 +32,7 @@ pub mod device;
 pub mod http_source;
 pub mod inventory;
 pub mod orders;
+pub mod outside;
 pub mod session;
 pub mod source;
 pub mod standby;
