@@ -2,8 +2,9 @@
 //!
 //! [`finding`] compares what the image holds with what was seen, thing by thing. [`policy`] says of each difference
 //! whether it may be, is to be reported, or asks for a rebuild. The agent asks both, to leave out what may be anyway;
-//! the server asks them again and alone decides.
+//! the server asks them again and alone decides ([`judge`]).
 
 pub mod finding;
+pub mod judge;
 pub mod path;
 pub mod policy;
