@@ -21,6 +21,8 @@ pub struct StoredHost {
     group: String,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     labels: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    drift: Option<Box<str>>,
     system_uuid: Option<String>,
     serial: Option<String>,
     state: StoredState,
@@ -130,6 +132,7 @@ pub fn encode(host: &Host, inventory: Option<&wire::agent::Inventory>) -> Result
         name: host.name.clone(),
         group: host.group.clone(),
         labels: host.labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
+        drift: host.drift.clone(),
         system_uuid: host.system_uuid.clone(),
         serial: host.serial.clone(),
         state: store_state(&host.state),
@@ -178,6 +181,7 @@ pub fn decode(raw: &[u8]) -> Result<(Host, Option<wire::agent::Inventory>), Stor
         id: stored.id,
         name: stored.name,
         group: stored.group,
+        drift: stored.drift,
         system_uuid: stored.system_uuid,
         serial: stored.serial,
         since: stored.since,
@@ -381,6 +385,7 @@ mod tests {
         };
         let full = Host {
             name: Some("n".into()),
+            drift: Some("web".into()),
             system_uuid: Some("u".into()),
             serial: Some("x".into()),
             desired: image("a:2"),

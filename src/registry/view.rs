@@ -1,11 +1,15 @@
 //! What readers see: published records, and the progress of running deploys.
 
 use super::admission::{Fleet, Tripped};
+use super::drift_rules::{DriftMemory, DriftRules};
 use super::images::ImageFacts;
 use super::inventory;
 use super::ledger::Tip;
 use super::rollouts::Rollouts;
 use crate::decide::brakes;
+use crate::decide::drift::defaults::Family;
+use crate::decide::drift::effective::{Place, Policies};
+use crate::decide::drift::policy::Rule;
 use crate::decide::group::Group;
 use crate::decide::host::Host;
 use crate::decide::mac::Mac;
@@ -51,6 +55,7 @@ pub struct View {
     lease_addresses: HashMap<Mac, std::net::Ipv4Addr>,
     /// When the installed agent of a host last asked, Unix seconds. In memory only, an entry for each host at most.
     agents_heard: Mutex<HashMap<String, u64>>,
+    drift: DriftMemory,
 }
 
 impl View {
@@ -119,6 +124,32 @@ impl View {
     #[must_use]
     pub fn groups(&self) -> &BTreeMap<String, Group> {
         &self.fleet.groups
+    }
+
+    /// Drift policies, as last applied.
+    #[must_use]
+    pub fn drift_policies(&self) -> &Policies {
+        &self.fleet.drift
+    }
+
+    /// The rules by which a host is compared with its image, and how often. `exceptions` are the rules of `drift accept`
+    /// that are about this host, the nearest first; their `from` names each one. Hosts with the same policies,
+    /// exceptions and family share one list.
+    #[must_use]
+    pub fn drift_rules(&self, host: &Host, exceptions: &[Rule], now: u64) -> Arc<DriftRules> {
+        let group = self.fleet.groups.get(&host.group);
+        let place = Place {
+            host: host.drift.as_deref(),
+            group: group.and_then(|group| group.drift.as_deref()),
+            image: host.reported.as_ref().map(|image| image.name.as_str()),
+        };
+        let family = host.reported.as_ref().map_or(Family::Debian, |image| self.drift.family_of(&image.manifest));
+        self.drift.rules(&self.fleet.drift, &place, family, exceptions, now)
+    }
+
+    /// What an image's /etc/os-release says, read when its baseline is made or opened (by the manifest's digest).
+    pub fn note_os_release(&self, manifest: &str, os_release: &str) {
+        self.drift.note_family(manifest, Family::of_os_release(os_release));
     }
 
     /// A group by name, or what holds where nobody wrote it down.
