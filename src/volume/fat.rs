@@ -5,6 +5,10 @@ use std::collections::VecDeque;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+mod lookup;
+
+pub use lookup::FatLookup;
+
 use super::{Content, Fault, Found, Section, Tree, VolumeError};
 use crate::decide::drift::finding::{Digest, Kind, Node};
 use crate::decide::drift::path;
@@ -100,10 +104,8 @@ impl<R: Read + Seek> std::fmt::Debug for Fat<R> {
 impl<R: Read + Seek> Fat<R> {
     /// # Errors
     /// It is no FAT, or a damaged one.
-    pub fn open(mut device: R, options: Options) -> Result<Fat<R>, VolumeError> {
-        let length = device.seek(SeekFrom::End(0)).map_err(Fault::Io)?;
-        let budget_bytes = length.saturating_mul(64).saturating_add(1 << 30);
-        let bounded = Bounded { section: Section::new(device, 0, length), budget_bytes };
+    pub fn open(device: R, options: Options) -> Result<Fat<R>, VolumeError> {
+        let bounded = bounded(device)?;
         let listed = caught(|| {
             let files = fatfs::FileSystem::new(bounded, fatfs::FsOptions::new())?;
             let mut all = vec![found(b"/".to_vec(), Kind::Directory, 0, &options, false)];
@@ -137,6 +139,12 @@ impl<R: Read + Seek> Fat<R> {
             Ok(())
         })
     }
+}
+
+fn bounded<R: Read + Seek>(mut device: R) -> Result<Bounded<R>, Fault> {
+    let length = device.seek(SeekFrom::End(0)).map_err(Fault::Io)?;
+    let budget_bytes = length.saturating_mul(64).saturating_add(1 << 30);
+    Ok(Bounded { section: Section::new(device, 0, length), budget_bytes })
 }
 
 /// fatfs is old and has never been fuzzed by its makers as far as is known: a panic in it is an error of this volume.

@@ -19,6 +19,7 @@ pub mod batch;
 pub mod detect;
 pub mod ext4;
 pub mod fat;
+pub mod lookup;
 mod section;
 
 pub use detect::{Detected, Format};
@@ -97,6 +98,22 @@ pub fn open<'d, R: Read + Seek + 'd>(
     match format {
         Format::Ext2 | Format::Ext3 | Format::Ext4 => Ok(Box::new(ext4::Ext4::open(device)?)),
         Format::Vfat => Ok(Box::new(fat::Fat::open(device, options)?)),
+        other => Err(Fault::Unsupported(format!("{} is not read without a kernel", other.word())).into()),
+    }
+}
+
+/// The same for a walk that somebody else leads.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_lookup<'d, R: Read + Seek + Clone + Send + 'd>(
+    device: R,
+    format: Format,
+    options: fat::Options,
+) -> Result<Box<dyn lookup::Lookup + 'd>, VolumeError> {
+    match format {
+        Format::Ext2 | Format::Ext3 | Format::Ext4 => Ok(Box::new(ext4::Ext4::open(device)?)),
+        Format::Vfat => Ok(Box::new(fat::FatLookup::open(device, options)?)),
         other => Err(Fault::Unsupported(format!("{} is not read without a kernel", other.word())).into()),
     }
 }

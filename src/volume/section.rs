@@ -3,7 +3,7 @@
 use std::io::{self, Read, Seek, SeekFrom, Write};
 
 /// Read-only; reads end at the range's end.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Section<R> {
     inner: R,
     start: u64,

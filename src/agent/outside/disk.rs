@@ -89,7 +89,7 @@ impl ReadOnlyDisk {
 }
 
 /// Reads a disk from front to back, or where it is told to.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct DiskReader {
     disk: ReadOnlyDisk,
     position: u64,

@@ -5,6 +5,7 @@ use std::io::{Read, Seek};
 use super::blocks::{Blocks, READ_BYTES_MAX};
 use super::inode::MAP_BYTES;
 use crate::volume::Fault;
+use crate::volume::lookup::{self, Layout, RUNS_MAX};
 use crate::volume::number::{le16, le32};
 
 const EXTENT_MAGIC: u16 = 0xf30a;
@@ -129,6 +130,74 @@ impl<R: Read + Seek> Blocks<R> {
             content.len() < bytes_max
         })?;
         Ok(content)
+    }
+
+    /// Where a content lies, for reads in any order.
+    pub fn layout(&mut self, body: &Body) -> Result<Layout, Fault> {
+        let (map, has_extents, size) = match body {
+            Body::Inline(bytes) => return Ok(Layout { bytes: bytes.len() as u64, ..Layout::default() }),
+            Body::Mapped { map, has_extents, bytes } => (map, *has_extents, *bytes),
+        };
+        let block_bytes = self.block_bytes();
+        let mut layout = Layout { bytes: size, ..Layout::default() };
+        let mut end = 0;
+        let mut visit = |_: &mut Blocks<R>, run: Run| -> Result<bool, Fault> {
+            // Logical blocks fit 32 bits, and a block 17.
+            let start = run.logical * block_bytes;
+            if start >= size {
+                return Ok(false);
+            }
+            if run.is_written {
+                layout.has_holes |= start > end;
+                let length = (run.blocks * block_bytes).min(size - start);
+                end = start + length;
+                layout.runs.push(lookup::Run { start, length, block: run.physical });
+            }
+            if layout.runs.len() > RUNS_MAX {
+                return Err(Fault::TooMuch(format!("a file in more than {RUNS_MAX} pieces")));
+            }
+            Ok(true)
+        };
+        if has_extents {
+            self.extents(map, None, &mut 0, &mut visit)?;
+        } else {
+            self.old_map(map, size.div_ceil(block_bytes), &mut visit)?;
+        }
+        layout.has_holes |= end < size;
+        Ok(layout)
+    }
+
+    /// Content from a byte on, as much as fits.
+    pub fn content_at(&mut self, body: &Body, layout: &Layout, at: u64, out: &mut [u8]) -> Result<usize, Fault> {
+        let left = layout.bytes.saturating_sub(at);
+        let count = usize::try_from(left).unwrap_or(usize::MAX).min(out.len());
+        if let Body::Inline(bytes) = body {
+            let from = usize::try_from(at).unwrap_or(usize::MAX).min(bytes.len());
+            let part = &bytes[from..bytes.len().min(from + count)];
+            out[..part.len()].copy_from_slice(part);
+            return Ok(part.len());
+        }
+        let (mut filled, block_bytes) = (0, self.block_bytes());
+        while filled < count {
+            let here = at + filled as u64;
+            let room = count - filled;
+            let part = |end: u64| usize::try_from(end - here).unwrap_or(usize::MAX).min(room);
+            match layout.run_at(here) {
+                Ok(run) => {
+                    let into = here - run.start;
+                    let part = part(run.start + run.length).min(READ_BYTES_MAX);
+                    let block = run.block + into / block_bytes;
+                    self.read_at(block, (into % block_bytes) as usize, &mut out[filled..filled + part])?;
+                    filled += part;
+                }
+                Err(end) => {
+                    let part = part(end);
+                    out[filled..filled + part].fill(0);
+                    filled += part;
+                }
+            }
+        }
+        Ok(count)
     }
 
     /// The physical blocks of a whole file that has no holes: the journal.

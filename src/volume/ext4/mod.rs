@@ -17,6 +17,7 @@ mod checksum;
 mod directory;
 mod inode;
 mod journal;
+mod lookup;
 mod map;
 mod superblock;
 mod xattr;
