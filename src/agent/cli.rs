@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::drift::command;
 use super::http_source::HttpSource;
+use super::outside;
 use super::standby;
 use super::write::{self, Observer, Outcome, Verified, WriteError, WriteOptions, verify_image, write_image};
 use crate::clock;
@@ -35,6 +36,10 @@ pub struct Cli {
 pub enum Command {
     /// In the deploy environment: carry out the order on the kernel command line.
     Deploy,
+    /// In the deploy environment: look at the host's disk from outside, as the kernel command line says. Writes nothing.
+    VerifyHost,
+    /// Look at a disk or a file that is not in use as `verify-host` does. Writes nothing.
+    VerifyFiles(outside::command::Options),
     /// In the installed system, as a service: say that it runs, and reboot into the network when an order is open.
     Standby(standby::Options),
     /// Write an image onto a disk or into a file, in place. WHAT IS ON IT IS LOST.
@@ -82,6 +87,8 @@ pub struct Image {
 pub fn run(command: &Command) -> Result<bool, Box<dyn std::error::Error>> {
     match command {
         Command::Deploy => Ok(super::deploy::run().map(|()| true)?),
+        Command::VerifyHost => Ok(outside::run().map(|()| true)?),
+        Command::VerifyFiles(options) => outside::command::run(options),
         Command::Standby(options) => standby::run(options),
         Command::Scan(options) => command::scan(options),
         Command::Baseline(options) => command::baseline(options),

@@ -200,7 +200,9 @@ impl Tree for OutsideTree {
         let number = directory.volume;
         let volume = self.volume(number);
         let place = match (&directory.place, &volume.files) {
-            (Place::Kernel(inner), Files::Kernel(tree)) => Place::Kernel(tree.enter(inner, name, inside(volume, path))?),
+            (Place::Kernel(inner), Files::Kernel(tree)) => {
+                Place::Kernel(tree.enter(inner, name, inside(volume, path))?)
+            }
             (Place::Read(names), Files::Read(shared)) => {
                 let mut reader = lock(shared);
                 let found = reader.at(found_at(names, name)?, path).map_err(unreadable)?;
@@ -214,7 +216,9 @@ impl Tree for OutsideTree {
     fn open(&self, directory: &Directory, name: &[u8], path: &[u8]) -> io::Result<File> {
         let volume = self.volume(directory.volume);
         match (&directory.place, &volume.files) {
-            (Place::Kernel(inner), Files::Kernel(tree)) => Ok(File::Kernel(tree.open(inner, name, inside(volume, path))?)),
+            (Place::Kernel(inner), Files::Kernel(tree)) => {
+                Ok(File::Kernel(tree.open(inner, name, inside(volume, path))?))
+            }
             (Place::Read(names), Files::Read(shared)) => {
                 let number = found_at(names, name)?;
                 let mut reader = lock(shared);

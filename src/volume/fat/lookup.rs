@@ -84,7 +84,13 @@ impl<R: Read + Seek + Clone + Send> Lookup for FatLookup<R> {
         Ok(Layout { bytes, ..Layout::default() })
     }
 
-    fn read_at(&mut self, found: &Found, layout: &Layout, offset_bytes: u64, out: &mut [u8]) -> Result<usize, VolumeError> {
+    fn read_at(
+        &mut self,
+        found: &Found,
+        layout: &Layout,
+        offset_bytes: u64,
+        out: &mut [u8],
+    ) -> Result<usize, VolumeError> {
         let read = self.read_from(&found.path, layout.bytes, offset_bytes, out);
         read.map_err(|fault| fault.at(&found.path))
     }
