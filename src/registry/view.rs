@@ -1,6 +1,7 @@
 //! What readers see: published records, and the progress of running deploys.
 
 use super::admission::{Fleet, Tripped};
+use super::drift;
 use super::images::ImageFacts;
 use super::inventory;
 use super::ledger::Tip;
@@ -45,6 +46,7 @@ pub struct View {
     images: Arc<ImageFacts>,
     fleet: Arc<Fleet>,
     rollouts: Arc<Rollouts>,
+    drift: drift::Published,
     reservations: BTreeMap<Mac, std::net::Ipv4Addr>,
     /// Which MAC has which address now; bound leases only.
     lease_macs: HashMap<std::net::Ipv4Addr, Mac>,
@@ -113,6 +115,20 @@ impl View {
 
     pub(super) fn publish_rollouts(&mut self, rollouts: &Arc<Rollouts>) {
         self.rollouts = rollouts.clone();
+    }
+
+    /// What is known of drift.
+    #[must_use]
+    pub fn drift(&self) -> &drift::Published {
+        &self.drift
+    }
+
+    pub(super) fn publish_drift(&mut self, drift: &drift::Drift, changed: &[String]) {
+        self.drift.publish(drift, changed);
+    }
+
+    pub(super) fn fleet(&self) -> &Fleet {
+        &self.fleet
     }
 
     /// Groups and policy, as last applied.
