@@ -8,6 +8,7 @@ use super::history;
 use super::writer::{Batch, Writer};
 use crate::decide::brakes::{self, Admission, Deny, Standing};
 use crate::decide::cause::{Cause, CauseKind};
+use crate::decide::drift::effective::Policies;
 use crate::decide::group::Group;
 use crate::decide::host::{Event, Host};
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,8 @@ pub struct Tripped {
 pub struct Fleet {
     pub policy: brakes::Policy,
     pub groups: BTreeMap<String, Group>,
+    /// Behind an own `Arc`: views compare it by address to know whether what they keep of it still holds.
+    pub drift: Arc<Policies>,
 }
 
 impl Fleet {

@@ -15,7 +15,7 @@ mod breaker;
 mod due;
 pub mod exceptions;
 mod report;
-pub mod rules;
+mod rules;
 mod said;
 mod state;
 mod stored;
@@ -91,12 +91,6 @@ pub enum DriftCommand {
     EndException {
         number: u64,
         by: String,
-        reply: Reply<()>,
-    },
-    /// Rules for every host, until fleet documents have them.
-    #[cfg(test)]
-    Rules {
-        rules: Vec<crate::decide::drift::policy::Rule>,
         reply: Reply<()>,
     },
     /// What the last reports of a host listed.
@@ -250,12 +244,6 @@ impl Writer {
             DriftCommand::EndException { number, by, reply } => {
                 let answer = self.guard().and_then(|()| self.end_drift_exception(number, &by, batch, now));
                 batch.answer(reply, answer);
-            }
-            #[cfg(test)]
-            DriftCommand::Rules { rules, reply } => {
-                self.drift.rules = rules;
-                self.drift.all_due(now);
-                batch.answer(reply, Ok(()));
             }
             DriftCommand::Listed { host, reply } => {
                 let listed = self.guard().and_then(|()| self.all_listed(&self.id_of(&host)?));

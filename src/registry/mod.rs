@@ -8,6 +8,7 @@ mod admission;
 mod bookkeeping;
 pub mod direct;
 pub mod drift;
+pub mod drift_rules;
 pub mod fleet;
 mod gone;
 pub mod history;

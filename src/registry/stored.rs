@@ -20,6 +20,8 @@ pub struct StoredHost {
     group: String,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     labels: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    drift: Option<Box<str>>,
     system_uuid: Option<String>,
     serial: Option<String>,
     state: StoredState,
@@ -126,6 +128,7 @@ pub fn encode(host: &Host, inventory: Option<&wire::agent::Inventory>) -> Result
         name: host.name.clone(),
         group: host.group.clone(),
         labels: host.labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
+        drift: host.drift.clone(),
         system_uuid: host.system_uuid.clone(),
         serial: host.serial.clone(),
         state: store_state(&host.state),
@@ -172,6 +175,7 @@ pub fn decode(raw: &[u8]) -> Result<(Host, Option<wire::agent::Inventory>), Stor
         id: stored.id,
         name: stored.name,
         group: stored.group,
+        drift: stored.drift,
         system_uuid: stored.system_uuid,
         serial: stored.serial,
         since: stored.since,
@@ -375,6 +379,7 @@ mod tests {
         };
         let full = Host {
             name: Some("n".into()),
+            drift: Some("web".into()),
             system_uuid: Some("u".into()),
             serial: Some("x".into()),
             desired: image("a:2"),
@@ -403,8 +408,7 @@ mod tests {
         ];
         states.extend(Step::ALL.map(State::Deploying));
         states.push(State::Failed { step: Step::WriteBody, attempts: 3, reason: "r".into() });
-        for state in states {
-            let host = Host { state, ..full.clone() };
+        for host in states.into_iter().map(|state| Host { state, ..full.clone() }) {
             let (read, _) = decode(&encode(&host, None).unwrap()).unwrap();
             assert_eq!(read, host);
         }

@@ -2,11 +2,13 @@
 
 use super::admission::{Fleet, Tripped};
 use super::drift;
+use super::drift_rules::DriftMemory;
 use super::images::ImageFacts;
 use super::inventory;
 use super::ledger::Tip;
 use super::rollouts::Rollouts;
 use crate::decide::brakes;
+use crate::decide::drift::effective::Policies;
 use crate::decide::group::Group;
 use crate::decide::host::Host;
 use crate::decide::mac::Mac;
@@ -53,6 +55,7 @@ pub struct View {
     lease_addresses: HashMap<Mac, std::net::Ipv4Addr>,
     /// When the installed agent of a host last asked, Unix seconds. In memory only, an entry for each host at most.
     agents_heard: Mutex<HashMap<String, u64>>,
+    drift_memory: Arc<DriftMemory>,
 }
 
 impl View {
@@ -135,6 +138,17 @@ impl View {
     #[must_use]
     pub fn groups(&self) -> &BTreeMap<String, Group> {
         &self.fleet.groups
+    }
+
+    /// Drift policies, as last applied.
+    #[must_use]
+    pub fn drift_policies(&self) -> &Policies {
+        &self.fleet.drift
+    }
+
+    /// The rules of hosts as they were made last; the writer has the same.
+    pub(super) fn drift_memory(&self) -> &Arc<DriftMemory> {
+        &self.drift_memory
     }
 
     /// A group by name, or what holds where nobody wrote it down.

@@ -142,7 +142,7 @@ impl Writer {
             rollouts: Arc::default(),
             leases: Leases::load(&*db, config)?,
             ledger: bookkeeping::open(&*db)?,
-            drift: Drift::default(),
+            drift: Drift::sharing(&view),
             db,
             view,
             failed: None,

@@ -106,28 +106,28 @@ impl Aspects {
     pub const ALL: Aspects = Aspects((1 << Aspect::ALL.len()) - 1);
 
     #[must_use]
-    pub fn with(self, aspect: Aspect) -> Aspects {
+    pub const fn with(self, aspect: Aspect) -> Aspects {
         Aspects(self.0 | 1 << aspect as u8)
     }
 
     #[must_use]
-    pub fn has(self, aspect: Aspect) -> bool {
+    pub const fn has(self, aspect: Aspect) -> bool {
         self.0 & (1 << aspect as u8) != 0
     }
 
     #[must_use]
-    pub fn is_empty(self) -> bool {
+    pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
 
     /// Those of `self` that are not in `other`.
     #[must_use]
-    pub fn without(self, other: Aspects) -> Aspects {
+    pub const fn without(self, other: Aspects) -> Aspects {
         Aspects(self.0 & !other.0)
     }
 
     #[must_use]
-    pub fn and(self, other: Aspects) -> Aspects {
+    pub const fn and(self, other: Aspects) -> Aspects {
         Aspects(self.0 & other.0)
     }
 

@@ -14,6 +14,8 @@ pub struct Declared {
     pub labels: Option<Labels>,
     /// What it should run; no order comes of it.
     pub image: Option<ImageChoice>,
+    /// Its own drift policy; an empty text takes it away.
+    pub drift: Option<String>,
 }
 
 const HOUR_SECONDS: u64 = 3600;
@@ -201,9 +203,13 @@ impl Change {
         if let Some(image) = &declared.image {
             host.desired = Some(image.clone());
         }
+        if let Some(drift) = &declared.drift {
+            host.drift = Some(drift.as_str()).filter(|name| !name.is_empty()).map(Box::from);
+        }
         let changed = [
             (before.name != host.name).then(|| format!("name {}", host.name.as_deref().unwrap_or("-"))),
             (before.group != host.group).then(|| format!("group {} -> {}", before.group, host.group)),
+            (before.drift != host.drift).then(|| format!("drift policy {}", host.drift.as_deref().unwrap_or("-"))),
             (before.labels != host.labels).then(|| "labels".to_string()),
             (before.desired != host.desired)
                 .then(|| format!("desired {}", host.desired.as_ref().map_or("-", |image| image.name.as_str()))),

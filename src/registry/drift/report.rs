@@ -215,7 +215,7 @@ impl Writer {
         }
         let is_ready = |host: &Host| matches!(host.state, State::Ready { .. });
         let comes_to_rest = is_ready(after) && !before.is_some_and(is_ready);
-        if comes_to_rest || before.is_none_or(|before| before.group != after.group) {
+        if comes_to_rest || before.is_none_or(|before| (&before.group, &before.drift) != (&after.group, &after.drift)) {
             self.drift.set_due(&after.id, Some(now));
         }
     }
@@ -246,9 +246,9 @@ impl Writer {
                 return 0;
             }
         };
-        let mut sum = summed(&before, &listed, &rules, now);
+        let mut sum = summed(&before, &listed, &rules.rules, now);
         let has_looked = before.agent.is_some() || before.outside.is_some();
-        let silent_at = self.silent_at(&before, &host);
+        let silent_at = silent_at(&before, &host, rules.pace.report_seconds, self.drift.started_at);
         let after = Watched {
             drifted: has_looked.then_some(sum.findings > 0),
             silent: silent_at.is_some_and(|at| at <= now),
@@ -268,13 +268,6 @@ impl Writer {
         }
         self.ask_or_withdraw(id, &sum, batch, now);
         listed.agent.found.len() + listed.outside.found.len()
-    }
-
-    /// When an agent that reported once is late; only of a host that should run.
-    fn silent_at(&self, watched: &Watched, host: &Host) -> Option<u64> {
-        let heard = watched.agent.as_ref().filter(|_| matches!(host.state, State::Ready { .. }))?;
-        let seconds = super::rules::drift_intervals(&self.brakes.fleet, host).report_seconds;
-        Some(judge::silent_at(heard.at.max(self.drift.started_at), seconds))
     }
 
     fn note_standing(&mut self, before: &Watched, after: &Watched, sum: &Sum, id: &str, batch: &mut Batch, now: u64) {
@@ -336,6 +329,12 @@ impl Writer {
             tracing::debug!(host = id, %error, "what drift says of this host was not taken");
         }
     }
+}
+
+/// When an agent that reported once is late; only of a host that should run.
+fn silent_at(watched: &Watched, host: &Host, report_seconds: u64, started_at: u64) -> Option<u64> {
+    let heard = watched.agent.as_ref().filter(|_| matches!(host.state, State::Ready { .. }))?;
+    Some(judge::silent_at(heard.at.max(started_at), report_seconds))
 }
 
 fn runs(host: &Host, said: u64) -> Result<(), DriftRefusal> {

@@ -1,67 +1,43 @@
-//! The one place where the rules and intervals of a host come together.
+//! The one place where the rules of a host come together: exceptions, the policies of documents, and what is kept of them.
 
 use super::exceptions::Exceptions;
+use crate::decide::drift::defaults::Family;
+use crate::decide::drift::effective::Place;
 use crate::decide::drift::policy::Rule;
 use crate::decide::host::Host;
+use crate::registry::drift_rules::{DriftMemory, DriftRules};
 use crate::registry::writer::Writer;
 use crate::registry::{Fleet, View};
-use crate::wire::drift as wire;
+use std::sync::Arc;
 
-/// How often an agent looks and reports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Intervals {
-    pub scan_seconds: u64,
-    pub cycle_seconds: u64,
-    pub report_seconds: u64,
-}
-
-impl Default for Intervals {
-    fn default() -> Self {
-        Intervals { scan_seconds: 900, cycle_seconds: 86_400, report_seconds: 3600 }
-    }
-}
-
-/// The rules that hold for a host now, the nearest first: exceptions, then the policies of its documents.
-#[must_use]
-pub fn drift_rules(exceptions: &Exceptions, fleet: &Fleet, host: &Host, now: u64) -> Vec<Rule> {
-    let _ = fleet;
-    exceptions.of(host, now).cloned().collect()
-}
-
-/// Of a host's group.
-#[must_use]
-pub fn drift_intervals(fleet: &Fleet, host: &Host) -> Intervals {
-    let _ = (fleet, host);
-    Intervals::default()
-}
-
-/// Hex blake3 of rules as an agent gets them: whether they are the ones that it has.
-#[must_use]
-pub fn digest_of(rules: &[wire::Rule]) -> String {
-    // Strings and numbers: serialising them cannot fail.
-    blake3::hash(&serde_json::to_vec(rules).unwrap_or_default()).to_hex().to_string()
+fn rules_of(memory: &DriftMemory, fleet: &Fleet, exceptions: &Exceptions, host: &Host, now: u64) -> Arc<DriftRules> {
+    let group = fleet.groups.get(&host.group);
+    let place = Place {
+        host: host.drift.as_deref(),
+        group: group.and_then(|group| group.drift.as_deref()),
+        image: host.reported.as_ref().map(|image| image.name.as_str()),
+    };
+    let family = host.reported.as_ref().map_or(Family::Debian, |image| memory.family_of(&image.manifest));
+    let exceptions: Vec<Rule> = exceptions.of(host, now).cloned().collect();
+    memory.rules(&fleet.drift, &place, family, &exceptions, now)
 }
 
 impl View {
-    /// As [`drift_rules`].
+    /// The rules by which a host is compared with its image, and how often. Hosts with the same policies, exceptions and
+    /// family share one list.
     #[must_use]
-    pub fn drift_rules(&self, host: &Host, now: u64) -> Vec<Rule> {
-        drift_rules(self.drift().exceptions(), self.fleet(), host, now)
+    pub fn drift_rules(&self, host: &Host, now: u64) -> Arc<DriftRules> {
+        rules_of(self.drift_memory(), self.fleet(), self.drift().exceptions(), host, now)
     }
 
-    /// As [`drift_intervals`].
-    #[must_use]
-    pub fn drift_intervals(&self, host: &Host) -> Intervals {
-        drift_intervals(self.fleet(), host)
+    /// What an image's /etc/os-release says, read when its baseline is made or opened (by the manifest's digest).
+    pub fn note_os_release(&self, manifest: &str, os_release: &str) {
+        self.drift_memory().note_family(manifest, Family::of_os_release(os_release));
     }
 }
 
 impl Writer {
-    pub(super) fn drift_rules(&self, host: &Host, now: u64) -> Vec<Rule> {
-        #[allow(unused_mut)] // tests add to it
-        let mut rules = drift_rules(&self.drift.exceptions, &self.brakes.fleet, host, now);
-        #[cfg(test)]
-        rules.extend(self.drift.rules.iter().cloned());
-        rules
+    pub(super) fn drift_rules(&self, host: &Host, now: u64) -> Arc<DriftRules> {
+        rules_of(&self.drift.memory, &self.brakes.fleet, &self.drift.exceptions, host, now)
     }
 }

@@ -3,10 +3,12 @@
 use super::exceptions::Exceptions;
 use super::stored::Listed;
 use crate::decide::drift::finding::Aspects;
+use crate::registry::View;
+use crate::registry::drift_rules::DriftMemory;
 use crate::wire::drift::Scan;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 /// Who looked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -129,11 +131,17 @@ pub struct Drift {
     pub staged: HashMap<(String, Source), Arc<Listed>>,
     /// Nobody can have reported while the server did not run.
     pub started_at: u64,
-    #[cfg(test)]
-    pub rules: Vec<crate::decide::drift::policy::Rule>,
+    /// Shared with the view.
+    pub memory: Arc<DriftMemory>,
 }
 
 impl Drift {
+    /// What is known of hosts is loaded later.
+    pub fn sharing(view: &RwLock<View>) -> Drift {
+        let view = view.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        Drift { memory: view.drift_memory().clone(), ..Drift::default() }
+    }
+
     pub fn set_due(&mut self, id: &str, at: Option<u64>) {
         if let Some(former) = self.due_at.remove(id) {
             self.due.remove(&(former, id.to_string()));

@@ -4,8 +4,9 @@ use super::*;
 use crate::config::fleet::diff::Write;
 use crate::decide::brakes::Policy;
 use crate::decide::cause::Cause;
+use crate::decide::drift::declared::{Declared, DriftPolicy, What};
 use crate::decide::drift::finding::Aspects;
-use crate::decide::drift::policy::{Action, Pattern, Rule};
+use crate::decide::drift::policy::{Action, Pattern};
 use crate::decide::group::Limits;
 use crate::registry::direct::Direct;
 use crate::registry::drift::exceptions::Scope;
@@ -48,14 +49,23 @@ fn swapped(path: &str, content: &str) -> Finding {
     Finding { path: PathText(path.as_bytes().to_vec()), expected, seen, first_seen: 1, scans: 1, content: None }
 }
 
-fn rule(pattern: &str, action: Action) -> Rule {
-    let pattern = Pattern::new(pattern.as_bytes()).unwrap();
-    let from = "policy test, rule 1".to_string();
-    Rule { pattern, aspects: Aspects::ALL, action, content: false, why: "w".into(), until: None, from }
+/// A policy of the default group that asks for a rebuild of what differs in /usr.
+fn rebuild(grace_seconds: u64, scans_min: u32) -> DriftPolicy {
+    let rule = Declared {
+        what: What::Path(Pattern::new(b"/usr/**").unwrap()),
+        aspects: Aspects::ALL,
+        action: Action::Rebuild { grace_seconds, scans_min },
+        content: false,
+        why: "w".into(),
+        until: None,
+    };
+    DriftPolicy { rules: vec![rule], ..DriftPolicy::new("test") }
 }
 
-fn rebuild(grace_seconds: u64, scans_min: u32) -> Vec<Rule> {
-    vec![rule("/usr/**", Action::Rebuild { grace_seconds, scans_min })]
+const LIFTED: Limits = Limits { concurrent_max: 500, orders_per_hour_max: 500 };
+
+fn group(drift: Option<&str>) -> Group {
+    Group { limits: LIFTED, drift: drift.map(str::to_string), ..Group::new("default") }
 }
 
 /// A registry, its hosts, and the time.
@@ -71,11 +81,8 @@ impl Story {
         let dir = tempfile::tempdir().unwrap();
         let registry = Some(load(dir.path(), BEGAN));
         let mut story = Story { dir, registry, now: BEGAN };
-        let lifted = Limits { concurrent_max: 500, orders_per_hour_max: 500 };
-        let policy = Policy { fleet: lifted, rack: lifted, feed: lifted, ..Policy::default() };
-        let group = Group { limits: lifted, ..Group::new("default") };
-        let writes = vec![Write::Policy(policy), Write::Group(Box::new(group))];
-        story.ask(|reply| Command::Apply { writes, images: BTreeMap::new(), by: "ann".into(), reply }).unwrap();
+        let policy = Policy { fleet: LIFTED, rack: LIFTED, feed: LIFTED, ..Policy::default() };
+        story.apply(vec![Write::Policy(policy), Write::Group(Box::new(group(None)))]);
         for number in 0..hosts {
             story.ask(|reply| Command::Script { mac: mac(number), client: IPXE, token: "t".into(), reply }).unwrap();
             story.event(number, approve());
@@ -95,8 +102,13 @@ impl Story {
         self.ask(|reply| Command::Drift(command(reply)))
     }
 
-    fn rules(&mut self, rules: Vec<Rule>) {
-        self.drift(|reply| DriftCommand::Rules { rules, reply }).unwrap();
+    fn rules(&mut self, policy: DriftPolicy) {
+        let writes = vec![Write::Drift(Box::new(policy)), Write::Group(Box::new(group(Some("test"))))];
+        self.apply(writes);
+    }
+
+    fn apply(&mut self, writes: Vec<Write>) {
+        self.ask(|reply| Command::Apply { writes, images: BTreeMap::new(), by: "ann".into(), reply }).unwrap();
     }
 
     fn event(&mut self, number: u16, event: Event) -> Arc<HostView> {
@@ -218,13 +230,11 @@ fn a_finding_becomes_an_order_once_and_the_rebuilt_host_is_clean() {
     story.reports(0, 1, 1, Vec::new()).unwrap();
     assert_eq!(story.standing(0), (Some(false), 0, 0));
     story.restarts();
-    story.rules(rebuild(HOUR, 2));
     let found = vec![swapped("/etc/motd", "hello"), swapped("/usr/bin/ssh", "trojan")];
     story.reports(0, 2, 2, found.clone()).unwrap();
     assert_eq!(story.standing(0), (Some(true), 2, 0));
     assert_eq!(story.told(0), ["drifted: 2 findings, /etc/motd: content"]);
     story.restarts();
-    story.rules(rebuild(HOUR, 2));
     story.pass(HOUR);
     assert!(story.host(0).asks.is_empty() && story.host(0).order.is_none(), "its grace is over, but it was seen once");
     // A heartbeat that saw the same again.
@@ -263,7 +273,6 @@ fn a_grace_ends_by_the_servers_clock_and_not_by_a_jump_of_it() {
     story.pass(HOUR - 1);
     assert_eq!(story.standing(0), (Some(true), 1, 0), "what the host says of times proves nothing");
     story.restarts();
-    story.rules(rebuild(HOUR, 1));
     let held = |held| StoredClock { evaluated_to: BEGAN, held };
     story.ask(|reply| Command::AcceptClock { clock: held(Some(86_400)), reply }).unwrap();
     story.pass(10);
@@ -280,7 +289,7 @@ fn a_grace_ends_by_the_servers_clock_and_not_by_a_jump_of_it() {
 #[test]
 fn an_ask_is_withdrawn_when_the_host_is_clean_or_the_policy_lets_it_be() {
     let mut story = Story::new(1);
-    story.rules(rebuild(0, 0));
+    story.rules(rebuild(0, 1));
     story.enrol(0, KEY).unwrap();
     story.reports(0, 1, 1, vec![swapped("/usr/bin/ssh", "trojan")]).unwrap();
     assert_eq!(story.host(0).asks.len(), 1, "it waits for the schedule to be looked at");
@@ -310,7 +319,6 @@ fn an_ask_is_withdrawn_when_the_host_is_clean_or_the_policy_lets_it_be() {
     assert_eq!(accept(&mut story, Scope::Image("tiny".into())).number, 2);
     assert_eq!((story.host(0).asks.len(), story.standing(0)), (0, (Some(false), 0, 0)));
     story.restarts();
-    story.rules(rebuild(0, 0));
     story.pass(HOUR - 1);
     assert_eq!(story.standing(0), (Some(false), 0, 0));
     story.pass(1);
@@ -392,14 +400,13 @@ fn a_host_that_stops_reporting_is_silent_and_a_server_that_was_off_makes_nobody_
 #[test]
 fn what_was_seen_from_outside_stays_until_it_is_looked_at_from_outside_again() {
     let mut story = Story::new(1);
-    story.rules(rebuild(0, 0));
+    story.rules(rebuild(0, 1));
     story.enrol(0, KEY).unwrap();
     story.reports(0, 1, 1, vec![swapped("/etc/motd", "hello")]).unwrap();
     story.sees_outside(0, vec![swapped("/etc/motd", "hello"), swapped("/usr/bin/ssh", "trojan")]);
     assert_eq!(story.standing(0), (Some(true), 2, 1));
     story.reports(0, 2, 2, Vec::new()).unwrap();
     story.restarts();
-    story.rules(rebuild(0, 0));
     story.pass(0);
     assert_eq!(story.standing(0), (Some(true), 2, 1), "{:?}", story.listed(0));
     let mut story_of_another = Story::new(1);
@@ -413,7 +420,7 @@ fn what_was_seen_from_outside_stays_until_it_is_looked_at_from_outside_again() {
 #[test]
 fn schedule_drift_and_operator_together_rebuild_a_host_once() {
     let mut story = Story::new(1);
-    story.rules(rebuild(0, 0));
+    story.rules(rebuild(0, 1));
     story.enrol(0, KEY).unwrap();
     story.reports(0, 1, 1, vec![swapped("/usr/bin/ssh", "trojan")]).unwrap();
     let asks = vec![(id(0), Cause::new(CauseKind::Schedule, "nightly", "schedule", story.now))];
@@ -436,7 +443,7 @@ fn schedule_drift_and_operator_together_rebuild_a_host_once() {
 #[test]
 fn many_hosts_that_drift_at_once_trip_the_breaker_and_its_message_names_their_common_path() {
     let mut story = Story::new(100);
-    story.rules(rebuild(0, 0));
+    story.rules(rebuild(0, 1));
     for number in 0..10 {
         story.enrol(number, KEY).unwrap();
         let own = format!("/usr/lib/host-{number}");
@@ -452,7 +459,6 @@ fn many_hosts_that_drift_at_once_trip_the_breaker_and_its_message_names_their_co
     let orders = (0..100).filter(|number| story.host(*number).order.is_some()).count();
     assert_eq!(orders, 0, "rebuilt after the breaker tripped");
     story.restarts();
-    story.rules(rebuild(0, 0));
     story.pass(60);
     assert!((0..100).all(|number| story.host(number).order.is_none()));
     assert_eq!((0..100).filter(|number| story.host(*number).asks.len() == 1).count(), 10, "and all of them still ask");
