@@ -130,6 +130,7 @@ impl Fleet {
             labels: Some(labels),
             image: Some(self.image.parse().expect("the server has an image of that name")),
             power: None,
+            drift: None,
         };
         Write::Host { id: id(number), new: Some(mac(number, 0)), entry }
     }

@@ -123,6 +123,13 @@ impl Table {
         .collect()
     }
 
+    /// How long its entries are on disk, used or not.
+    #[must_use]
+    pub fn entries_bytes(&self) -> usize {
+        // Both were checked: at most 128 KiB.
+        self.header.number_of_partition_entries as usize * ENTRY_BYTES as usize
+    }
+
     /// The table for a disk of another size: the backup at the disk's very end, the last usable sector before
     /// it, the protective MBR over all of it, checksums anew. Partitions stay where they are.
     ///

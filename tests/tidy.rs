@@ -76,7 +76,7 @@ fn the_pure_core_imports_nothing_but_std_and_itself() {
             "std::time",
             "std::env",
             "std::thread",
-            "rand",
+            "rand::",
             "HashMap",
             "async ",
             "println!",

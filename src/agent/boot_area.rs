@@ -41,7 +41,7 @@ impl BootArea {
 }
 
 /// Bytes of the image itself, checked; at most some MiB.
-fn image_range(job: &Job, range: Range<u64>) -> Result<Vec<u8>, WriteError> {
+pub(super) fn image_range(job: &Job, range: Range<u64>) -> Result<Vec<u8>, WriteError> {
     let mut bytes = vec![0; (range.end - range.start) as usize];
     let all = job.manifest.extents.iter().enumerate();
     let overlaps = all.filter(|(_, e)| e.target().start < range.end && range.start < e.target().end);

@@ -1,5 +1,5 @@
 //! The agent's commands: `deploy`, in the installed system `standby`, and by hand on a file or a block device `write`
-//! and `verify`.
+//! and `verify`, on a tree of files `scan` and `baseline`.
 //!
 //! With `--json` standard output has one object a line: progress about once a second (as in the reports to the
 //! server), and at the end what was done: for `write` `{"done": true, ...}`, for `verify` `{"right": ..., ...}`.
@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
+use super::drift::command;
 use super::http_source::HttpSource;
+use super::outside;
 use super::standby;
 use super::write::{self, Observer, Outcome, Verified, WriteError, WriteOptions, verify_image, write_image};
 use crate::clock;
@@ -34,6 +36,10 @@ pub struct Cli {
 pub enum Command {
     /// In the deploy environment: carry out the order on the kernel command line.
     Deploy,
+    /// In the deploy environment: look at the host's disk from outside, as the kernel command line says. Writes nothing.
+    VerifyHost,
+    /// Look at a disk or a file that is not in use as `verify-host` does. Writes nothing.
+    VerifyFiles(outside::command::Options),
     /// In the installed system, as a service: say that it runs, and reboot into the network when an order is open.
     Standby(standby::Options),
     /// Write an image onto a disk or into a file, in place. WHAT IS ON IT IS LOST.
@@ -44,6 +50,10 @@ pub enum Command {
         #[arg(long, value_name = "REF")]
         seed_image: Option<ImageRef>,
     },
+    /// Compare the files of a running system with the baseline of its image. Changes nothing.
+    Scan(command::ScanOptions),
+    /// Write the baseline of a tree of files.
+    Baseline(command::BaselineOptions),
     /// Compare a disk or a file with an image. Writes nothing.
     Verify {
         #[command(flatten)]
@@ -77,7 +87,11 @@ pub struct Image {
 pub fn run(command: &Command) -> Result<bool, Box<dyn std::error::Error>> {
     match command {
         Command::Deploy => Ok(super::deploy::run().map(|()| true)?),
+        Command::VerifyHost => Ok(outside::run().map(|()| true)?),
+        Command::VerifyFiles(options) => outside::command::run(options),
         Command::Standby(options) => standby::run(options),
+        Command::Scan(options) => command::scan(options),
+        Command::Baseline(options) => command::baseline(options),
         Command::Write { image, seed_image } => Ok(write(image, seed_image.as_ref())?),
         Command::Verify { image } => Ok(verify(image)?),
     }

@@ -75,7 +75,7 @@ pub fn run() -> Result<(), DeployError> {
 }
 
 /// Controllers may still be looking for their disks when the agent starts.
-fn inventory_with_disks() -> Inventory {
+pub(super) fn inventory_with_disks() -> Inventory {
     let began = crate::clock::instant();
     loop {
         let inventory = inventory::take();
@@ -146,7 +146,7 @@ fn choose(job: &Job, inventory: &Inventory, manifest: &Manifest) -> Result<Disk,
     disk::choose(&disks, &rule, own.as_ref(), foreign, needs).map(|index| inventory.disks[index].clone())
 }
 
-fn as_facts(disk: &Disk) -> disk::Disk {
+pub(super) fn as_facts(disk: &Disk) -> disk::Disk {
     disk::Disk {
         name: disk.name.clone(),
         serial: disk.serial.clone(),

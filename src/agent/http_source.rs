@@ -71,6 +71,22 @@ impl HttpSource {
     }
 }
 
+impl HttpSource {
+    /// A file by its path, as it comes, into `to`.
+    ///
+    /// # Errors
+    /// [`SourceError`]; what was written until then is to be thrown away.
+    pub fn copy(&self, path: &str, bytes_max: u64, mut to: impl std::io::Write) -> Result<(), SourceError> {
+        let url = format!("{}{path}", self.base);
+        let mut reader = self.get(&url, None)?.into_body().into_reader().take(bytes_max + 1);
+        let copied = std::io::copy(&mut reader, &mut to).map_err(unreachable(&url))?;
+        if copied > bytes_max {
+            return Err(answer(&url, format!("more than {bytes_max} bytes")));
+        }
+        Ok(())
+    }
+}
+
 impl ImageSource for HttpSource {
     fn resolve(&self, image: &ImageRef) -> Result<String, SourceError> {
         #[derive(Deserialize)]

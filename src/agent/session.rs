@@ -27,10 +27,17 @@ pub enum SessionError {
     Over { reason: String },
 }
 
+/// The way to the server that this machine was booted by.
+#[derive(Debug)]
+pub(super) struct Channel {
+    http: ureq::Agent,
+    server: String,
+}
+
 /// A claimed attempt.
 #[derive(Debug)]
 pub struct Session {
-    http: ureq::Agent,
+    channel: Channel,
     orders: Orders,
     secret: String,
     /// What the progress thread sends next; only the newest matters.
@@ -46,10 +53,8 @@ impl Session {
     /// # Errors
     /// [`SessionError`]: with a dead token the agent has nothing to do here.
     pub fn open(orders: Orders, uefi: bool, inventory: Inventory) -> Result<(Arc<Session>, Job), SessionError> {
-        let config =
-            ureq::Agent::config_builder().timeout_global(Some(ANSWER_TIMEOUT)).http_status_as_error(false).build();
         let session = Session {
-            http: config.into(),
+            channel: Channel::new(&orders.server),
             secret: clock::random_hex::<32>(),
             orders,
             newest: Mutex::new(None),
@@ -65,7 +70,7 @@ impl Session {
             uefi,
             inventory,
         };
-        let job = session.persist("/agent/v1/checkin", &check_in)?;
+        let job = session.channel.persist("/agent/v1/checkin", &check_in)?;
         Ok((Arc::new(session), job))
     }
 
@@ -86,7 +91,7 @@ impl Session {
     /// [`SessionError::Over`] when the order was closed meanwhile, [`SessionError::Refused`] when another attempt
     /// began; the agent then writes nothing more.
     pub fn say(&self, event: Event) -> Result<(), SessionError> {
-        let answer = self.persist("/agent/v1/report", &self.report(event));
+        let answer = self.channel.persist("/agent/v1/report", &self.report(event));
         self.heed(answer)
     }
 
@@ -104,7 +109,7 @@ impl Session {
                 if let Some(progress) = newest {
                     let report = session.report(Event::Progress { progress });
                     // Progress may get lost: the next one says more. What the server answers is heeded.
-                    let _ = session.heed(session.post("/agent/v1/report", &report));
+                    let _ = session.heed(session.channel.post("/agent/v1/report", &report));
                 }
                 clock::sleep(PROGRESS_EVERY);
             }
@@ -137,8 +142,17 @@ impl Session {
         self.end();
         Err(error)
     }
+}
 
-    fn persist<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, SessionError> {
+impl Channel {
+    pub fn new(server: &str) -> Channel {
+        let config =
+            ureq::Agent::config_builder().timeout_global(Some(ANSWER_TIMEOUT)).http_status_as_error(false).build();
+        Channel { http: config.into(), server: server.to_string() }
+    }
+
+    /// Says something until it is answered.
+    pub fn persist<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, SessionError> {
         let began = clock::instant();
         loop {
             match self.post(path, body) {
@@ -155,7 +169,7 @@ impl Session {
     /// credentials from our address before) is `Silent`.
     fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, SessionError> {
         let silent = |error: &dyn std::fmt::Display| SessionError::Silent { last: error.to_string() };
-        let url = format!("{}{path}", self.orders.server);
+        let url = format!("{}{path}", self.server);
         let bytes = serde_json::to_vec(body).map_err(|error| silent(&error))?;
         let mut answer = self.http.post(&url).send(&bytes[..]).map_err(|error| silent(&error))?;
         let status = answer.status().as_u16();

@@ -60,6 +60,8 @@ pub enum HostCommand {
         #[command(flatten)]
         disk: ReleaseDisk,
     },
+    /// Have a disk compared with its image from outside, while its own system does not run. Nothing is written.
+    Verify(super::verify::Verify),
     /// Exempt a machine: it boots its own disk, an open order is closed.
     Hold {
         id: String,
@@ -156,6 +158,7 @@ pub fn run(command: HostCommand, server: &str) -> Result<(), Failure> {
             let body = ReimageMany { select, ids, image, by, reason, release_disk, expect_count, key };
             asked(&client.post("/v1/reimage", &body)?)
         }
+        HostCommand::Verify(verify) => super::verify::run(&client, verify),
         HostCommand::Hold { id, reason, until } => {
             let until = until.as_deref().map(end_of_hold).transpose()?;
             let host: Host = client.post(&path(&id, "/hold"), &Hold { by: super::operator(), reason, until })?;
@@ -297,6 +300,9 @@ fn show(output: Output, host: &Host) -> Result<(), Failure> {
             "asked",
             format!("{} for {image}: {} (by {}, {})", cause.kind, cause.reason, cause.by, output::time(cause.at)),
         );
+    }
+    if let Some(verify) = &host.verify {
+        super::verify::lines(verify, &mut line);
     }
     line("waits", host.waits.clone().unwrap_or_default());
     line("power", host.power.clone());

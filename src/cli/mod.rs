@@ -13,6 +13,7 @@ mod proposal;
 mod rollout;
 mod sparse;
 mod store;
+mod verify;
 
 use crate::causes;
 use clap::{Parser, Subcommand};

@@ -1,10 +1,11 @@
 //! The boot decision: what a machine boots, for every way it can ask.
 //!
 //! DHCP, TFTP names, iPXE scripts and GRUB all come from this one answer, so they cannot disagree (rule 1).
-//! The rule behind it: only an open order with an attempt left netboots the agent; everything else, known or
-//! unknown, good or confused, boots its own disk (rule 2).
+//! The rule behind it: only an open order with an attempt left netboots the agent that writes; where no order is open,
+//! somebody's wish to look at the disk from outside netboots the agent that reads; everything else, known or unknown, good
+//! or confused, boots its own disk (rule 2).
 
-use super::host::{Host, State};
+use super::host::{Host, State, VerifyNumber};
 use super::netboot::{FirmwareArch, NetbootClient};
 
 /// What the policy adds to the facts.
@@ -34,10 +35,12 @@ pub enum Halt {
 pub enum BootDecision {
     /// No boot file at all, and why.
     Ignore { reason: IgnoreReason },
-    /// Firmware with an open order: fetch iPXE, which will ask again.
+    /// Firmware with an open order, or a verification: fetch iPXE, which will ask again.
     Chainload { arch: FirmwareArch },
     /// iPXE with an open order: boot the deploy environment.
     BootAgent { generation: u64 },
+    /// iPXE of a host that is to be verified: boot the deploy environment, which only reads. No order is open.
+    BootVerify { number: VerifyNumber },
     /// Boot the machine's own disk.
     BootLocal { reason: LocalReason },
 }
@@ -80,7 +83,7 @@ impl LocalReason {
             LocalReason::Barred => "this machine or its image is not to be touched any more",
             LocalReason::Stopped => "everything is stopped by an operator",
             LocalReason::ImageBlocked => "the version of its order is blocked",
-            LocalReason::AttemptsUsedUp => "all attempts of the order are used up",
+            LocalReason::AttemptsUsedUp => "all attempts are used up",
         }
     }
 }
@@ -99,9 +102,27 @@ pub fn boot(client: NetbootClient, host: Option<&Host>, policy: BootPolicy) -> B
         NetbootClient::Ipxe { .. } => None,
     };
     match (permission(host, policy), chain) {
-        (Err(reason), _) => BootDecision::BootLocal { reason },
         (Ok(_), Some(arch)) => BootDecision::Chainload { arch },
         (Ok(generation), None) => BootDecision::BootAgent { generation },
+        (Err(reason), chain) => match (verification(host, policy), chain) {
+            (Err(none), _) => BootDecision::BootLocal { reason: none.unwrap_or(reason) },
+            (Ok(_), Some(arch)) => BootDecision::Chainload { arch },
+            (Ok(number), None) => BootDecision::BootVerify { number },
+        },
+    }
+}
+
+/// The verification for which this host's disk may be read now, or where there is one, why not. Beside an order there is
+/// none: what the order writes is read back.
+fn verification(host: Option<&Host>, policy: BootPolicy) -> Result<VerifyNumber, Option<LocalReason>> {
+    let host = host.filter(|host| host.order.is_none() && matches!(host.state, State::Ready { .. })).ok_or(None)?;
+    let wish = host.verify.wish.as_ref().ok_or(None)?;
+    if wish.attempts >= policy.attempts_max {
+        return Err(Some(LocalReason::AttemptsUsedUp));
+    }
+    match policy.halt {
+        Halt::NotBegun | Halt::Everything => Err(Some(LocalReason::Stopped)),
+        Halt::Nothing | Halt::Barred => Ok(wish.number),
     }
 }
 

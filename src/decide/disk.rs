@@ -128,6 +128,40 @@ pub fn choose(
     Err(Refusal { reason, lines: lines.collect() })
 }
 
+/// The disk that was written for this host is not among those that the machine has, or not surely.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnDiskError {
+    /// How many could be it.
+    pub alike: usize,
+    /// One for every disk.
+    pub lines: Vec<String>,
+}
+
+impl fmt::Display for OwnDiskError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.alike {
+            0 => write!(f, "the disk that regild wrote for this host is not among those of the machine"),
+            count => {
+                write!(f, "{count} disks have the serial number or WWN of the one that regild wrote for this host")
+            }
+        }
+    }
+}
+
+impl std::error::Error for OwnDiskError {}
+
+/// The one disk that was written for this host, as an index into `disks`: to be read, so its rule is not asked.
+///
+/// # Errors
+/// [`OwnDiskError`] when there is none or more than one.
+pub fn find_own(disks: &[Disk], own: &DiskId) -> Result<usize, OwnDiskError> {
+    let same: Vec<usize> = (0..disks.len()).filter(|&i| is_same(&disks[i], own)).collect();
+    match same.as_slice() {
+        [one] => Ok(*one),
+        several => Err(OwnDiskError { alike: several.len(), lines: disks.iter().map(describe).collect() }),
+    }
+}
+
 /// Every test in the order in which a person would ask; the first that fails is the reason.
 fn judge(
     disk: &Disk,

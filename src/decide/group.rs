@@ -28,6 +28,8 @@ pub struct Group {
     pub confirm: bool,
     /// Default power driver of its hosts, as `power::Driver` names them; `manual` where unset.
     pub power: String,
+    /// Name of its drift policy.
+    pub drift: Option<String>,
 }
 
 impl Group {
@@ -45,6 +47,7 @@ impl Group {
             protected: false,
             confirm: false,
             power: "manual".to_string(),
+            drift: None,
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Whether an installed system that asks is told to reboot, so that its open order is carried out.
+//! Whether an installed system that asks is told to reboot, so that its open order is carried out, or its disk is looked
+//! at from outside.
 //!
 //! The agent of the installed system asks again and again ([`crate::wire::standby`]). It is told once for each time
 //! that the order waits for its machine, however often it asks: a machine that comes back to its disk although it was
@@ -6,7 +7,7 @@
 //! rebooted since it was told hears it again: the answer was lost on its way.
 
 use super::boot::{self, BootDecision, BootPolicy, LocalReason};
-use super::host::{Host, State};
+use super::host::{Host, State, VerifyNumber, VerifyWish};
 use super::netboot::NetbootClient;
 
 /// What is known when an installed system asks.
@@ -27,11 +28,18 @@ pub struct Facts<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Reboot {
-        generation: u64,
+        purpose: Purpose,
         /// To be written down before it is said. Said again, it is no news.
         is_first: bool,
     },
     Stay(Stay),
+}
+
+/// What the machine is to come back over the network for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    Order { generation: u64 },
+    Verify { number: VerifyNumber },
 }
 
 /// Why it is left alone.
@@ -43,6 +51,8 @@ pub enum Stay {
     Denied,
     /// The order does not wait for its machine: an attempt has begun, and deadlines watch over it.
     AttemptBegun,
+    /// Its disk is looked at when it next netboots; nobody asked for a reboot.
+    VerifyLater,
     /// It was told, has rebooted, and did not come over the network.
     ToldBefore,
 }
@@ -54,9 +64,10 @@ impl Stay {
         match self {
             Stay::NothingToBoot(reason) => reason.sentence(),
             Stay::OtherDriver => {
-                "an order is open, but power driver \"agent\" is set neither for the host nor its group"
+                "it is to netboot, but power driver \"agent\" is set neither for the host nor its group"
             }
             Stay::Denied => "this machine is protected",
+            Stay::VerifyLater => "its disk is verified when it next netboots",
             Stay::AttemptBegun => "an attempt has begun",
             Stay::ToldBefore => "it was told to reboot and did not netboot: is the network first in its boot order?",
         }
@@ -68,8 +79,9 @@ impl Stay {
 pub fn judge(facts: &Facts<'_>, now: u64) -> Verdict {
     let Facts { host, policy, uefi, .. } = *facts;
     // The one decision: who would be sent to its disk has no reason to reboot.
-    let generation = match boot::boot(NetbootClient::Ipxe { uefi }, Some(host), policy) {
-        BootDecision::BootAgent { generation } => generation,
+    let purpose = match boot::boot(NetbootClient::Ipxe { uefi }, Some(host), policy) {
+        BootDecision::BootAgent { generation } => Purpose::Order { generation },
+        BootDecision::BootVerify { number } => Purpose::Verify { number },
         BootDecision::BootLocal { reason } => return Verdict::Stay(Stay::NothingToBoot(reason)),
         // Not for iPXE; and nothing to reboot for.
         BootDecision::Ignore { .. } | BootDecision::Chainload { .. } => {
@@ -82,15 +94,29 @@ pub fn judge(facts: &Facts<'_>, now: u64) -> Verdict {
     if !facts.is_its_driver {
         return Verdict::Stay(Stay::OtherDriver);
     }
-    if host.state != State::Queued {
-        return Verdict::Stay(Stay::AttemptBegun);
+    let told_at = match purpose {
+        Purpose::Order { .. } if host.state != State::Queued => Err(Stay::AttemptBegun),
+        // What was said before an attempt that failed is over: the order waits anew.
+        Purpose::Order { .. } => {
+            Ok(host.order.as_ref().and_then(|order| order.powered_at).filter(|at| *at >= host.since))
+        }
+        Purpose::Verify { .. } => host.verify.wish.as_ref().map_or(Err(Stay::VerifyLater), |wish| verify_told(wish)),
+    };
+    match told_at {
+        Err(stay) => Verdict::Stay(stay),
+        Ok(None) => Verdict::Reboot { purpose, is_first: true },
+        Ok(Some(at)) if now.saturating_sub(facts.up_seconds) < at => Verdict::Reboot { purpose, is_first: false },
+        Ok(Some(_)) => Verdict::Stay(Stay::ToldBefore),
     }
-    let powered_at = host.order.as_ref().and_then(|order| order.powered_at);
-    // What was said before an attempt that failed is over: the order waits anew.
-    match powered_at.filter(|at| *at >= host.since) {
-        None => Verdict::Reboot { generation, is_first: true },
-        Some(at) if now.saturating_sub(facts.up_seconds) < at => Verdict::Reboot { generation, is_first: false },
-        Some(_) => Verdict::Stay(Stay::ToldBefore),
+}
+
+/// When the machine was told. Once for a verification, whatever comes of it: looking again costs a boot, and is worth no
+/// second one that nobody asked for.
+fn verify_told(wish: &VerifyWish) -> Result<Option<u64>, Stay> {
+    match wish {
+        VerifyWish { power: false, .. } => Err(Stay::VerifyLater),
+        VerifyWish { attempts: 1.., .. } => Err(Stay::AttemptBegun),
+        VerifyWish { powered_at, .. } => Ok(*powered_at),
     }
 }
 
@@ -142,7 +168,7 @@ mod tests {
     #[test]
     fn an_open_order_that_waits_reboots_its_machine_once() {
         let host = ordered();
-        let reboot = |is_first| Verdict::Reboot { generation: 1, is_first };
+        let reboot = |is_first| Verdict::Reboot { purpose: Purpose::Order { generation: 1 }, is_first };
         assert_eq!(judge(&facts(&host, 5000), 5000), reboot(true));
         let host = told(&host, 5000);
         // The answer was lost: the same system asks again, up for longer than it was told.
@@ -156,7 +182,8 @@ mod tests {
     #[test]
     fn an_attempt_that_failed_waits_anew_and_is_told_once_more() {
         let host = attempt_fails(&told(&ordered(), 150), 300);
-        assert_eq!(judge(&facts(&host, 10), 350), Verdict::Reboot { generation: 1, is_first: true });
+        let purpose = Purpose::Order { generation: 1 };
+        assert_eq!(judge(&facts(&host, 10), 350), Verdict::Reboot { purpose, is_first: true });
         let host = told(&host, 350);
         assert_eq!(judge(&facts(&host, 10), 400), Verdict::Stay(Stay::ToldBefore));
     }
@@ -185,6 +212,32 @@ mod tests {
         assert_eq!(stays(facts(&new, 1)), Stay::NothingToBoot(LocalReason::NotApproved));
         let script = Event::ScriptAsked { client: NetbootClient::Ipxe { uefi: false }, token_digest: "t".into() };
         assert_eq!(stays(facts(&then(&host, &script, 150), 1)), Stay::AttemptBegun);
+    }
+
+    /// A verification reboots its machine once, and only where somebody asked for that.
+    #[test]
+    fn a_verification_reboots_its_machine_once_and_only_when_asked_to() {
+        let script = Event::ScriptAsked { client: NetbootClient::Ipxe { uefi: false }, token_digest: "t".into() };
+        let (token_digest, session_digest) = ("t".to_string(), "s".to_string());
+        let identity = Identity::default();
+        let claim = Event::CheckedIn { generation: 1, token_digest, session_digest: session_digest.clone(), identity };
+        let id = crate::decide::host::DiskId { serial: Some("d".into()), wwn: None, size_bytes: 1 };
+        let word = AgentWord::Verified(id);
+        let done = Event::Agent { generation: 1, session_digest, word };
+        let ready = [script.clone(), claim, done, Event::LocalBootServed];
+        let ready = ready.iter().fold(ordered(), |host, event| then(&host, event, 200));
+        assert_eq!(judge(&facts(&ready, 1), 200), Verdict::Stay(Stay::NothingToBoot(LocalReason::NoOpenOrder)));
+        let wish = |power| Event::AskVerify { by: "ann".into(), reason: "look".into(), power };
+        let patient = then(&ready, &wish(false), 300);
+        assert_eq!(judge(&facts(&patient, 100), 300), Verdict::Stay(Stay::VerifyLater));
+        let host = then(&patient, &wish(true), 310);
+        let reboot = |is_first| Verdict::Reboot { purpose: Purpose::Verify { number: VerifyNumber(1) }, is_first };
+        assert_eq!(judge(&facts(&host, 110), 310), reboot(true));
+        assert_eq!(judge(&Facts { is_denied: true, ..facts(&host, 110) }, 310), Verdict::Stay(Stay::Denied));
+        let host = told(&host, 310);
+        assert_eq!(judge(&facts(&host, 120), 320), reboot(false), "the answer was lost");
+        assert_eq!(judge(&facts(&host, 5), 400), Verdict::Stay(Stay::ToldBefore));
+        assert_eq!(judge(&facts(&then(&host, &script, 400), 5), 500), Verdict::Stay(Stay::AttemptBegun));
     }
 
     proptest! {

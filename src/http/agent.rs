@@ -195,7 +195,7 @@ fn same_protocol(theirs: u32) -> Result<(), Problem> {
 }
 
 /// Who speaks, as far as the address tells.
-enum Speaker {
+pub(super) enum Speaker {
     /// The address is leased to a MAC of this host.
     Host(String),
     /// It is leased to a machine that is no host.
@@ -204,7 +204,7 @@ enum Speaker {
     Unknown,
 }
 
-fn speaker(shared: &Shared, peer: Peer) -> Speaker {
+pub(super) fn speaker(shared: &Shared, peer: Peer) -> Speaker {
     let Some(mac) = shared.lease_holder(peer) else { return Speaker::Unknown };
     match shared.registry.read(|view| view.by_mac(mac)) {
         Some(view) => Speaker::Host(view.host.id.clone()),
@@ -213,13 +213,13 @@ fn speaker(shared: &Shared, peer: Peer) -> Speaker {
 }
 
 /// The same words whether there is such a host or not: nobody learns from us which machines there are.
-fn foreign_address(peer: Peer, host: &str) -> Problem {
+pub(super) fn foreign_address(peer: Peer, host: &str) -> Problem {
     let address = peer.remote.ip();
     tracing::debug!(%address, host = said::text(host), "an agent's words from an address that is not its host's");
     Problem::new(StatusCode::UNAUTHORIZED, format!("{address} is not leased to a NIC of that host"))
 }
 
-fn unauthorised(error: RegistryError) -> Problem {
+pub(super) fn unauthorised(error: RegistryError) -> Problem {
     match error {
         RegistryError::Refused(refusal @ (Refusal::TokenUnknown | Refusal::TokenClaimed | Refusal::SessionUnknown)) => {
             Problem::new(StatusCode::UNAUTHORIZED, refusal.to_string())

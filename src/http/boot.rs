@@ -7,6 +7,7 @@ use super::Shared;
 use super::listen::Peer;
 use super::log_gate::LogGate;
 use super::problem::Problem;
+use crate::decide::host::VerifyNumber;
 use crate::decide::mac::Mac;
 use crate::decide::netboot::NetbootClient;
 use crate::registry::Script;
@@ -49,6 +50,12 @@ pub async fn script(
             let args = shared.config.deploy.kernel_args.join(" ");
             agent_script(&server, mac, &host, generation, &token, &args)
         }
+        Ok(Script::Verify { host, number, token }) => {
+            // Bounded as well.
+            tracing::info!(%mac, host, %number, "boot script of the deploy environment served, to look at the disk");
+            let args = shared.config.deploy.kernel_args.join(" ");
+            verify_script(&server, mac, &host, number, &token, &args)
+        }
         Ok(Script::Local { reason }) => {
             if log.may_log(source) {
                 tracing::info!(%mac, reason = reason.sentence(), "local boot served");
@@ -73,12 +80,30 @@ pub async fn script(
 /// Boots the deploy environment. When a file cannot be had the machine reboots and asks again, which costs an
 /// attempt: after the last one it boots its disk.
 pub(super) fn agent_script(server: &str, mac: Mac, host: &str, generation: u64, token: &str, args: &str) -> String {
+    let (what, orders) = (format!("order {generation} is open for {host}"), format!("regild.generation={generation}"));
+    environment_script(server, mac, host, &what, &format!("{orders} regild.token={token}"), args)
+}
+
+/// The same environment, with another purpose: without a generation the agent has nothing that it could carry out.
+pub(super) fn verify_script(
+    server: &str,
+    mac: Mac,
+    host: &str,
+    number: VerifyNumber,
+    token: &str,
+    args: &str,
+) -> String {
+    let what = format!("the disk of {host} is to be verified ({number})");
+    environment_script(server, mac, host, &what, &format!("regild.verify={number} regild.token={token}"), args)
+}
+
+fn environment_script(server: &str, mac: Mac, host: &str, what: &str, purpose: &str, args: &str) -> String {
     let bootif = mac.to_string().replace(':', "-");
     format!(
         "#!ipxe\n\
-         echo regild: order {generation} is open for {host}, booting the deploy environment\n\
+         echo regild: {what}, booting the deploy environment\n\
          kernel {server}/assets/vmlinuz initrd=initrd.img regild.server={server} regild.host={host} \
-         regild.generation={generation} regild.token={token} BOOTIF=01-{bootif} panic=10 {args} || goto failed\n\
+         {purpose} BOOTIF=01-{bootif} panic=10 {args} || goto failed\n\
          initrd --name initrd.img {server}/assets/initrd.img || goto failed\n\
          boot || goto failed\n\
          :failed\n\
@@ -130,6 +155,9 @@ mod tests {
              sleep 10\n\
              reboot\n"
         );
+        let verify = verify_script("http://s", mac, "h-525400000001", VerifyNumber(7), "cd34", "console=ttyS0");
+        let purpose = "regild.host=h-525400000001 regild.verify=7 regild.token=cd34 BOOTIF=01-52-54-00-00-00-01 ";
+        assert!(verify.contains(purpose) && !verify.contains("regild.generation"), "{verify}");
         let bios = local_script("http://s", false, "no order");
         assert!(bios.contains("sanboot --no-describe --drive 0x80 ||"), "{bios}");
         let uefi = local_script("http://s", true, "no order");

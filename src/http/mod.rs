@@ -23,6 +23,7 @@ pub mod operator_many;
 pub mod operator_power;
 pub mod operator_proposals;
 pub mod operator_rollouts;
+pub mod operator_verify;
 pub mod operator_watch;
 pub mod peer;
 pub mod probe;
@@ -30,6 +31,7 @@ pub mod problem;
 mod said;
 pub mod standby;
 mod upload;
+pub mod verify;
 
 use crate::config::Config;
 use crate::decide::mac::Mac;
@@ -77,6 +79,8 @@ pub fn machine_routes(shared: Arc<Shared>) -> Router {
     let guarded = Router::new()
         .route("/agent/v1/checkin", post(agent::check_in))
         .route("/agent/v1/report", post(agent::report))
+        .route("/agent/v1/verify/checkin", post(verify::check_in))
+        .route("/agent/v1/verify/report", post(verify::report))
         .layer(middleware::from_fn_with_state(guard::Door::new(), guard::bounded_guesses));
     Router::new()
         .merge(guarded)
@@ -113,6 +117,7 @@ pub fn operator_routes(shared: Arc<Shared>) -> Router {
         .route("/v1/fleet/apply", post(operator_fleet::apply).layer(DefaultBodyLimit::max(FLEET_BODY_BYTES_MAX)))
         .route("/v1/inventory/ansible", get(operator_fleet::inventory))
         .route("/v1/reimage", post(operator_many::reimage))
+        .route("/v1/verify", post(operator_verify::ask))
         .route("/v1/proposals", get(operator_proposals::list))
         .route("/v1/proposals/{number}", delete(operator_proposals::withdraw))
         .route("/v1/proposals/{number}/confirm", post(operator_proposals::confirm))

@@ -174,6 +174,7 @@ pub(super) fn shown(shared: &Shared, view: &HostView) -> wire::Host {
         power,
         agent_heard_at,
         disks: view.inventory.as_ref().map(|packed| packed.unpacked().disks).unwrap_or_default(),
+        verify: super::operator_verify::shown(host),
         stuck,
     }
 }

@@ -7,6 +7,7 @@ use super::operator_power;
 use super::operator_proposals::{find, take};
 use super::peer::Operator;
 use super::problem::Problem;
+use crate::clock;
 use crate::config::fleet::diff::{self, Now, NowHost, PRUNE_MAX, Prune};
 use crate::config::fleet::file::Document;
 use crate::config::fleet::settings::PowerSettings;
@@ -232,7 +233,14 @@ fn now(shared: &Shared) -> Now {
         let mut policy = view.policy().clone();
         policy.denied.retain(|mac| !own.contains(mac));
         let hosts = view.hosts().map(|host| (host.host.id.clone(), now_host(host))).collect();
-        Now { groups, policy, hosts, reservations: view.reservations().clone() }
+        Now {
+            groups,
+            policy,
+            hosts,
+            reservations: view.reservations().clone(),
+            drift: view.drift_policies().clone(),
+            at: clock::now(),
+        }
     })
 }
 
@@ -247,5 +255,6 @@ fn now_host(view: &HostView) -> NowHost {
         power: view.power.as_deref().and_then(table),
         order: host.order.as_ref().map(|order| order.generation),
         declared: host.state != HostState::Discovered,
+        drift: host.drift.as_deref().map(String::from),
     }
 }

@@ -14,6 +14,7 @@ const LISTING_LINES_MAX: usize = 32;
 /// host record can hold they stay below `db::VALUE_BYTES_MAX`, so that no machine can say what cannot be written down.
 const INVENTORY_JSON_BYTES_MAX: usize = 15 << 10;
 const REASON_JSON_BYTES_MAX: usize = 4 << 10;
+const FAILURE_JSON_BYTES_MAX: usize = 1 << 10;
 
 /// A report, cleaned.
 #[derive(Debug)]
@@ -50,6 +51,19 @@ pub(super) fn report(event: wire::Event) -> Said {
             AgentWord::Failed { step: step.into(), reason: lines.join("; ") }
         }
     })
+}
+
+pub(super) fn identity(said: Inventory) -> Identity {
+    let macs = macs(&said.macs);
+    let inventory = inventory(said, &macs);
+    Identity { macs, system_uuid: inventory.system_uuid, serial: inventory.serial }
+}
+
+/// Why a verification failed, in a length that fits beside everything else in a record.
+pub(super) fn failure(reason: &str, listing: &[String]) -> String {
+    let mut room = FAILURE_JSON_BYTES_MAX;
+    let lines = std::iter::once(reason).chain(listing.iter().take(LISTING_LINES_MAX).map(String::as_str)).map(text);
+    lines.take_while(|line| takes(&mut room, line)).collect::<Vec<_>>().join("; ")
 }
 
 /// Tokens and session secrets are kept and compared as digests only.
@@ -140,7 +154,10 @@ mod tests {
     use crate::db::VALUE_BYTES_MAX;
     use crate::decide::boot::{BootPolicy, Halt};
     use crate::decide::cause::{Cause, CauseKind};
-    use crate::decide::host::{Host, ImageChoice, Outcome, transition};
+    use crate::decide::host::{
+        Host, ImageChoice, LastVerify, Outcome, Verification, VerifyClaim, VerifyNumber, VerifyResult, VerifyWish,
+        transition,
+    };
     use crate::decide::netboot::NetbootClient;
     use crate::registry::{history, stored};
 
@@ -176,6 +193,18 @@ mod tests {
         assert_eq!(macs(&said.map(str::to_owned)), [Mac([0x52, 0x54, 0, 0, 0, 1])]);
         let many: Vec<String> = (0..=255).map(|last| Mac([2, 0, 0, 0, 0, last]).to_string()).collect();
         assert_eq!(macs(&many).len(), MACS_MAX);
+    }
+
+    /// With everything as long as it may be.
+    fn verified(by: String, letter: &str) -> Verification {
+        let reason = failure(&letter.repeat(1000), &vec![letter.repeat(1000); 99]);
+        let (number, result) = (VerifyNumber(u64::MAX), VerifyResult::Failed { reason });
+        let last = LastVerify { number, at: u64::MAX, session_digest: Some(digest("s")), result };
+        let claim = VerifyClaim { token_digest: digest("t"), session_digest: Some(digest("s")) };
+        let (attempts, powered_at) = (u32::MAX, Some(u64::MAX));
+        let (asked_at, power, claim, reason) = (u64::MAX, true, Some(claim), by.clone());
+        let wish = VerifyWish { number, by, reason, asked_at, power, powered_at, attempts, claim };
+        Verification { count: u64::MAX, wish: Some(Box::new(wish)), last: Some(Box::new(last)) }
     }
 
     /// The law of fuzz/agent_json. An honest machine with 64 disks whose agent refused them all could not have its
@@ -220,7 +249,7 @@ mod tests {
                 agent(failed),
                 Event::Hold { by: by(), reason: by(), until: Some(u64::MAX) },
             ];
-            let mut host = host;
+            let mut host = Host { verify: verified(by(), letter), ..host };
             for event in &road {
                 let Outcome::Moved(moved, entries) = transition(&host, event, policy, 1) else { panic!("{event:?}") };
                 host = *moved;

@@ -12,7 +12,7 @@ use super::said;
 use crate::clock;
 use crate::decide::host::{Event, Refusal, State as HostState};
 use crate::decide::mac::Mac;
-use crate::decide::standby::{self, Facts, Verdict};
+use crate::decide::standby::{self, Facts, Purpose, Verdict};
 use crate::power::Driver;
 use crate::registry::{HostView, RegistryError};
 use crate::wire::standby::{Reboot, Standby, StandbyAnswer};
@@ -42,20 +42,24 @@ pub async fn ask(
     let view = known.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, format!("{mac} is not known")))?;
     confirm(&shared, &view, &asked).await?;
     let verdict = judge(&shared, &view, &asked, now);
-    let generation = match verdict {
+    let purpose = match verdict {
         Verdict::Stay(stay) => {
             return Ok(Json(StandbyAnswer { reboot: None, reason: stay.sentence().to_string() }));
         }
-        Verdict::Reboot { generation, is_first: false } => generation,
-        Verdict::Reboot { generation, is_first: true } => {
+        Verdict::Reboot { purpose, is_first: false } => purpose,
+        Verdict::Reboot { purpose, is_first: true } => {
             write_down(&shared, &view, &asked).await?;
             // Only the first time: what a machine repeats does not fill the log.
-            tracing::info!(host = view.host.id, generation, "the installed agent was told to reboot");
-            generation
+            tracing::info!(host = view.host.id, ?purpose, "the installed agent was told to reboot");
+            purpose
         }
     };
     let script = script_path(mac, asked.uefi);
-    let reason = format!("order {generation} is open for this machine");
+    let (generation, reason) = match purpose {
+        Purpose::Order { generation } => (generation, format!("order {generation} is open for this machine")),
+        // An agent of an older release wants a generation; its script says what it is for.
+        Purpose::Verify { .. } => (view.host.generation, "its disk is to be verified from outside".to_string()),
+    };
     Ok(Json(StandbyAnswer { reboot: Some(Reboot { generation, script }), reason }))
 }
 

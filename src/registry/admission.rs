@@ -8,6 +8,7 @@ use super::history;
 use super::writer::{Batch, Writer};
 use crate::decide::brakes::{self, Admission, Deny, Standing};
 use crate::decide::cause::{Cause, CauseKind};
+use crate::decide::drift::effective::Policies;
 use crate::decide::group::Group;
 use crate::decide::host::{Event, Host};
 use serde::{Deserialize, Serialize};
@@ -41,6 +42,8 @@ pub struct Tripped {
 pub struct Fleet {
     pub policy: brakes::Policy,
     pub groups: BTreeMap<String, Group>,
+    /// Behind an own `Arc`: views compare it by address to know whether what they keep of it still holds.
+    pub drift: Arc<Policies>,
 }
 
 impl Fleet {
@@ -177,7 +180,9 @@ impl Writer {
             return;
         }
         let trips = brakes::trips(&self.brakes.usage, self.brakes.fleet.policy.breaker, breaker.reset_at, now);
-        if let Some(reason) = trips {
+        if let Some(trip) = trips {
+            let reason =
+                if trip.by_drift { format!("{}; {}", trip.reason, self.drift_in_common()) } else { trip.reason };
             tracing::error!(%reason, "the fleet breaker tripped: no order is opened until `regild breaker reset`");
             self.brakes.breaker.tripped = Some(Tripped { reason, at: now });
             self.put_breaker(batch);

@@ -6,6 +6,7 @@ use super::load::POWER;
 use super::writer::{Batch, Writer};
 use super::{HostView, RegistryError};
 use crate::config::fleet::diff::Write;
+use crate::config::fleet::drift::{self, Drift};
 use crate::config::fleet::{HostEntry, check, file};
 use crate::db::{DbError, Item};
 use crate::decide::brakes::Policy;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 const GROUPS: &str = "group/";
+const DRIFT: &str = "drift/policy/";
 const POLICY_KEY: &str = "fleet/policy";
 const RESERVATIONS: &str = "reservation/";
 
@@ -33,6 +35,12 @@ impl Writer {
             let group =
                 check::group(&name, parse(&item)?).map_err(|(key, why)| untrusted(&item, &format!("{key}: {why}")))?;
             fleet.groups.insert(name, group);
+        }
+        for item in self.db.scan(DRIFT)? {
+            let name = item.key.strip_prefix(DRIFT).unwrap_or_default().to_string();
+            let policy = drift::check(&name, parse::<Drift>(&item)?)
+                .map_err(|(key, why)| untrusted(&item, &format!("{key}: {why}")))?;
+            Arc::make_mut(&mut fleet.drift).insert(name, policy);
         }
         if let Some(item) = self.db.get(POLICY_KEY)? {
             fleet.policy =
@@ -66,6 +74,7 @@ impl Writer {
         }
         // They were judged by the documents as they were: automatic causes wait until the next tick has judged anew.
         self.brakes.schedule.clear();
+        self.drift.all_due(now);
         Ok(())
     }
 
@@ -116,6 +125,16 @@ impl Writer {
                 let denied = policy.denied.union(&self.own_macs).copied().collect();
                 Arc::make_mut(&mut self.brakes.fleet).policy = Policy { denied, ..policy };
             }
+            Write::Drift(policy) => {
+                batch.put(format!("{DRIFT}{}", policy.name), json(&Drift::from(&*policy)));
+                let fleet = Arc::make_mut(&mut self.brakes.fleet);
+                Arc::make_mut(&mut fleet.drift).insert(policy.name.clone(), *policy);
+            }
+            Write::RemoveDrift(name) => {
+                batch.put(format!("{DRIFT}{name}"), None);
+                let fleet = Arc::make_mut(&mut self.brakes.fleet);
+                Arc::make_mut(&mut fleet.drift).remove(&name);
+            }
             Write::Reservation { mac, address } => {
                 batch.put(format!("{RESERVATIONS}{mac}"), json(&address));
                 self.reservations.insert(mac, address);
@@ -151,7 +170,8 @@ impl Writer {
             self.replace(HostView { host, inventory: None, waits: None, power: None }, &[], batch, now)?;
         }
         let image = entry.image.and_then(|image| images.get(&image.to_string()).cloned());
-        let declared = Declared { name: entry.name, group: entry.group, labels: entry.labels, image };
+        let HostEntry { name, group, labels, drift, .. } = entry;
+        let declared = Declared { name, group, labels, image, drift };
         self.apply(id, &Event::Declared { declared, by: by.to_string() }, None, batch, now)?;
         Ok(())
     }

@@ -7,6 +7,8 @@
 mod admission;
 mod bookkeeping;
 pub mod direct;
+pub mod drift;
+pub mod drift_rules;
 pub mod fleet;
 mod gone;
 pub mod history;
@@ -22,6 +24,7 @@ pub mod rollouts;
 mod steps;
 pub mod stop;
 pub mod stored;
+mod stored_verify;
 mod view;
 mod writer;
 
@@ -43,7 +46,7 @@ use crate::decide::boot::{BootDecision, BootPolicy, Halt, IgnoreReason, LocalRea
 use crate::decide::brakes::{self, Deny};
 use crate::decide::cause::Cause;
 use crate::decide::group::Group;
-use crate::decide::host::{Event, Host, Refusal, State};
+use crate::decide::host::{Event, Host, Refusal, State, VerifyNumber};
 use crate::decide::lease::{LeaseAnswer, LeaseRequest};
 use crate::decide::mac::Mac;
 use crate::decide::netboot::NetbootClient;
@@ -90,6 +93,8 @@ pub enum RegistryError {
     SamePerson(String),
     #[error("the fleet breaker has not tripped")]
     NotTripped,
+    #[error(transparent)]
+    Drift(#[from] drift::DriftRefusal),
     #[error("the store failed, nothing was changed: {0}")]
     Store(String),
     #[error("too many requests are waiting; try again in a moment")]
@@ -105,6 +110,12 @@ pub enum Script {
     Agent {
         host: String,
         generation: u64,
+        token: String,
+    },
+    /// Likewise, for an agent that only reads. What it is given opens nothing that writes.
+    Verify {
+        host: String,
+        number: VerifyNumber,
         token: String,
     },
     Local {
@@ -215,6 +226,7 @@ pub enum Command {
         settings: Box<Settings>,
         reply: Reply<()>,
     },
+    Drift(drift::DriftCommand),
 }
 
 /// Where the answer to a [`Command`] goes, once it is durable.
@@ -523,7 +535,7 @@ fn netboot(view: &View, mac: Mac, client: NetbootClient, policy: BootPolicy) -> 
         (_, None) => true,
         // iPXE will ask for its script and be counted there.
         (BootDecision::BootLocal { .. }, Some(host)) if !matches!(client, NetbootClient::Ipxe { .. }) => {
-            host.host.state == State::Rebooting || host.host.order.is_some()
+            host.host.state == State::Rebooting || host.host.order.is_some() || host.host.verify.wish.is_some()
         }
         _ => false,
     };

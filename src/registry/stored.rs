@@ -3,8 +3,9 @@
 //! `decide` keeps its own types free of serde; these copies are the only place where the stored form is
 //! defined, so it cannot change by accident.
 
+use super::stored_verify::StoredVerification;
 use crate::decide::cause::{Cause, CauseKind};
-use crate::decide::host::{Claim, DiskId, Host, ImageChoice, Order, State, Step};
+use crate::decide::host::{Claim, DiskId, Host, ImageChoice, Order, State, Step, Verification};
 use crate::decide::labels::Labels;
 use crate::decide::stable_hash::stable_hash;
 use crate::wire;
@@ -20,6 +21,8 @@ pub struct StoredHost {
     group: String,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     labels: BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    drift: Option<Box<str>>,
     system_uuid: Option<String>,
     serial: Option<String>,
     state: StoredState,
@@ -31,6 +34,9 @@ pub struct StoredHost {
     #[serde(default)]
     built_at: u64,
     order: Option<StoredOrder>,
+    /// Records from before there were verifications have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    verify: Option<StoredVerification>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     asks: Vec<StoredCause>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -126,6 +132,7 @@ pub fn encode(host: &Host, inventory: Option<&wire::agent::Inventory>) -> Result
         name: host.name.clone(),
         group: host.group.clone(),
         labels: host.labels.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
+        drift: host.drift.clone(),
         system_uuid: host.system_uuid.clone(),
         serial: host.serial.clone(),
         state: store_state(&host.state),
@@ -136,6 +143,7 @@ pub fn encode(host: &Host, inventory: Option<&wire::agent::Inventory>) -> Result
         reported_generation: host.reported_generation,
         built_at: host.built_at,
         order: host.order.as_ref().map(store_order),
+        verify: (host.verify != Verification::default()).then(|| (&host.verify).into()),
         asks: host.asks.iter().map(store_cause).collect(),
         ordered_at: host.ordered_at.clone(),
         request_keys: host.request_keys.clone(),
@@ -168,10 +176,12 @@ pub fn decode(raw: &[u8]) -> Result<(Host, Option<wire::agent::Inventory>), Stor
         desired: stored.desired.map(load_image),
         reported: stored.reported.map(load_image),
         order: stored.order.map(load_order).transpose()?,
+        verify: stored.verify.map(Into::into).unwrap_or_default(),
         own_disk: stored.own_disk.map(Into::into),
         id: stored.id,
         name: stored.name,
         group: stored.group,
+        drift: stored.drift,
         system_uuid: stored.system_uuid,
         serial: stored.serial,
         since: stored.since,
@@ -375,6 +385,7 @@ mod tests {
         };
         let full = Host {
             name: Some("n".into()),
+            drift: Some("web".into()),
             system_uuid: Some("u".into()),
             serial: Some("x".into()),
             desired: image("a:2"),
@@ -382,6 +393,7 @@ mod tests {
             generation: 3,
             reported_generation: 2,
             order: Some(order),
+            verify: crate::registry::stored_verify::tests::full(),
             own_disk: Some(DiskId { serial: Some("s".into()), wwn: None, size_bytes: 7 }),
             history_length: 9,
             labels,
@@ -391,6 +403,13 @@ mod tests {
             request_keys: vec![7],
             ..Host::discovered(mac, "default", 1)
         };
+        for host in any_state(&full) {
+            let (read, _) = decode(&encode(&host, None).unwrap()).unwrap();
+            assert_eq!(read, host);
+        }
+    }
+
+    fn any_state(full: &Host) -> Vec<Host> {
         let mut states = vec![
             State::Discovered,
             State::Enrolled,
@@ -403,11 +422,16 @@ mod tests {
         ];
         states.extend(Step::ALL.map(State::Deploying));
         states.push(State::Failed { step: Step::WriteBody, attempts: 3, reason: "r".into() });
-        for state in states {
-            let host = Host { state, ..full.clone() };
-            let (read, _) = decode(&encode(&host, None).unwrap()).unwrap();
-            assert_eq!(read, host);
-        }
+        states.into_iter().map(|state| Host { state, ..full.clone() }).collect()
+    }
+
+    /// A store of the release before verifications.
+    #[test]
+    fn a_record_without_verifications_is_read_as_one_that_had_none() {
+        let host = Host::discovered("52:54:00:00:00:01".parse().unwrap(), "default", 1);
+        let json: serde_json::Value = serde_json::from_slice(&encode(&host, None).unwrap()).unwrap();
+        assert!(json.get("verify").is_none(), "what a host does not have takes no room");
+        assert_eq!(decode(json.to_string().as_bytes()).unwrap().0.verify, Verification::default());
     }
 
     /// A request that was carried out before the upgrade is no new one after it.

@@ -1,11 +1,14 @@
 //! What readers see: published records, and the progress of running deploys.
 
 use super::admission::{Fleet, Tripped};
+use super::drift;
+use super::drift_rules::DriftMemory;
 use super::images::ImageFacts;
 use super::inventory;
 use super::ledger::Tip;
 use super::rollouts::Rollouts;
 use crate::decide::brakes;
+use crate::decide::drift::effective::Policies;
 use crate::decide::group::Group;
 use crate::decide::host::Host;
 use crate::decide::mac::Mac;
@@ -45,12 +48,14 @@ pub struct View {
     images: Arc<ImageFacts>,
     fleet: Arc<Fleet>,
     rollouts: Arc<Rollouts>,
+    drift: drift::Published,
     reservations: BTreeMap<Mac, std::net::Ipv4Addr>,
     /// Which MAC has which address now; bound leases only.
     lease_macs: HashMap<std::net::Ipv4Addr, Mac>,
     lease_addresses: HashMap<Mac, std::net::Ipv4Addr>,
     /// When the installed agent of a host last asked, Unix seconds. In memory only, an entry for each host at most.
     agents_heard: Mutex<HashMap<String, u64>>,
+    drift_memory: Arc<DriftMemory>,
 }
 
 impl View {
@@ -115,10 +120,35 @@ impl View {
         self.rollouts = rollouts.clone();
     }
 
+    /// What is known of drift.
+    #[must_use]
+    pub fn drift(&self) -> &drift::Published {
+        &self.drift
+    }
+
+    pub(super) fn publish_drift(&mut self, drift: &drift::Drift, changed: &[String]) {
+        self.drift.publish(drift, changed);
+    }
+
+    pub(super) fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
     /// Groups and policy, as last applied.
     #[must_use]
     pub fn groups(&self) -> &BTreeMap<String, Group> {
         &self.fleet.groups
+    }
+
+    /// Drift policies, as last applied.
+    #[must_use]
+    pub fn drift_policies(&self) -> &Policies {
+        &self.fleet.drift
+    }
+
+    /// The rules of hosts as they were made last; the writer has the same.
+    pub(super) fn drift_memory(&self) -> &Arc<DriftMemory> {
+        &self.drift_memory
     }
 
     /// A group by name, or what holds where nobody wrote it down.

@@ -163,8 +163,11 @@ async fn boot_to_network(registry: &Registry, power: &Power, view: &HostView) {
     let how = format!("{}: boot to network", settings.driver());
     // Its turn was found before it waited for its place among the others.
     let waits_still = registry.find(&host.id).is_some_and(|now| {
-        let generation = |host: &Host| host.order.as_ref().map(|order| order.generation);
-        generation(&now.host) == generation(host) && now.host.state == host.state
+        let purpose = |host: &Host| {
+            let wish = host.verify.wish.as_ref();
+            (host.order.as_ref().map(|order| order.generation), wish.map(|wish| wish.number))
+        };
+        purpose(&now.host) == purpose(host) && now.host.state == host.state
     });
     if !waits_still || registry.stop_switch().pressed().is_some() {
         tracing::info!(host = host.id, "the machine moved meanwhile, or everything is stopped; it is not switched");

@@ -6,9 +6,10 @@ use crate::decide::brakes::ScheduleVerdict;
 use crate::decide::cause::{Cause, CauseKind};
 use crate::decide::deadline::{self, Verdict};
 use crate::decide::group::{Group, Schedule};
-use crate::decide::host::{Event, Host, State};
+use crate::decide::host::{Event, Host, State, WISH_SECONDS};
 use crate::decide::schedule::clock::{Clock, DOWNTIME_MAX_SECONDS, LastTick, Now};
 use crate::decide::schedule::{self, ActFacts, Calendar, HostFacts, MayAct};
+use crate::decide::span::span;
 use crate::power::Driver;
 use crate::registry::images::MarkKind;
 use crate::registry::{HostView, ProgressSeen, Steps, StoredClock, View};
@@ -77,6 +78,7 @@ impl Scheduler {
             asks.extend(due(view, &calendars, now.wall));
             asks.extend(of_images(view, now.wall));
             steps.late = late(view, &progress, now.wall);
+            steps.late.extend(verifications_over(view, now.wall));
             let next = last.after(now);
             let is_due = !asks.is_empty() || now.wall >= self.stored_at + STORE_CLOCK_SECONDS;
             self.last = Some(next);
@@ -234,7 +236,7 @@ fn verdicts(
             MayAct::Now => Ok(()),
             MayAct::Wait { reason, until } => Err(match until {
                 Some(until) => {
-                    format!("{reason}, for another {}", crate::decide::span::span(until.saturating_sub(now)))
+                    format!("{reason}, for another {}", span(until.saturating_sub(now)))
                 }
                 None => reason.to_string(),
             }),
@@ -252,6 +254,16 @@ fn late(view: &View, progress: &impl Fn(&str) -> Option<ProgressSeen>, now: u64)
         Verdict::Fail { step, reason, .. } => Some((host.host.id.clone(), Event::Expired { step, reason })),
     };
     view.hosts().filter_map(event).collect()
+}
+
+/// Verifications whose machine did not come within their day. The first ones of a tick: each is a line of history.
+fn verifications_over(view: &View, now: u64) -> Vec<(String, Event)> {
+    let is_over = |host: &&Arc<HostView>| host.host.verify.wish.as_ref().is_some_and(|wish| wish.ends_at() <= now);
+    let event = |host: &Arc<HostView>| {
+        let reason = format!("the machine did not come to be verified within {}", span(WISH_SECONDS));
+        (host.host.id.clone(), Event::VerifyEnded { reason })
+    };
+    view.hosts().filter(is_over).take(ASKS_MAX).map(event).collect()
 }
 
 /// How late a host is. `regild host list --stuck` asks it, too: what is shown is what the tick acts on.

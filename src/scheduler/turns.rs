@@ -1,6 +1,6 @@
 //! Whose power is to be switched now, so that the machine netboots. A view in, hosts out: a simulation asks it, too.
 
-use crate::decide::host::State;
+use crate::decide::host::{Host, State};
 use crate::registry::{HostView, View};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +13,8 @@ pub struct Turns {
 }
 
 impl Turns {
-    /// Machines whose order waits for them and that can be switched: each once for each order and each power cycle.
+    /// Machines whose order waits for them and that can be switched: each once for each order and each power cycle; and
+    /// those whose disk is to be looked at without waiting for their next boot, once for each time that was asked.
     /// While everything is stopped it is nobody's turn; what came due meanwhile is carried out afterwards.
     pub fn due(&mut self, all: &View, stopped: bool) -> Vec<Arc<HostView>> {
         if stopped {
@@ -21,7 +22,12 @@ impl Turns {
         }
         let (mut seen, mut due) = (BTreeMap::new(), Vec::new());
         for view in all.hosts().filter(|view| view.can_be_switched()) {
-            let Some(order) = &view.host.order else { continue };
+            let Some(order) = &view.host.order else {
+                if is_verified_now(&view.host) && all.allowed(&view.host).is_ok() {
+                    due.push(view.clone());
+                }
+                continue;
+            };
             // Under protection since the order was opened: it boots its disk, whoever switches it.
             if all.allowed(&view.host).is_err() {
                 continue;
@@ -37,4 +43,9 @@ impl Turns {
         self.cycles = seen;
         due
     }
+}
+
+fn is_verified_now(host: &Host) -> bool {
+    let wish = host.verify.wish.as_ref();
+    wish.is_some_and(|wish| wish.power && wish.attempts == 0 && wish.powered_at.is_none())
 }

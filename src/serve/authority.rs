@@ -46,7 +46,9 @@ impl Deciding {
             }
             // A BIOS ROM without a boot file gives up at once, and the BIOS goes on to the disk.
             (BootDecision::BootLocal { reason }, _) => silent(reason.sentence()),
-            (BootDecision::BootAgent { .. }, _) => silent("only iPXE boots the agent"),
+            (BootDecision::BootAgent { .. } | BootDecision::BootVerify { .. }, _) => {
+                silent("only iPXE boots the agent")
+            }
         }
     }
 }

@@ -1,13 +1,14 @@
 //! The words between the agent in the deploy environment and the server (JSON over HTTP).
 //!
-//! `POST /agent/v1/checkin` -> [`Job`]; then `POST /agent/v1/report` until the host reboots.
+//! `POST /agent/v1/checkin` -> [`Job`]; then `POST /agent/v1/report` until the host reboots. A verification has words of its
+//! own ([`super::verify`]).
 //! `PROTOCOL` must match on both sides: an agent of another protocol is refused before any write. The server refuses
 //! fields that it does not know (`http::body`): agent and server come from one build, so such a field is an error.
 
 use serde::{Deserialize, Serialize};
 
 /// Version of this protocol. Raised whenever a field comes, goes or changes its meaning.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 /// First word of the agent: who it is and what it sees.
 #[derive(Debug, Clone, Serialize, Deserialize)]

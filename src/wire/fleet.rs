@@ -19,7 +19,7 @@ pub struct Diff {
 pub struct Change {
     pub verb: Verb,
     pub kind: Kind,
-    /// Name of a group, id of a host, MAC of a reservation; `policy` for the policy.
+    /// Name of a group or of a drift policy, id of a host, MAC of a reservation; `policy` for the policy.
     pub id: String,
     /// Of a host, where it has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -39,6 +39,7 @@ pub enum Verb {
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     Group,
+    Drift,
     Policy,
     Host,
     Reservation,

@@ -46,6 +46,9 @@ pub struct Host {
     pub agent_heard_at: Option<u64>,
     /// Disks of the last inventory.
     pub disks: Vec<Disk>,
+    /// Looks at its disk from outside; null before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<Verification>,
     /// That it does not get further, and why; null when all is in time.
     #[serde(default)]
     pub stuck: Option<Stuck>,
@@ -111,6 +114,60 @@ pub struct ReimageMany {
     /// Two requests with one key are one request.
     #[serde(default)]
     pub key: Option<String>,
+}
+
+/// `POST /v1/verify`: the disks of these hosts are to be compared with their image from outside.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VerifyMany {
+    pub ids: Vec<String>,
+    /// On whose behalf; see [`Release::by`].
+    #[serde(default)]
+    pub by: String,
+    pub reason: String,
+    /// Make the machines netboot for it, now.
+    #[serde(default)]
+    pub power: bool,
+    /// How many machines are to be rebooted; needed above the fleet's threshold.
+    #[serde(default)]
+    pub expect_count: Option<usize>,
+}
+
+/// What became of it, for one host.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct VerifyAsked {
+    pub id: String,
+    pub name: Option<String>,
+    pub number: Option<u64>,
+    /// Its power driver; empty where it was refused.
+    #[serde(default)]
+    pub power: String,
+    pub refused: Option<String>,
+}
+
+/// What is known of looks at a host's disk from outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verification {
+    /// One that waits for its machine, or is under way.
+    pub asked: Option<VerifyWish>,
+    pub last: Option<LastVerify>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyWish {
+    pub number: u64,
+    pub reason: String,
+    pub by: String,
+    pub asked_at: u64,
+    pub attempts: u32,
+    pub power: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastVerify {
+    pub number: u64,
+    pub at: u64,
+    /// `clean`, `3 findings`, `failed: ...`.
+    pub result: String,
 }
 
 /// What became of it.

@@ -31,8 +31,19 @@ fn wrong<T>(key: impl Into<String>, message: impl Into<String>) -> Result<T, Wro
 /// # Errors
 /// [`Wrong`]: the first key that cannot stand.
 pub fn group(name: &str, written: file::Group) -> Result<Group, Wrong> {
-    let file::Group { channel, follow_channel, protected, confirm, power, disk, schedule, limits, deadlines, health } =
-        written;
+    let file::Group {
+        channel,
+        follow_channel,
+        protected,
+        confirm,
+        power,
+        drift,
+        disk,
+        schedule,
+        limits,
+        deadlines,
+        health,
+    } = written;
     if follow_channel && channel.is_none() {
         return wrong("follow_channel", "there is no channel to follow; name one with channel");
     }
@@ -60,6 +71,7 @@ pub fn group(name: &str, written: file::Group) -> Result<Group, Wrong> {
         protected,
         confirm,
         power,
+        drift: drift.map(|name| name.0.0),
     })
 }
 
@@ -171,7 +183,7 @@ fn denied_mac(line: &str) -> Result<Mac, Wrong> {
 /// # Errors
 /// As [`group`].
 pub fn host(written: file::Host) -> Result<(HostKey, HostEntry), Wrong> {
-    let file::Host { mac, id, name, group, labels, image, power } = written;
+    let file::Host { mac, id, name, group, labels, image, power, drift } = written;
     let key = match (mac, id, &name) {
         (Some(_), Some(_), _) => return wrong("id", "says the same as mac; keep one of them"),
         (Some(Text(NicMac(mac))), None, _) | (None, Some(Text(HostId(mac))), _) => HostKey::Mac(mac),
@@ -184,6 +196,7 @@ pub fn host(written: file::Host) -> Result<(HostKey, HostEntry), Wrong> {
         labels: labels.map(|labels| labels.0),
         image: image.map(|image| image.0),
         power,
+        drift: drift.map(|name| name.0.0),
     };
     Ok((key, entry))
 }

@@ -186,6 +186,7 @@ impl Rows {
             labels: row.labels.map(LabelTable),
             image: None,
             power: None::<PowerSettings>,
+            drift: None,
         });
     }
 

@@ -8,6 +8,7 @@
 //! when no host is left in it; the group `default` and the policy never go; a kind of which the documents name none
 //! is left alone; and more than a few at once need a higher number from the operator.
 
+mod drift;
 mod fields;
 mod now;
 mod refusal;
@@ -20,6 +21,7 @@ pub use refusal::{Refusal, Refused};
 
 use super::{Fleet, HostEntry, HostKey, file};
 use crate::decide::brakes::Policy;
+use crate::decide::drift::declared::DriftPolicy;
 use crate::decide::group::{DEFAULT_GROUP, Group};
 use crate::decide::labels::PROTECTED;
 use crate::decide::mac::Mac;
@@ -44,6 +46,7 @@ pub enum Prune {
 pub enum Write {
     Group(Box<Group>),
     Policy(Policy),
+    Drift(Box<DriftPolicy>),
     /// Only what changes is `Some`. `new`: there is no record yet; make one with this MAC.
     Host {
         id: String,
@@ -57,6 +60,7 @@ pub enum Write {
     RemoveReservation(Mac),
     RemoveHost(String),
     RemoveGroup(String),
+    RemoveDrift(String),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -111,12 +115,13 @@ impl Diff {
     }
 }
 
-/// Compares what is with what is wanted. Additions and changes come first (groups before the hosts that are in them),
-/// removals last (hosts before their groups).
+/// Compares what is with what is wanted. Additions and changes come first (drift policies before the groups that name
+/// them, groups before the hosts that are in them), removals last (hosts before their groups).
 #[must_use]
 pub fn diff(now: &Now, wanted: &Fleet, prune: Prune) -> Diff {
     let mut all = All { now, wanted, changes: Vec::new(), refusals: Vec::new() };
     let hosts = all.resolve();
+    all.drift();
     all.groups();
     all.policy();
     all.hosts(&hosts);
@@ -150,6 +155,7 @@ struct Removed {
     groups: BTreeSet<String>,
     hosts: BTreeSet<String>,
     reservations: BTreeSet<Mac>,
+    drift: BTreeSet<String>,
 }
 
 impl<'a> All<'a> {
@@ -188,6 +194,10 @@ impl<'a> All<'a> {
             // A new group is shown by what it has beside the defaults.
             let plain = Group::new(name);
             let mut fields = fields::changed(&fields::of_group(old.unwrap_or(&plain)), &fields::of_group(group));
+            // A new group has no hosts; those that come into it are looked at by themselves.
+            if let Some(old) = old {
+                self.mark_drift(&mut fields, old.drift.as_deref(), group.drift.as_deref());
+            }
             if old.is_none() {
                 fields.iter_mut().for_each(|field| field.old = None);
             }
@@ -211,6 +221,7 @@ impl<'a> All<'a> {
             {
                 fields.iter_mut().filter(|field| field.field == "group").for_each(|field| field.loosens = true);
             }
+            self.mark_host_drift(&mut fields, old, entry);
             if new.is_some() {
                 fields.iter_mut().for_each(|field| field.old = None);
             }
@@ -298,6 +309,7 @@ impl<'a> All<'a> {
         for id in &removed.hosts {
             self.remove(Kind::Host, id, now.hosts.get(id), Write::RemoveHost(id.clone()));
         }
+        self.prune_drift(&mut removed);
         for name in &removed.groups {
             self.remove(Kind::Group, name, None, Write::RemoveGroup(name.clone()));
         }
@@ -326,6 +338,7 @@ impl<'a> All<'a> {
                 self.refusals.push(Refusal::NameTaken { name, first: first.clone(), second: id.clone() });
             }
         }
+        self.check_drift(hosts, removed);
         for (group, hosts) in homeless {
             self.refusals.push(Refusal::NoGroup { group, hosts });
         }
@@ -342,12 +355,13 @@ impl<'a> All<'a> {
 
 /// The entry without what is so already.
 fn only_changes(old: &NowHost, entry: &HostEntry) -> HostEntry {
-    let HostEntry { name, group, labels, image, power } = entry.clone();
+    let HostEntry { name, group, labels, image, power, drift } = entry.clone();
     HostEntry {
         name: name.filter(|name| old.name.as_ref() != Some(name)),
         group: group.filter(|group| old.group != *group),
         labels: labels.filter(|labels| old.labels != *labels),
         image: image.filter(|image| old.image.as_ref() != Some(image)),
         power: power.filter(|power| old.power.as_ref() != Some(power)),
+        drift: drift.filter(|name| old.drift.as_deref().unwrap_or("") != name),
     }
 }

@@ -2,9 +2,10 @@
 //! refused, so that a typing error cannot silently leave a limit or a window out. [`super::Fleet`] is what all
 //! documents together mean once checked. Every key is explained here; config/fleet/ shows whole documents.
 
+use super::drift::Drift;
 use super::settings::PowerSettings;
 use super::words::{
-    Cap, Channel, DAY, Days, HOUR, HostId, HostName, LabelTable, MINUTE, NicMac, Percent, Span, Text, Word,
+    Cap, Channel, DAY, Days, DriftName, HOUR, HostId, HostName, LabelTable, MINUTE, NicMac, Percent, Span, Text, Word,
 };
 use crate::decide::{brakes, group};
 use crate::wire::agent::DiskRule;
@@ -37,6 +38,9 @@ pub struct Document {
     /// By name. A group that is written is written whole: what it leaves out has its default.
     #[serde(rename = "group", skip_serializing_if = "BTreeMap::is_empty")]
     pub groups: BTreeMap<Text<Word>, Group>,
+    /// What may differ from the images, by name; whole, as a group is.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub drift: BTreeMap<Text<Word>, Drift>,
     #[serde(rename = "host", skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<Host>,
     #[serde(rename = "reservation", skip_serializing_if = "Vec::is_empty")]
@@ -65,6 +69,9 @@ pub struct Host {
     /// For the power driver; never a secret ([`super::settings`]).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub power: Option<PowerSettings>,
+    /// A drift policy that comes before its group's; an empty text takes it away.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drift: Option<Text<DriftName>>,
 }
 
 /// A fixed address for a MAC.
@@ -87,6 +94,9 @@ pub struct Group {
     pub confirm: bool,
     /// Driver of hosts that name none: one of [`super::check::POWER_DRIVERS`].
     pub power: String,
+    /// The drift policy of its hosts; without one the defaults of their images' distribution hold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drift: Option<Text<Word>>,
     pub disk: DiskRule,
     pub schedule: Schedule,
     pub limits: Limits,

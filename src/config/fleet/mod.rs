@@ -14,6 +14,7 @@ pub mod ansible;
 pub mod check;
 pub mod csv;
 pub mod diff;
+pub mod drift;
 pub mod export;
 pub mod file;
 pub mod read;
@@ -21,6 +22,7 @@ pub mod settings;
 pub mod words;
 
 use crate::decide::brakes::Policy;
+use crate::decide::drift::effective::Policies;
 use crate::decide::group::Group;
 use crate::decide::labels::Labels;
 use crate::decide::mac::Mac;
@@ -38,6 +40,7 @@ pub struct Fleet {
     pub reservations: BTreeMap<Mac, Ipv4Addr>,
     /// `None`: no document speaks of it, and it stays as it is.
     pub policy: Option<Policy>,
+    pub drift: Policies,
 }
 
 /// How a document points at a host.
@@ -67,6 +70,8 @@ pub struct HostEntry {
     /// What it should run: a wish, for which no order is opened.
     pub image: Option<ImageRef>,
     pub power: Option<PowerSettings>,
+    /// Its own drift policy; an empty text takes it away.
+    pub drift: Option<String>,
 }
 
 #[cfg(test)]

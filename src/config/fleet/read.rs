@@ -1,7 +1,8 @@
 //! Reading documents: which files there are, what form each has, and all of them as one fleet.
 
 use super::file::Document;
-use super::{Fleet, HostKey, check};
+use super::{Fleet, HostKey, check, drift};
+use crate::decide::drift::declared::POLICIES_MAX;
 use serde_saphyr::MessageFormatter;
 use std::collections::BTreeMap;
 use std::fs;
@@ -183,7 +184,7 @@ fn one_line(text: &str) -> String {
 #[derive(Default)]
 struct Gathered {
     fleet: Fleet,
-    /// Which file said it first: a group, a host, a host name, a reservation, an address, the policy.
+    /// Which file said it first: a group, a drift policy, a host, a host name, a reservation, an address, the policy.
     said: BTreeMap<Said, PathBuf>,
 }
 
@@ -191,6 +192,7 @@ struct Gathered {
 enum Said {
     Policy,
     Group(String),
+    Drift(String),
     Host(HostKey),
     HostName(String),
     Reservation(crate::decide::mac::Mac),
@@ -215,6 +217,16 @@ impl Gathered {
             self.once(path, Said::Group(name.clone()), &what)?;
             let group = check::group(&name, group).map_err(|wrong| value(&what, wrong))?;
             self.fleet.groups.insert(name, group);
+        }
+        for (name, written) in document.drift {
+            let name = name.0.0;
+            let what = format!("drift {name}");
+            self.once(path, Said::Drift(name.clone()), &what)?;
+            let policy = drift::check(&name, written).map_err(|wrong| value(&what, wrong))?;
+            self.fleet.drift.insert(name, policy);
+            if self.fleet.drift.len() > POLICIES_MAX {
+                return Err(FleetError::TooMany { what: "drift policies", most: POLICIES_MAX });
+            }
         }
         for (at, host) in document.hosts.into_iter().enumerate() {
             let (key, entry) = check::host(host).map_err(|wrong| value(&format!("host {}", at + 1), wrong))?;

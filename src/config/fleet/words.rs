@@ -145,6 +145,21 @@ impl FromStr for Word {
     }
 }
 
+/// The name of a drift policy, or nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DriftName(pub String);
+
+impl FromStr for DriftName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Ok(DriftName(String::new()));
+        }
+        text.parse().map(|Word(name)| DriftName(name))
+    }
+}
+
 /// A host's name, RFC 1123.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HostName(pub String);
@@ -248,7 +263,7 @@ macro_rules! shown_as_written {
         }
     )*};
 }
-shown_as_written!(Word, HostName, NicMac, Channel);
+shown_as_written!(Word, DriftName, HostName, NicMac, Channel);
 
 /// Labels as a table of key and value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

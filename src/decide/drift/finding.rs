@@ -106,28 +106,28 @@ impl Aspects {
     pub const ALL: Aspects = Aspects((1 << Aspect::ALL.len()) - 1);
 
     #[must_use]
-    pub fn with(self, aspect: Aspect) -> Aspects {
+    pub const fn with(self, aspect: Aspect) -> Aspects {
         Aspects(self.0 | 1 << aspect as u8)
     }
 
     #[must_use]
-    pub fn has(self, aspect: Aspect) -> bool {
+    pub const fn has(self, aspect: Aspect) -> bool {
         self.0 & (1 << aspect as u8) != 0
     }
 
     #[must_use]
-    pub fn is_empty(self) -> bool {
+    pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
 
     /// Those of `self` that are not in `other`.
     #[must_use]
-    pub fn without(self, other: Aspects) -> Aspects {
+    pub const fn without(self, other: Aspects) -> Aspects {
         Aspects(self.0 & !other.0)
     }
 
     #[must_use]
-    pub fn and(self, other: Aspects) -> Aspects {
+    pub const fn and(self, other: Aspects) -> Aspects {
         Aspects(self.0 & other.0)
     }
 
@@ -154,6 +154,14 @@ impl fmt::Debug for Aspects {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Aspects({self})")
     }
+}
+
+/// Whether an extended attribute is compared, by its name. Others are the file system's or the host's own.
+#[must_use]
+pub fn xattr_counts(name: &[u8]) -> bool {
+    const WHOLE: [&[u8]; 4] =
+        [b"security.capability", b"security.selinux", b"system.posix_acl_access", b"system.posix_acl_default"];
+    WHOLE.contains(&name) || name.starts_with(b"user.") || name.starts_with(b"trusted.")
 }
 
 /// A path that differs. At least one side is there.

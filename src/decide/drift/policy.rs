@@ -87,6 +87,10 @@ impl Pattern {
 
     #[must_use]
     pub fn matches(&self, path: &[u8]) -> bool {
+        // Most patterns and paths part within a few bytes, and a policy may have thousands of rules.
+        if !path.starts_with(self.literal()) {
+            return false;
+        }
         match self.0.strip_suffix(b"/**") {
             Some([]) => true,
             Some(top) => {
@@ -97,11 +101,25 @@ impl Pattern {
         }
     }
 
+    /// What every path that matches begins with.
+    fn literal(&self) -> &[u8] {
+        let top = self.0.strip_suffix(b"/**").unwrap_or(&self.0);
+        let end = top.iter().position(|byte| matches!(byte, b'*' | b'?')).unwrap_or(top.len());
+        // `**` may stand for no component at all, and then there is no slash before it.
+        let end = if top[end..].starts_with(b"**") { end.saturating_sub(1) } else { end };
+        &top[..end]
+    }
+
     /// Whether everything under `directory` matches, whatever its name.
     #[must_use]
     pub fn covers(&self, directory: &[u8]) -> bool {
         self.0.ends_with(b"/**") && self.matches(directory)
     }
+}
+
+/// At the first place where a pattern has a wildcard or another byte than a path.
+fn is_other((own, _): (&u8, &u8)) -> bool {
+    !matches!(own, b'*' | b'?')
 }
 
 fn matches_components(pattern: &[u8], path: &[u8]) -> bool {
@@ -185,6 +203,10 @@ pub fn prunes<'r>(rules: &'r [Rule], directory: &[u8], now: u64) -> Option<&'r R
 
 /// Whether the pattern could match something in the directory; yes when in doubt.
 fn may_match_under(pattern: &Pattern, directory: &[u8]) -> bool {
+    let inside = pattern.0.iter().zip(directory).find(|(own, byte)| matches!(**own, b'*' | b'?') || own != byte);
+    if inside.is_some_and(is_other) {
+        return false;
+    }
     let parts: Vec<&[u8]> = pattern.0.split(|byte| *byte == b'/').collect();
     let names: Vec<&[u8]> = directory.split(|byte| *byte == b'/').collect();
     for (at, name) in names.iter().enumerate() {
@@ -223,6 +245,7 @@ mod tests {
             ("/**", "/", true),
             ("/**/__pycache__/**", "/usr/lib/python3/__pycache__/x.pyc", true),
             ("/**/__pycache__/**", "/usr/lib/python3/x.pyc", false),
+            ("/usr/**/**", "/usr", true),
             ("/usr/**/*.pyc", "/usr/a.pyc", true),
             ("/usr/**/*.pyc", "/usr/a/b/c.pyc", true),
             ("/run/user/?", "/run/user/0", true),

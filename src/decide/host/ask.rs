@@ -14,6 +14,8 @@ pub struct Declared {
     pub labels: Option<Labels>,
     /// What it should run; no order comes of it.
     pub image: Option<ImageChoice>,
+    /// Its own drift policy; an empty text takes it away.
+    pub drift: Option<String>,
 }
 
 const HOUR_SECONDS: u64 = 3600;
@@ -143,7 +145,8 @@ impl Change {
             blocked: None,
             claim: None,
         });
-        let text = format!("order {} for {}: {}", self.host.generation, image.name, reasons.join("; "));
+        let dropped = self.drop_verify();
+        let text = format!("order {} for {}: {}{dropped}", self.host.generation, image.name, reasons.join("; "));
         self.go(State::Queued, text, &by);
         Ok(())
     }
@@ -172,6 +175,12 @@ impl Change {
     /// The machine's power is about to be switched so that it netboots. Written down first: a server that dies now
     /// does not switch it again and again.
     pub(super) fn powered(&mut self, how: &str) -> Result<(), Refusal> {
+        if let (None, Some(wish)) = (&self.host.order, &mut self.host.verify.wish) {
+            wish.powered_at = Some(self.now);
+            let text = format!("{how}, for verification {}", wish.number);
+            self.note(text, "power");
+            return Ok(());
+        }
         let order = self.host.order.as_mut().ok_or(Refusal::NoOpenOrder)?;
         order.powered_at = Some(self.now);
         let text = format!("{how}, for order {}", order.generation);
@@ -201,9 +210,13 @@ impl Change {
         if let Some(image) = &declared.image {
             host.desired = Some(image.clone());
         }
+        if let Some(drift) = &declared.drift {
+            host.drift = Some(drift.as_str()).filter(|name| !name.is_empty()).map(Box::from);
+        }
         let changed = [
             (before.name != host.name).then(|| format!("name {}", host.name.as_deref().unwrap_or("-"))),
             (before.group != host.group).then(|| format!("group {} -> {}", before.group, host.group)),
+            (before.drift != host.drift).then(|| format!("drift policy {}", host.drift.as_deref().unwrap_or("-"))),
             (before.labels != host.labels).then(|| "labels".to_string()),
             (before.desired != host.desired)
                 .then(|| format!("desired {}", host.desired.as_ref().map_or("-", |image| image.name.as_str()))),

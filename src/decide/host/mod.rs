@@ -6,6 +6,7 @@ mod order;
 mod record;
 mod state;
 mod transition;
+mod verify;
 
 pub use crate::decide::disk::DiskId;
 pub use ask::Declared;
@@ -13,6 +14,7 @@ pub use order::{Claim, Order};
 pub use record::{Host, ImageChoice};
 pub use state::{State, Step};
 pub use transition::{AgentWord, Entry, Event, Identity, Outcome, Refusal, transition};
+pub use verify::{LastVerify, Verification, VerifyClaim, VerifyNumber, VerifyResult, VerifyWish, WISH_SECONDS};
 
 #[cfg(test)]
 mod tests;

@@ -30,6 +30,8 @@
 //! - Deploying, Verifying -> Queued: the agent reported a failure and an attempt is left.
 //! - any open order -> Failed: attempts used up, or the agent refused every disk (a retry would not help), or the
 //!   machine was late and power cycles did not help; Rebooting -> Failed likewise.
+//! - Ready -> Ready: its disk is looked at from outside (`super::verify`). That is beside the state: a boot script of its
+//!   own is served, the deploy environment only reads, and whatever comes of it the host is as Ready as it was.
 //! - any -> Held: a person exempts the host; an open order is closed.
 //! - Held, Failed -> Enrolled or Ready: released; Ready when the host still runs what it last reported.
 

@@ -7,6 +7,8 @@ use crate::decide::mac::Mac;
 use crate::decide::netboot::{FirmwareArch, NetbootClient};
 use proptest::prelude::*;
 
+mod verify;
+
 const POLICY: BootPolicy = BootPolicy { attempts_max: 3, halt: Halt::Nothing };
 const IPXE: NetbootClient = NetbootClient::Ipxe { uefi: false };
 const FIRMWARE: NetbootClient = NetbootClient::Firmware { arch: FirmwareArch::UefiX64 };
@@ -417,6 +419,21 @@ fn a_system_that_says_another_version_is_not_confirmed() {
     assert!(matches!(refused(&host, &Event::Installed { image: "tiny:0".into() }), Refusal::OtherImage { .. }));
 }
 
+fn wish(power: bool) -> Event {
+    Event::AskVerify { by: "ann".into(), reason: "odd logins".into(), power }
+}
+
+fn verify_check_in(number: u64, session: &str) -> Event {
+    let (token_digest, session_digest) = ("token".into(), session.into());
+    let number = VerifyNumber(number);
+    Event::VerifyCheckedIn { number, token_digest, session_digest, identity: Identity::default() }
+}
+
+fn looked(number: u64, findings: u64) -> Event {
+    let result = VerifyResult::Compared { findings, gaps: 0 };
+    Event::VerifyReported { number: VerifyNumber(number), session_digest: "session".into(), result }
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     let generation = 1..4u64;
     let word = prop_oneof![
@@ -446,14 +463,31 @@ fn any_event() -> impl Strategy<Value = Event> {
         4 => generation.clone().prop_map(check_in),
         6 => (generation, word).prop_map(|(generation, word)| agent(generation, word)),
         1 => Just(Event::Installed { image: "tiny:1".into() }),
+        2 => any::<bool>().prop_map(wish),
+        3 => (1..4u64).prop_map(|number| verify_check_in(number, "session")),
+        3 => (1..4u64, 0..3u64).prop_map(|(number, findings)| looked(number, findings)),
+        1 => Just(Event::VerifyEnded { reason: "late".into() }),
     ]
+}
+
+/// What belongs to a verification: its own events, and every boot script that is served where no order is open.
+fn is_of_verification(before: &Host, event: &Event) -> bool {
+    match event {
+        Event::AskVerify { .. }
+        | Event::VerifyCheckedIn { .. }
+        | Event::VerifyReported { .. }
+        | Event::VerifyEnded { .. } => true,
+        Event::ScriptAsked { .. } => before.order.is_none() && before.verify.wish.is_some(),
+        _ => false,
+    }
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
 
-    /// Rules 1 and 2 over random lives: an agent is booted only under an open order with an attempt left,
-    /// orders are opened only by the brakes and only when something asked, attempts are bounded, and history says every
+    /// Rules 1 and 2 over random lives: an agent that writes is booted only under an open order with an attempt left, one
+    /// that reads only where no order is open; nothing of a verification (its token and session are those of the orders
+    /// here) moves an order, an attempt, a state or a disk; orders are opened only by the brakes and only when something asked, attempts are bounded, and history says every
     /// change of state.
     #[test]
     fn no_life_of_a_host_breaks_the_rules(events in prop::collection::vec(any_event(), 1..60)) {
@@ -474,7 +508,15 @@ proptest! {
                     prop_assert!(admitted, "an order was opened by {:?}", event);
                 }
                 prop_assert!(after.order.is_none() || after.asks.is_empty(), "a cause waits beside an open order");
+                if is_of_verification(&before, &event) {
+                    let beside = |host: &Host| Host { verify: Verification::default(), ..host.clone() };
+                    prop_assert_eq!(beside(&after), beside(&before), "a verification changed more than itself");
+                }
                 host = *after;
+            }
+            if let Some(wish) = &host.verify.wish {
+                prop_assert!(host.order.is_none() && matches!(host.state, State::Ready { .. }), "{:?}", host);
+                prop_assert!(wish.attempts <= POLICY.attempts_max && wish.number.0 == host.verify.count);
             }
             if let Some(order) = &host.order {
                 prop_assert!(order.attempts <= POLICY.attempts_max);
@@ -486,6 +528,8 @@ proptest! {
             let may = |order: &Order| order.attempts < POLICY.attempts_max && order.blocked.is_none();
             let may = host.order.as_ref().is_some_and(may);
             prop_assert_eq!(agent_boots, may);
+            let reads = matches!(boot(IPXE, Some(&host), POLICY), BootDecision::BootVerify { .. });
+            prop_assert_eq!(reads, host.verify.wish.as_ref().is_some_and(|wish| wish.attempts < POLICY.attempts_max));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! How a host moves: (record, event, now) -> moved, unchanged, or refused with a reason.
 
 use super::record::MACS_MAX;
-use super::{Claim, Declared, DiskId, Host, State, Step};
+use super::{Claim, Declared, DiskId, Host, State, Step, VerifyNumber, VerifyResult};
 use crate::decide::boot::{self, BootDecision, BootPolicy};
 use crate::decide::cause::{Cause, CauseKind};
 use crate::decide::mac::Mac;
@@ -91,6 +91,29 @@ pub enum Event {
     Installed {
         image: String,
     },
+    /// Somebody wants the disk to be compared with its image from outside. Opens no order.
+    AskVerify {
+        by: String,
+        reason: String,
+        /// The machine is to be made to netboot for it.
+        power: bool,
+    },
+    VerifyCheckedIn {
+        number: VerifyNumber,
+        token_digest: String,
+        session_digest: String,
+        identity: Identity,
+    },
+    /// What came of a verification, by the session that claimed it.
+    VerifyReported {
+        number: VerifyNumber,
+        session_digest: String,
+        result: VerifyResult,
+    },
+    /// Nobody waits for the verification any more.
+    VerifyEnded {
+        reason: String,
+    },
 }
 
 /// What an inventory says of who the machine is.
@@ -147,6 +170,8 @@ pub enum Refusal {
     SessionUnknown,
     IdentityChanged { known: String, seen: String },
     OtherImage { desired: String, said: String },
+    NothingToVerify,
+    NoVerification,
 }
 
 impl std::fmt::Display for Refusal {
@@ -180,6 +205,13 @@ impl std::fmt::Display for Refusal {
                     "another machine answers: system UUID {seen}, known is {known}; hold or remove the host first"
                 )
             }
+            Refusal::NothingToVerify => {
+                write!(
+                    f,
+                    "nothing that regild wrote is known to be whole on its disk; only a host that is ready is verified"
+                )
+            }
+            Refusal::NoVerification => write!(f, "nobody waits for this verification"),
             Refusal::OtherImage { desired, said } => write!(f, "the system says {said}, but {desired} was written"),
         }
     }
@@ -223,6 +255,17 @@ pub fn transition(host: &Host, event: &Event, policy: BootPolicy, now: u64) -> O
         }
         Event::Agent { generation, session_digest, word } => change.agent(*generation, session_digest, word, policy),
         Event::Installed { image } => change.installed(image),
+        Event::AskVerify { by, reason, power } => change.ask_verify(by, reason, *power),
+        Event::VerifyCheckedIn { number, token_digest, session_digest, identity } => {
+            change.verify_checked_in(*number, token_digest, session_digest, identity)
+        }
+        Event::VerifyReported { number, session_digest, result } => {
+            change.verify_reported(*number, session_digest, result)
+        }
+        Event::VerifyEnded { reason } => {
+            change.verify_ended(reason, "clock");
+            Ok(())
+        }
     };
     match done {
         Err(refusal) => Outcome::Refused(refusal),
@@ -251,6 +294,7 @@ impl Change {
         let closed =
             self.host.order.take().map_or(String::new(), |order| format!("; order {} closed", order.generation));
         self.host.asks.clear();
+        let closed = closed + &self.drop_verify();
         let state = State::Held { by: by.to_string(), reason: reason.to_string(), until };
         self.go(state, format!("held: {reason}{closed}"), &format!("operator {by}"));
         Ok(())
@@ -286,6 +330,7 @@ impl Change {
                 self.go(State::Netbooting, cause, "machine");
                 Ok(())
             }
+            BootDecision::BootVerify { .. } => self.verify_script(token_digest),
             BootDecision::BootLocal { .. } => self.local_boot_served(policy),
             BootDecision::Ignore { .. } | BootDecision::Chainload { .. } => Ok(()),
         }
@@ -312,6 +357,10 @@ impl Change {
             self.fail(self.step_reached(), &format!("the machine netboots again, and {why}"), "machine");
         } else if self.host.order.as_ref().is_some_and(|order| order.attempts >= policy.attempts_max) {
             self.fail(self.step_reached(), "the machine netboots again and no attempt is left", "machine");
+        }
+        let tried = self.host.verify.wish.as_ref().map_or(0, |wish| wish.attempts);
+        if tried >= policy.attempts_max {
+            self.verify_ended(&format!("{tried} boots of the deploy environment ended without a report"), "machine");
         }
         Ok(())
     }

@@ -1,9 +1,11 @@
 //! Field by field. A thing is laid out in the form in which documents write it, flat, so that a field that is added
 //! to a document is compared and shown without another word here.
 
+use super::super::drift::Drift;
 use super::super::words::LabelTable;
 use super::{HostEntry, NowHost, file};
 use crate::decide::brakes::Policy;
+use crate::decide::drift::declared::DriftPolicy;
 use crate::decide::group::Group;
 use crate::wire::fleet::Field;
 use serde::Serialize;
@@ -22,18 +24,29 @@ pub(super) fn of_policy(policy: &Policy) -> Flat {
     flat(&file::Policy::from(policy))
 }
 
+/// Rule by rule: `rule[3]` in one line.
+pub(super) fn of_drift(policy: &DriftPolicy) -> Flat {
+    let written = Drift::from(policy);
+    let rules = written.rules.iter().enumerate().map(|(at, rule)| (format!("rule[{}]", at + 1), json!(rule)));
+    let rules: Flat = rules.collect();
+    let mut found = flat(&Drift { rules: Vec::new(), ..written });
+    found.extend(rules);
+    found
+}
+
 pub(super) fn of_address(address: Option<&Ipv4Addr>) -> Flat {
     address.map(|address| ("address".to_string(), json!(address.to_string()))).into_iter().collect()
 }
 
 pub(super) fn of_entry(entry: &HostEntry) -> Flat {
-    let HostEntry { name, group, labels, image, power } = entry;
+    let HostEntry { name, group, labels, image, power, drift } = entry;
     flat(&json!({
         "name": name,
         "group": group,
         "labels": labels.clone().map(LabelTable),
         "image": image.as_ref().map(ToString::to_string),
         "power": power,
+        "drift": drift,
     }))
 }
 
@@ -45,6 +58,8 @@ pub(super) fn of_now(host: &NowHost, entry: &HostEntry) -> Flat {
         labels: entry.labels.as_ref().map(|_| host.labels.clone()),
         image: entry.image.as_ref().and(host.image.clone()),
         power: entry.power.as_ref().and(host.power.clone()),
+        // An empty text in a document is no policy, as in a record without one.
+        drift: entry.drift.as_ref().map(|_| host.drift.clone().unwrap_or_default()),
     })
 }
 

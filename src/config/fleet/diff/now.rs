@@ -4,6 +4,7 @@ use crate::config::fleet::settings::PowerSettings;
 use crate::config::fleet::words::HostId;
 use crate::config::fleet::{Fleet, HostEntry, HostKey};
 use crate::decide::brakes::Policy;
+use crate::decide::drift::effective::Policies;
 use crate::decide::group::{DEFAULT_GROUP, Group};
 use crate::decide::host::{Host, State};
 use crate::decide::labels::Labels;
@@ -23,6 +24,9 @@ pub struct Now {
     /// Every host record, by id.
     pub hosts: BTreeMap<String, NowHost>,
     pub reservations: BTreeMap<Mac, Ipv4Addr>,
+    pub drift: Policies,
+    /// When this was, Unix seconds: a rule that has ended by then is refused in a policy that does not have it yet.
+    pub at: u64,
 }
 
 /// What a document could change of one host record, and what forbids to remove it.
@@ -34,6 +38,7 @@ pub struct NowHost {
     pub labels: Labels,
     pub image: Option<ImageRef>,
     pub power: Option<PowerSettings>,
+    pub drift: Option<String>,
     /// Generation of the open order, while one is open.
     pub order: Option<u64>,
     /// Approved by a person or named by a document. Only such a host is removed by `--prune`; one that was merely
@@ -46,7 +51,10 @@ impl NowHost {
     /// that was merely seen is in the default group, unlabelled, and should run nothing.
     #[must_use]
     pub fn of(host: &Host, power: Option<PowerSettings>) -> NowHost {
-        let plain = host.group == DEFAULT_GROUP && host.labels.iter().next().is_none() && host.desired.is_none();
+        let plain = host.group == DEFAULT_GROUP
+            && host.labels.iter().next().is_none()
+            && host.desired.is_none()
+            && host.drift.is_none();
         NowHost {
             macs: host.macs.clone(),
             name: host.name.clone(),
@@ -56,6 +64,7 @@ impl NowHost {
             order: host.order.as_ref().map(|order| order.generation),
             declared: host.state != State::Discovered || !plain || power.is_some(),
             power,
+            drift: host.drift.as_deref().map(String::from),
         }
     }
 }
@@ -73,6 +82,7 @@ impl Now {
                 labels: Some(host.labels.clone()),
                 image: host.image.clone(),
                 power: host.power.clone(),
+                drift: host.drift.clone(),
             };
             host.declared.then_some(key.ok().map(|key| (key, entry))).flatten()
         };
@@ -81,6 +91,7 @@ impl Now {
             hosts: self.hosts.iter().filter_map(entry).collect(),
             reservations: self.reservations.clone(),
             policy: Some(self.policy.clone()),
+            drift: self.drift.clone(),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Why documents are not applied, in words that name whom it is about.
 
 use super::{Now, NowHost, Removed};
+use crate::decide::drift::declared::POLICIES_MAX;
 use crate::decide::mac::Mac;
 use std::fmt;
 use std::net::Ipv4Addr;
@@ -49,6 +50,19 @@ pub enum Refusal {
         first: Mac,
         second: Mac,
     },
+    /// Groups or hosts would name a drift policy that is not there.
+    NoDrift {
+        policy: String,
+        users: Vec<String>,
+    },
+    /// A rule that is new and over already: a mistyped year, mostly.
+    Ended {
+        policy: String,
+        /// From 1.
+        rule: usize,
+        until: String,
+    },
+    TooManyPolicies(usize),
 }
 
 /// All of them.
@@ -83,6 +97,21 @@ impl fmt::Display for Refusal {
             Refusal::AddressTaken { address, first, second } => {
                 write!(f, "{address} would be reserved twice: for {first} and for {second}")
             }
+            Refusal::NoDrift { policy, users } => {
+                write!(f, "there would be no drift policy {policy} for {}", listed(users))
+            }
+            Refusal::Ended { policy, rule, until } => {
+                write!(
+                    f,
+                    "drift policy {policy}, rule {rule}: its end {until} has passed; give it a later one or take it out"
+                )
+            }
+            Refusal::TooManyPolicies(count) => {
+                write!(
+                    f,
+                    "there would be {count} drift policies, at most {POLICIES_MAX}; --prune removes those that no document has"
+                )
+            }
         }
     }
 }
@@ -102,10 +131,11 @@ pub(super) fn of_removal(now: &Now, removed: &Removed, most: usize) -> Vec<Refus
     let gone = |(id, _): &(&String, &NowHost)| removed.hosts.contains(*id);
     let mut found = Vec::new();
     let macs = removed.reservations.iter().map(ToString::to_string).collect();
-    let kinds: [(&'static str, Vec<String>); 3] = [
+    let kinds: [(&'static str, Vec<String>); 4] = [
         ("hosts", now.hosts.iter().filter(gone).map(name).collect()),
         ("groups", removed.groups.iter().cloned().collect()),
         ("reservations", macs),
+        ("drift policies", removed.drift.iter().cloned().collect()),
     ];
     for (what, names) in kinds {
         if names.len() > most {

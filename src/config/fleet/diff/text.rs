@@ -28,6 +28,7 @@ fn of_change(change: &Change) -> String {
         (Kind::Host, Some(name)) => format!("host {name} ({})", change.id),
         (Kind::Host, None) => format!("host {}", change.id),
         (Kind::Group, _) => format!("group {}", change.id),
+        (Kind::Drift, _) => format!("drift policy {}", change.id),
         (Kind::Reservation, _) => format!("reservation {}", change.id),
     };
     let mut text = format!("{sign} {what}\n");
@@ -63,6 +64,7 @@ fn counted(changes: &[Change]) -> String {
     }
     let mut parts = Vec::new();
     for (kind, one, many) in [
+        (Kind::Drift, "drift policy", "drift policies"),
         (Kind::Group, "group", "groups"),
         (Kind::Policy, "policy", "policies"),
         (Kind::Host, "host", "hosts"),

@@ -4,6 +4,11 @@ use crate::config::fleet::settings::PowerSettings;
 use crate::config::fleet::{Fleet, HostEntry, HostKey};
 use crate::decide::brakes::{BreakerPolicy, Policy};
 use crate::decide::disk::Rule;
+use crate::decide::drift::classes::CLASSES;
+use crate::decide::drift::declared::{Declared, DriftPolicy, Pace, What};
+use crate::decide::drift::defaults::Family;
+use crate::decide::drift::finding::Aspect;
+use crate::decide::drift::policy::{Action, Pattern};
 use crate::decide::group::{Check, Deadlines, Group, Health, Limits, Schedule, Window};
 use crate::decide::labels::{Labels, RESERVED};
 use crate::decide::mac::Mac;
@@ -153,8 +158,9 @@ fn group() -> impl Strategy<Value = Group> {
     let deadlines = (deadline(), deadline(), deadline(), deadline(), 0..=10u32);
     let channel = option::of("[a-z0-9][a-z0-9._-]{0,6}@[A-Za-z0-9][A-Za-z0-9._+-]{0,6}");
     let power = proptest::sample::select(crate::config::fleet::check::POWER_DRIVERS.to_vec());
-    (channel, any::<[bool; 3]>(), disk(), schedule(), limits(), deadlines, health(), power).prop_map(
-        |(channel, [follow, protected, confirm], disk, schedule, limits, d, health, power)| Group {
+    (channel, any::<[bool; 3]>(), disk(), schedule(), limits(), deadlines, health(), (power, drift_name())).prop_map(
+        |(channel, [follow, protected, confirm], disk, schedule, limits, d, health, (power, drift))| Group {
+            drift,
             name: String::new(),
             follow_channel: follow && channel.is_some(),
             channel,
@@ -192,13 +198,61 @@ fn policy() -> impl Strategy<Value = Policy> {
     )
 }
 
+/// One of those that are always there.
+fn drift_name() -> impl Strategy<Value = Option<String>> {
+    option::of(proptest::sample::select(vec!["web", "012"]).prop_map(String::from))
+}
+
+fn drift_rule() -> impl Strategy<Value = Declared> {
+    let path = vec("[a-z*?. \\\\\"'#]{1,6}", 1..4)
+        .prop_map(|parts| format!("/{}", parts.join("/")))
+        .prop_filter_map("no path", |text| Pattern::new(text.as_bytes()).ok());
+    let bytes = vec(any::<u8>(), 1..6).prop_filter_map("no path", |name| Pattern::new(&[b"/", &*name].concat()).ok());
+    let class = proptest::sample::select(CLASSES.iter().collect::<Vec<_>>()).prop_map(What::Class);
+    let what = prop_oneof![path.prop_map(What::Path), bytes.prop_map(What::Path), class];
+    let aspects = proptest::sample::subsequence(Aspect::ALL.to_vec(), 1..=Aspect::ALL.len());
+    let rebuild = (0..=2_592_000u64, 1..=35_000u32)
+        .prop_map(|(grace_seconds, scans_min)| Action::Rebuild { grace_seconds, scans_min });
+    let action = prop_oneof![Just(Action::Allow), Just(Action::Report), rebuild];
+    let until = option::of(prop_oneof![1..=40_000u64, 1..=4_000_000_000u64]);
+    (what, aspects, action, any::<bool>(), line(), until, any::<bool>()).prop_map(
+        |(what, aspects, action, content, why, until, by_days)| Declared {
+            what,
+            aspects: aspects.into_iter().collect(),
+            action,
+            content,
+            // An allowed path needs a reason.
+            why: if why.trim().is_empty() { "w".to_string() } else { why },
+            until: until.map(|until| if by_days { until / 86_400 * 86_400 } else { until }),
+        },
+    )
+}
+
+fn drift_policy() -> impl Strategy<Value = DriftPolicy> {
+    let image = "[a-z0-9][a-z0-9._-]{0,6}(:[A-Za-z0-9][A-Za-z0-9._+-]{0,6})?";
+    let families: Vec<_> = [None].into_iter().chain(Family::ALL.map(Some)).collect();
+    let place = "/[a-z]{1,5}(/[a-z .]{1,5}[a-z])?".prop_map(|text| Pattern::new(text.as_bytes()).unwrap());
+    let pace = (60..=3_600u64, 3_600..=2_592_000u64, 60..=604_800u64, option::of(86_400..=315_360_000u64));
+    (vec(image, 0..3), proptest::sample::select(families), vec(place, 0..3), pace, vec(drift_rule(), 0..4)).prop_map(
+        |(images, defaults, read_only, (scan_seconds, cycle_seconds, report_seconds, verify), rules)| DriftPolicy {
+            name: String::new(),
+            images,
+            defaults,
+            pace: Pace { scan_seconds, cycle_seconds, report_seconds, verify_every_seconds: verify },
+            read_only,
+            rules,
+        },
+    )
+}
+
 fn entry() -> impl Strategy<Value = HostEntry> {
     let image = "[a-z0-9][a-z0-9._-]{0,6}:[A-Za-z0-9][A-Za-z0-9._+-]{0,6}".prop_map(|text| text.parse().unwrap());
     let group = proptest::sample::select(vec!["default", "web", "012"]).prop_map(String::from);
-    (any::<bool>(), option::of(group), option::of(labels()), option::of(image), option::of(settings())).prop_map(
-        |(named, group, labels, image, power)| {
+    let drift = prop_oneof![3 => drift_name(), 1 => Just(Some(String::new()))];
+    (any::<bool>(), option::of(group), option::of(labels()), option::of(image), option::of(settings()), drift).prop_map(
+        |(named, group, labels, image, power, drift)| {
             // Which name, `fleet` says: it must be the only one.
-            HostEntry { name: named.then(String::new), group, labels, image, power }
+            HostEntry { name: named.then(String::new), group, labels, image, power, drift }
         },
     )
 }
@@ -211,8 +265,10 @@ fn mac(number: u8) -> Mac {
 pub fn fleet(by_name: bool) -> impl Strategy<Value = Fleet> {
     let hosts = btree_map(0..24u8, entry(), 0..8);
     let reservations = btree_map(0..24u8, any::<bool>(), 0..8);
-    (btree_map(odd_word(), group(), 0..4), hosts, reservations, option::of(policy())).prop_map(
-        move |(groups, hosts, reservations, policy)| Fleet {
+    let drift = btree_map(odd_word(), drift_policy(), 0..4);
+    (btree_map(odd_word(), group(), 0..4), hosts, reservations, option::of(policy()), drift).prop_map(
+        move |(groups, hosts, reservations, policy, drift)| Fleet {
+            drift: drift.into_iter().map(|(name, policy)| (name.clone(), DriftPolicy { name, ..policy })).collect(),
             groups: groups.into_iter().map(|(name, group)| (name.clone(), Group { name, ..group })).collect(),
             hosts: hosts.into_iter().map(|(number, entry)| host(number, entry, by_name)).collect(),
             reservations: reservations

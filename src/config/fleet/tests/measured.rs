@@ -32,6 +32,7 @@ fn large() -> Fleet {
             labels: Some(labels),
             image: Some("debian:12.4".parse().unwrap()),
             power: None,
+            drift: None,
         };
         wanted.hosts.insert(HostKey::Mac(mac), entry);
         wanted.reservations.insert(mac, Ipv4Addr::new(10, a, b, c));

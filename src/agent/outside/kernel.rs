@@ -1,0 +1,87 @@
+//! File systems that only the kernel reads (xfs, btrfs, ...): mounted read-only, without replaying their journal, on a
+//! disk that the kernel was told not to write.
+
+use std::ffi::CString;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use super::disk::ReadOnlyDisk;
+use crate::volume::Format;
+
+/// One that is mounted, for as long as this is there.
+#[derive(Debug)]
+pub struct Mounted {
+    path: PathBuf,
+}
+
+impl Mounted {
+    /// Mounts a partition below `place`.
+    ///
+    /// # Errors
+    /// One line: another format than these, no node for the partition, or the kernel's word.
+    pub fn new(disk: &ReadOnlyDisk, partition: u32, format: Format, place: &Path) -> Result<Mounted, String> {
+        // A dirty log stays as it is: what it holds is not seen, and nothing of it is written.
+        let options = match format {
+            Format::Xfs => "norecovery",
+            // One that needs its log tree replayed is refused with this, which is a gap, not a write.
+            Format::Btrfs => "nologreplay",
+            Format::F2fs => "norecovery",
+            Format::Squashfs | Format::Erofs | Format::Iso9660 => "",
+            other => return Err(format!("{} is not mounted to be looked at", other.word())),
+        };
+        if !disk.is_block() {
+            return Err(format!("{} is mounted from a disk only, not from a file", format.word()));
+        }
+        let node = node_of(disk.name(), partition);
+        let path = place.join(format!("volume-{partition}"));
+        let failed = |what: &str, error: io::Error| format!("{} cannot be {what}: {error}", node.display());
+        std::fs::create_dir_all(&path).map_err(|error| failed("given a place", error))?;
+        let flags =
+            MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOSUID | MountFlags::NOATIME;
+        let options = CString::new(options).map_err(|error| failed("mounted", error.into()))?;
+        let mounted = rustix::mount::mount(&node, &path, format.word(), flags, Some(options.as_c_str()));
+        mounted.map_err(|error| failed("mounted read-only", error.into()))?;
+        Ok(Mounted { path })
+    }
+
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // The machine reboots in a moment; a mount that stays is read-only.
+        if let Err(error) = rustix::mount::unmount(&self.path, UnmountFlags::DETACH) {
+            tracing::warn!(path = %self.path.display(), %error, "a volume stays mounted");
+        }
+    }
+}
+
+/// `/dev/vda2`, `/dev/nvme0n1p2`: a name that ends in a digit takes a `p`.
+fn node_of(disk: &str, partition: u32) -> PathBuf {
+    if partition == 0 {
+        return PathBuf::from(disk);
+    }
+    let separator =
+        if Path::new(disk).as_os_str().as_bytes().last().is_some_and(u8::is_ascii_digit) { "p" } else { "" };
+    PathBuf::from(format!("{disk}{separator}{partition}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_are_called_as_the_kernel_calls_them() {
+        for (disk, number, node) in
+            [("/dev/vda", 2, "/dev/vda2"), ("/dev/nvme0n1", 3, "/dev/nvme0n1p3"), ("/dev/sdb", 0, "/dev/sdb")]
+        {
+            assert_eq!(node_of(disk, number), PathBuf::from(node));
+        }
+    }
+}

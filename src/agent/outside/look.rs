@@ -1,0 +1,257 @@
+//! One look at a disk: everything that the baseline and the manifest know of it, by the rules of the policy.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use super::blocks::{self, Looked};
+use super::disk::{DiskReader, ReadOnlyDisk};
+use super::kernel::Mounted;
+use super::table;
+use super::tree::{Files, OutsideTree, Volume};
+use crate::agent::drift::scan::{Look, Scan, ScanError};
+use crate::agent::drift::{LiveTree, state};
+use crate::agent::write::{Job, WriteError};
+use crate::causes;
+use crate::clock;
+use crate::decide::drift::finding::{self, Aspects};
+use crate::decide::drift::path;
+use crate::decide::drift::policy::{self, Rule};
+use crate::volume::fat::Options;
+use crate::volume::lookup::Lookup;
+use crate::volume::{Format, Section, detect};
+use crate::wire::baseline::{self, BaselineError, Known};
+use crate::wire::drift::{self as words, FINDINGS_MAX, Gap, PathText, Report, Terms};
+use crate::wire::manifest::WINDOW_BYTES;
+
+/// The least of a volume that is taken for an fstab.
+const FSTAB_BYTES_MAX: usize = 64 << 10;
+/// Gaps of a report, with those of the scan.
+const GAPS_MAX: usize = 200;
+
+/// Why nothing can be said of a disk.
+#[derive(Debug, thiserror::Error)]
+pub enum LookError {
+    #[error("the image cannot be had, or does not fit the disk")]
+    Image(#[from] WriteError),
+    #[error("the baseline cannot be used")]
+    Baseline(#[from] BaselineError),
+    #[error("a rule of the policy is not understood")]
+    Rule(#[from] words::convert::MeaningError),
+    #[error("the root file system (partition {partition}) cannot be read: {reason}")]
+    Root { partition: u32, reason: String },
+    #[error("the baseline knows no root file system")]
+    NoRoot,
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+}
+
+/// What is looked with.
+pub struct Means<'a> {
+    pub terms: &'a Terms,
+    /// The baseline that `terms` names, checked; `None`: there is none.
+    pub baseline: Option<&'a File>,
+    /// Where file systems may be mounted read-only that only the kernel reads; `None`: nowhere (by hand).
+    pub mounts: Option<&'a Path>,
+}
+
+/// Looks at all of it.
+///
+/// # Errors
+/// [`LookError`]: nothing, or nothing of use, can be said. What cannot be looked at beside the rest is a gap.
+pub(in crate::agent) fn look(job: &Job, disk: &ReadOnlyDisk, means: &Means<'_>) -> Result<Report, LookError> {
+    let rules: Vec<Rule> = means.terms.rules.iter().map(Rule::try_from).collect::<Result<_, _>>()?;
+    let began = clock::now();
+    let Some(file) = means.baseline else {
+        let mut looked = blocks::look(job, disk, &[])?;
+        let reason = format!("its files are not compared: {}", means.terms.reason);
+        looked.gaps.insert(0, (b"/".to_vec(), reason));
+        let scan = words::Scan { kind: "outside".to_owned(), began, ended: clock::now(), ..words::Scan::default() };
+        return Ok(report(means, scan, joined(Vec::new(), 0, Vec::new(), looked, &rules, began)));
+    };
+    let reader = baseline::Reader::new(again(file)?)?;
+    let looked = blocks::look(job, disk, &reader.header.volumes)?;
+    let mut opened = open(disk, &reader.header, means)?;
+    let tree = OutsideTree::new(opened.root, std::mem::take(&mut opened.others), std::mem::take(&mut opened.missing));
+    let scan = Scan {
+        tree: &tree,
+        rules: &rules,
+        look: Look::Full,
+        now: began,
+        baseline: means.terms.baseline.as_deref().unwrap_or_default(),
+        threads: 2,
+    };
+    let mut summary = scan.run(reader, None, &mut state::Writer::none(), &mut |_| ())?;
+    "outside".clone_into(&mut summary.scan.kind);
+    summary.scan.read_bytes += looked.read_bytes;
+    let found = joined(summary.findings, summary.findings_total, summary.gaps, looked, &rules, began);
+    drop(tree);
+    drop(opened.mounted);
+    Ok(report(means, words::Scan { ended: clock::now(), ..summary.scan }, found))
+}
+
+fn again(mut file: &File) -> Result<std::io::BufReader<&File>, BaselineError> {
+    std::io::Seek::rewind(&mut file)?;
+    Ok(std::io::BufReader::new(file))
+}
+
+/// The volumes whose files the baseline knows.
+struct Opened {
+    root: Volume,
+    others: Vec<Volume>,
+    missing: Vec<(Vec<u8>, String)>,
+    /// Unmounted when this goes, after the trees in them.
+    mounted: Vec<Mounted>,
+}
+
+fn open(disk: &ReadOnlyDisk, header: &baseline::Header, means: &Means<'_>) -> Result<Opened, LookError> {
+    let known = header.volumes.iter().filter(|volume| volume.known == Known::Files);
+    let mut placed: Vec<(&baseline::Volume, Vec<u8>)> =
+        known.filter_map(|volume| Some((volume, volume.mounted_at.clone()?.into_bytes()))).collect();
+    // The root first: its fstab says how the others are mounted.
+    placed.sort_by(|a, b| path::order(&a.1, &b.1));
+    let (mut root, mut others, mut missing, mut mounted) = (None, Vec::new(), Vec::new(), Vec::new());
+    let mut fstab = String::new();
+    for (volume, at) in placed {
+        let options = fat_options(&fstab, &at);
+        let files = open_one(disk, volume, options, means, &mut mounted);
+        match (at == b"/", files) {
+            (true, Err(reason)) => return Err(LookError::Root { partition: volume.partition, reason }),
+            (true, Ok(files)) => {
+                fstab = fstab_of(&files);
+                root = Some(Volume { mounted_at: at, partition: volume.partition, files });
+            }
+            (false, Err(reason)) => missing.push((at, reason)),
+            (false, Ok(files)) => others.push(Volume { mounted_at: at, partition: volume.partition, files }),
+        }
+    }
+    Ok(Opened { root: root.ok_or(LookError::NoRoot)?, others, missing, mounted })
+}
+
+fn open_one(
+    disk: &ReadOnlyDisk,
+    volume: &baseline::Volume,
+    options: Options,
+    means: &Means<'_>,
+    mounted: &mut Vec<Mounted>,
+) -> Result<Files, String> {
+    let section = section(disk, volume.partition)?;
+    let found = detect::detect(section.clone()).map_err(|error| format!("the disk cannot be read: {error}"))?;
+    if found.format.is_read_here() {
+        return read_here(section, found.format, options);
+    }
+    if found.format.word() != volume.format {
+        return Err(format!("the image has {} there, the disk {}", volume.format, found.format.word()));
+    }
+    let Some(place) = means.mounts else { return Err(format!("{} is not read by hand", volume.format)) };
+    let mount = Mounted::new(disk, volume.partition, found.format, place)?;
+    let tree =
+        LiveTree::new(mount.path(), std::iter::empty()).map_err(|error| format!("it cannot be looked at: {error}"))?;
+    mounted.push(mount);
+    Ok(Files::Kernel(tree))
+}
+
+fn read_here(section: Section<DiskReader>, format: Format, options: Options) -> Result<Files, String> {
+    let opened = crate::volume::open_lookup(section, format, options);
+    opened.map(|files| Files::Read(Arc::new(Mutex::new(files)))).map_err(|error| causes::in_one_line(&error))
+}
+
+/// Where the disk has that partition now: it may have grown.
+fn section(disk: &ReadOnlyDisk, partition: u32) -> Result<Section<DiskReader>, String> {
+    if partition == 0 {
+        return Ok(Section::new(disk.reader(), 0, disk.size_bytes()));
+    }
+    // A disk is at least as long as the image that was written to it.
+    let mut head = vec![0; WINDOW_BYTES.min(disk.size_bytes()) as usize];
+    disk.read(0, &mut head).map_err(|error| format!("the disk cannot be read: {error}"))?;
+    let table = table::read(&head)?;
+    let part = table.parts.into_iter().find(|part| part.number == partition);
+    let range = part.ok_or_else(|| format!("the disk has no partition {partition}"))?.range;
+    Ok(Section::new(disk.reader(), range.start, range.end - range.start))
+}
+
+fn fstab_of(files: &Files) -> String {
+    let Files::Read(shared) = files else { return String::new() };
+    let mut reader = shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    read_small(&mut **reader, b"/etc/fstab").unwrap_or_default()
+}
+
+fn read_small(reader: &mut dyn Lookup, path: &[u8]) -> Option<String> {
+    let found = reader.find(path).ok()??;
+    let layout = reader.layout(&found).ok()?;
+    let mut bytes = vec![0; FSTAB_BYTES_MAX];
+    let count = reader.read_at(&found, &layout, 0, &mut bytes).ok()?;
+    Some(String::from_utf8_lossy(bytes.get(..count)?).into_owned())
+}
+
+/// What `stat` says of files on a FAT depends on how it is mounted.
+fn fat_options(fstab: &str, at: &[u8]) -> Options {
+    let fields = fstab.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let mut own = fields.filter(|fields| fields.get(1).is_some_and(|point| point.as_bytes() == at));
+    own.next().and_then(|fields| fields.get(3).map(|field| Options::from_fstab(field))).unwrap_or_default()
+}
+
+/// All findings and gaps, as many as a report holds.
+struct All {
+    findings: Vec<words::Finding>,
+    findings_total: u64,
+    gaps: Vec<Gap>,
+}
+
+/// Those of the disk among those of its files, by path. The disk's own are few and come in, whatever else there is.
+fn joined(
+    mut findings: Vec<words::Finding>,
+    mut findings_total: u64,
+    gaps: Vec<Gap>,
+    looked: Looked,
+    rules: &[Rule],
+    now: u64,
+) -> All {
+    let of_disk = looked.findings.iter().filter(|finding| !left(rules, finding, now).is_empty());
+    let of_disk: Vec<words::Finding> = of_disk.map(|finding| to_words(finding, now)).collect();
+    findings_total += of_disk.len() as u64;
+    findings.truncate(FINDINGS_MAX.saturating_sub(of_disk.len()));
+    findings.extend(of_disk);
+    findings.sort_by(|a, b| path::order(&a.path.0, &b.path.0));
+    let gap = |(path, reason): (Vec<u8>, String)| Gap {
+        path: PathText(path),
+        reason: reason.chars().take(200).collect(),
+        since: now,
+    };
+    let mut all: Vec<Gap> = looked.gaps.into_iter().map(gap).collect();
+    all.extend(gaps);
+    all.truncate(GAPS_MAX);
+    all.sort_by(|a, b| path::order(&a.path.0, &b.path.0));
+    All { findings, findings_total, gaps: all }
+}
+
+fn left(rules: &[Rule], finding: &finding::Finding, now: u64) -> Aspects {
+    policy::rule(rules, &finding.path, finding.aspects(), now).left()
+}
+
+fn to_words(finding: &finding::Finding, now: u64) -> words::Finding {
+    words::Finding {
+        path: PathText(finding.path.clone()),
+        expected: finding.expected.as_ref().map(words::Node::from),
+        seen: finding.seen.as_ref().map(words::Node::from),
+        first_seen: now,
+        scans: 1,
+        content: None,
+    }
+}
+
+fn report(means: &Means<'_>, scan: words::Scan, all: All) -> Report {
+    let terms = means.terms;
+    Report {
+        host: terms.host.clone(),
+        generation: terms.generation,
+        sequence: 0,
+        baseline: terms.baseline.clone().unwrap_or_default(),
+        policy: terms.policy.clone(),
+        scan,
+        gaps: all.gaps,
+        same_as: None,
+        findings: all.findings,
+        findings_total: all.findings_total,
+    }
+}
