@@ -73,6 +73,9 @@ if [ -n "${REGILD_AUTHORIZED_KEY:-}" ]; then
   chroot "$ROOT" chown debian:debian /home/debian/.ssh/authorized_keys
   chmod 600 "$ROOT/home/debian/.ssh/authorized_keys"
 fi
+# cloud-init makes this file at the first boot, empty, where it is missing. It says who logs in as root: in the image.
+install -d -m 700 "$ROOT/root/.ssh"
+install -m 600 /dev/null "$ROOT/root/.ssh/authorized_keys"
 # The NoCloud seed lies in the image: a machine without any cloud has nobody else to ask.
 nocloud=$ROOT/var/lib/cloud/seed/nocloud
 mkdir -p "$nocloud"

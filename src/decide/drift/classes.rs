@@ -116,7 +116,18 @@ pub static CLASSES: &[Class] = &[
                     "/var/lib/cloud/sem/**",
                 ],
             ),
-            of(MADE, &["/var/lib/cloud/handlers"]),
+            // The empty directories; a script in one of them runs at a boot and is a finding.
+            of(
+                MADE,
+                &[
+                    "/var/lib/cloud/handlers",
+                    "/var/lib/cloud/scripts",
+                    "/var/lib/cloud/scripts/per-boot",
+                    "/var/lib/cloud/scripts/per-instance",
+                    "/var/lib/cloud/scripts/per-once",
+                    "/var/lib/cloud/scripts/vendor",
+                ],
+            ),
         ],
     },
     Class {

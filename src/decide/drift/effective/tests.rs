@@ -77,6 +77,20 @@ fn what_has_ended_is_gone_from_the_list() {
     assert_eq!((at(79), at(80), at(99), at(100)), (2, 1, 1, 0));
 }
 
+/// What is accepted can be brought back into the image: the agent goes on to report it, with its content where a rule
+/// lets content leave, and only where the exception means one path.
+#[test]
+fn an_accepted_path_is_reported_by_the_agent_and_allowed_by_the_server() {
+    let content = Declared { content: true, ..declared("/etc/**", Action::Report) };
+    let policy = DriftPolicy { rules: vec![content], ..DriftPolicy::new("web") };
+    let accepted = [exception(1, "/etc/motd", 9), exception(2, "/opt/*", 9), exception(3, "/opt", 9)];
+    let rules = rules(&accepted, &[&policy], Family::None, 5);
+    let shown = |rules: &[Rule]| rules.iter().map(|rule| (rule.action, rule.content)).collect::<Vec<_>>();
+    let (allow, report) = (Action::Allow, Action::Report);
+    assert_eq!(shown(&rules), [(allow, true), (allow, false), (allow, false), (report, true)]);
+    assert_eq!(shown(&for_agent(&rules)), [(report, true), (allow, false), (report, false), (report, true)]);
+}
+
 #[test]
 fn the_first_policy_says_how_often_and_whose_defaults() {
     let mut near = DriftPolicy { defaults: Some(Family::Rhel), ..DriftPolicy::new("near") };
