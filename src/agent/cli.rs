@@ -1,4 +1,4 @@
-//! The agent's commands: `deploy`, in the installed system `standby`, and by hand on a file or a block device `write`
+//! The agent's commands: `deploy`, in the installed system `standby` and `watch`, and by hand on a file or a block device `write`
 //! and `verify`.
 //!
 //! With `--json` standard output has one object a line: progress about once a second (as in the reports to the
@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::http_source::HttpSource;
 use super::standby;
+use super::watch;
 use super::write::{self, Observer, Outcome, Verified, WriteError, WriteOptions, verify_image, write_image};
 use crate::clock;
 use crate::wire::agent::{Progress, Step};
@@ -36,6 +37,8 @@ pub enum Command {
     Deploy,
     /// In the installed system, as a service: say that it runs, and reboot into the network when an order is open.
     Standby(standby::Options),
+    /// In the installed system, as a service: compare it with its golden image, and report what differs.
+    Watch(watch::Options),
     /// Write an image onto a disk or into a file, in place. WHAT IS ON IT IS LOST.
     Write {
         #[command(flatten)]
@@ -78,6 +81,7 @@ pub fn run(command: &Command) -> Result<bool, Box<dyn std::error::Error>> {
     match command {
         Command::Deploy => Ok(super::deploy::run().map(|()| true)?),
         Command::Standby(options) => standby::run(options),
+        Command::Watch(options) => Ok(watch::run(options).map(|()| true)?),
         Command::Write { image, seed_image } => Ok(write(image, seed_image.as_ref())?),
         Command::Verify { image } => Ok(verify(image)?),
     }

@@ -35,6 +35,7 @@ pub mod orders;
 pub mod session;
 pub mod source;
 pub mod standby;
+pub mod watch;
 pub mod write;
 
 mod aligned;
