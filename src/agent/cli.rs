@@ -1,5 +1,5 @@
-//! The agent's commands: `deploy`, in the installed system `standby` and `watch`, and by hand on a file or a block device `write`
-//! and `verify`.
+//! The agent's commands: `deploy`, in the installed system `standby` and `watch`, and by hand on a file or a block
+//! device `write` and `verify`, on a tree of files `scan` and `baseline`.
 //!
 //! With `--json` standard output has one object a line: progress about once a second (as in the reports to the
 //! server), and at the end what was done: for `write` `{"done": true, ...}`, for `verify` `{"right": ..., ...}`.
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
+use super::drift::command;
 use super::http_source::HttpSource;
 use super::standby;
 use super::watch;
@@ -47,6 +48,10 @@ pub enum Command {
         #[arg(long, value_name = "REF")]
         seed_image: Option<ImageRef>,
     },
+    /// Compare the files of a running system with the baseline of its image. Changes nothing.
+    Scan(command::ScanOptions),
+    /// Write the baseline of a tree of files.
+    Baseline(command::BaselineOptions),
     /// Compare a disk or a file with an image. Writes nothing.
     Verify {
         #[command(flatten)]
@@ -82,6 +87,8 @@ pub fn run(command: &Command) -> Result<bool, Box<dyn std::error::Error>> {
         Command::Deploy => Ok(super::deploy::run().map(|()| true)?),
         Command::Standby(options) => standby::run(options),
         Command::Watch(options) => Ok(watch::run(options).map(|()| true)?),
+        Command::Scan(options) => command::scan(options),
+        Command::Baseline(options) => command::baseline(options),
         Command::Write { image, seed_image } => Ok(write(image, seed_image.as_ref())?),
         Command::Verify { image } => Ok(verify(image)?),
     }

@@ -22,6 +22,7 @@
 //! | `orders`, `inventory`, `session`, `deploy` | one order: from the kernel command line to the report |
 //! | `boot_entry` | the UEFI boot entry of what was written |
 //! | `standby`, `restart`, `kexec` | in the installed system: asks for orders, and comes back over the network |
+//! | `drift` | in the installed system: the tree of files against the image's baseline |
 //!
 //! What is absent: the server's store and registry. The agent believes nothing but digests.
 
@@ -29,6 +30,7 @@ pub mod boot_entry;
 pub mod cli;
 pub mod deploy;
 pub mod device;
+pub mod drift;
 pub mod http_source;
 pub mod inventory;
 pub mod orders;

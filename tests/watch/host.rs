@@ -109,10 +109,6 @@ impl Host {
         }
     }
 
-    pub fn pid(&self) -> u32 {
-        self.agent.as_ref().unwrap().id()
-    }
-
     pub fn path(&self, path: &str) -> PathBuf {
         self.root.join(path)
     }

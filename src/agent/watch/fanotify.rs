@@ -15,8 +15,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-const FLAGS: libc::c_uint =
-    libc::FAN_CLASS_NOTIF | libc::FAN_REPORT_DFID_NAME | libc::FAN_CLOEXEC | libc::FAN_NONBLOCK;
+const FLAGS: libc::c_uint = libc::FAN_CLASS_NOTIF | libc::FAN_REPORT_DFID_NAME | libc::FAN_CLOEXEC | libc::FAN_NONBLOCK;
 const MASK: u64 = libc::FAN_CREATE
     | libc::FAN_DELETE
     | libc::FAN_MOVED_FROM
@@ -51,7 +50,11 @@ pub(super) enum Event<'b> {
     Overflow,
     /// Bytes that are no event as we know them: to be taken as changes that are missing.
     Unclear,
-    At { mask: u64, directory: Handle, name: &'b [u8] },
+    At {
+        mask: u64,
+        directory: Handle,
+        name: &'b [u8],
+    },
 }
 
 /// A group of marks. Its queue is the kernel's default, 16,384 events (fs.fanotify.max_queued_events).
@@ -80,8 +83,7 @@ impl Group {
         let path = c_path(path)?;
         let flags = libc::FAN_MARK_ADD | libc::FAN_MARK_FILESYSTEM | libc::FAN_MARK_ONLYDIR;
         // SAFETY: the kernel reads the path up to its NUL, which lives until the call is over.
-        let done =
-            unsafe { libc::fanotify_mark(self.0.as_raw_fd(), flags, MASK, libc::AT_FDCWD, path.as_ptr()) };
+        let done = unsafe { libc::fanotify_mark(self.0.as_raw_fd(), flags, MASK, libc::AT_FDCWD, path.as_ptr()) };
         if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
@@ -221,9 +223,8 @@ pub(super) fn handle_of(path: &Path) -> io::Result<Handle> {
     let mut raw = Raw { handle_bytes: HANDLE_BYTES_MAX as libc::c_uint, handle_type: 0, bytes: [0; HANDLE_BYTES_MAX] };
     let mut mount_id = 0;
     // SAFETY: the path ends with NUL; `Raw` has the room that `handle_bytes` says, and the kernel writes no more.
-    let done = unsafe {
-        libc::name_to_handle_at(libc::AT_FDCWD, path.as_ptr(), (&raw mut raw).cast(), &raw mut mount_id, 0)
-    };
+    let done =
+        unsafe { libc::name_to_handle_at(libc::AT_FDCWD, path.as_ptr(), (&raw mut raw).cast(), &raw mut mount_id, 0) };
     if done != 0 {
         return Err(io::Error::last_os_error());
     }

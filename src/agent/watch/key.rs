@@ -45,7 +45,10 @@ pub(super) struct HostKey {
 impl std::fmt::Debug for HostKey {
     /// Without the secret.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HostKey").field("host", &self.host).field("generation", &self.generation).finish_non_exhaustive()
+        f.debug_struct("HostKey")
+            .field("host", &self.host)
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
     }
 }
 

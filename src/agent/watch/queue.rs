@@ -52,9 +52,8 @@ impl Queue {
         }
         // The directory may have come and gone with a disk that was full.
         let _ = fs::create_dir(state.file(DIRECTORY));
-        let written = serde_json::to_vec(&report)
-            .map_err(io::Error::from)
-            .and_then(|bytes| state.write(&name(number), &bytes));
+        let written =
+            serde_json::to_vec(&report).map_err(io::Error::from).and_then(|bytes| state.write(&name(number), &bytes));
         match written {
             Ok(()) => {
                 self.kept.push(number);

@@ -311,7 +311,8 @@ impl Service<'_> {
         }
         let before = std::mem::take(&mut self.gaps_since);
         let since = |reason: &String| before.iter().find(|(known, _)| known == reason).map(|(_, since)| *since);
-        self.gaps_since = reasons.into_iter().map(|reason| (reason.clone(), since(&reason).unwrap_or_else(clock::now))).collect();
+        self.gaps_since =
+            reasons.into_iter().map(|reason| (reason.clone(), since(&reason).unwrap_or_else(clock::now))).collect();
         let own = |(reason, since): &(String, u64)| Gap {
             path: PathText(b"/".to_vec()),
             reason: reason.clone(),

@@ -183,7 +183,8 @@ mod tests {
     #[test]
     fn a_report_never_outgrows_its_bound_and_counts_the_rest() {
         let mut view = View::default();
-        let long: Vec<String> = (0..FINDINGS_MAX).map(|number| format!("/{number:04}/{}", "\u{1}".repeat(900))).collect();
+        let long: Vec<String> =
+            (0..FINDINGS_MAX).map(|number| format!("/{number:04}/{}", "\u{1}".repeat(900))).collect();
         let findings: Vec<(&str, u64)> = long.iter().map(|path| (path.as_str(), 1)).collect();
         view.replace("full", Summary { findings_total: 3_000_000, ..summary(&findings) });
         let gap = Gap { path: PathText(vec![1; 900]), reason: "r".into(), since: 1 };

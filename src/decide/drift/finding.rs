@@ -156,6 +156,14 @@ impl fmt::Debug for Aspects {
     }
 }
 
+/// Whether an extended attribute is compared, by its name. Others are the file system's or the host's own.
+#[must_use]
+pub fn xattr_counts(name: &[u8]) -> bool {
+    const WHOLE: [&[u8]; 4] =
+        [b"security.capability", b"security.selinux", b"system.posix_acl_access", b"system.posix_acl_default"];
+    WHOLE.contains(&name) || name.starts_with(b"user.") || name.starts_with(b"trusted.")
+}
+
 /// A path that differs. At least one side is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {

@@ -87,6 +87,11 @@ impl Pattern {
 
     #[must_use]
     pub fn matches(&self, path: &[u8]) -> bool {
+        // Most patterns differ from most paths before their first wildcard.
+        if self.0.iter().zip(path).find(|(own, byte)| matches!(**own, b'*' | b'?') || own != byte).is_some_and(is_other)
+        {
+            return false;
+        }
         match self.0.strip_suffix(b"/**") {
             Some([]) => true,
             Some(top) => {
@@ -102,6 +107,11 @@ impl Pattern {
     pub fn covers(&self, directory: &[u8]) -> bool {
         self.0.ends_with(b"/**") && self.matches(directory)
     }
+}
+
+/// At the first place where a pattern has a wildcard or another byte than a path.
+fn is_other((own, _): (&u8, &u8)) -> bool {
+    !matches!(own, b'*' | b'?')
 }
 
 fn matches_components(pattern: &[u8], path: &[u8]) -> bool {
@@ -185,6 +195,10 @@ pub fn prunes<'r>(rules: &'r [Rule], directory: &[u8], now: u64) -> Option<&'r R
 
 /// Whether the pattern could match something in the directory; yes when in doubt.
 fn may_match_under(pattern: &Pattern, directory: &[u8]) -> bool {
+    let inside = pattern.0.iter().zip(directory).find(|(own, byte)| matches!(**own, b'*' | b'?') || own != byte);
+    if inside.is_some_and(is_other) {
+        return false;
+    }
     let parts: Vec<&[u8]> = pattern.0.split(|byte| *byte == b'/').collect();
     let names: Vec<&[u8]> = directory.split(|byte| *byte == b'/').collect();
     for (at, name) in names.iter().enumerate() {
