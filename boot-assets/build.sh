@@ -18,6 +18,8 @@ set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=debian.sh
 . "$HERE/debian.sh"
+# shellcheck source=agent.sh
+. "$HERE/agent.sh"
 
 OUT=${1:-$REPOSITORY/target/boot-assets}
 need_tools cpio:cpio zstd:zstd depmod:kmod modinfo:kmod apt-get:apt dpkg-deb:dpkg flock:util-linux \
@@ -31,20 +33,6 @@ trap 'rm -rf "$WORK"' EXIT
 
 # Words of a list file, without its comments.
 listed() { sed 's/#.*//' "$HERE/$1" | xargs -n 1; }
-
-# Static, so that the initramfs needs no C library. No path of this machine may end up in it: two checkouts
-# must give the same agent.
-build_agent() {
-  local cargo_home=${CARGO_HOME:-$HOME/.cargo} target=x86_64-unknown-linux-gnu
-  command -v cargo >/dev/null || die "cargo is missing; install Rust (rustup.rs), or set REGILD_AGENT=FILE"
-  (
-    cd "$REPOSITORY"
-    RUSTFLAGS="-C target-feature=+crt-static --remap-path-prefix=$REPOSITORY=/regild --remap-path-prefix=$cargo_home=/cargo" \
-      CFLAGS="-ffile-prefix-map=$cargo_home=/cargo" \
-      cargo build --quiet --profile agent --target $target --no-default-features --features agent --bin regild-agent
-  ) || die "the agent does not build; see above"
-  AGENT=${CARGO_TARGET_DIR:-$REPOSITORY/target}/$target/agent/regild-agent
-}
 
 # Some NICs and controllers do not start without a file from their maker. Those that a module of ours asks for
 # and that are in the packages of firmware.list are taken along; Debian keeps them in the component

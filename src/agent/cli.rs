@@ -1,5 +1,5 @@
-//! The agent's commands: `deploy`, in the installed system `standby`, and by hand on a file or a block device `write`
-//! and `verify`, on a tree of files `scan` and `baseline`.
+//! The agent's commands: `deploy`, in the installed system `standby` and `watch`, and by hand on a file or a block
+//! device `write` and `verify`, on a tree of files `scan` and `baseline`.
 //!
 //! With `--json` standard output has one object a line: progress about once a second (as in the reports to the
 //! server), and at the end what was done: for `write` `{"done": true, ...}`, for `verify` `{"right": ..., ...}`.
@@ -16,6 +16,7 @@ use super::drift::command;
 use super::http_source::HttpSource;
 use super::outside;
 use super::standby;
+use super::watch;
 use super::write::{self, Observer, Outcome, Verified, WriteError, WriteOptions, verify_image, write_image};
 use crate::clock;
 use crate::wire::agent::{Progress, Step};
@@ -42,6 +43,8 @@ pub enum Command {
     VerifyFiles(outside::command::Options),
     /// In the installed system, as a service: say that it runs, and reboot into the network when an order is open.
     Standby(standby::Options),
+    /// In the installed system, as a service: compare it with its golden image, and report what differs.
+    Watch(watch::Options),
     /// Write an image onto a disk or into a file, in place. WHAT IS ON IT IS LOST.
     Write {
         #[command(flatten)]
@@ -90,6 +93,7 @@ pub fn run(command: &Command) -> Result<bool, Box<dyn std::error::Error>> {
         Command::VerifyHost => Ok(outside::run().map(|()| true)?),
         Command::VerifyFiles(options) => outside::command::run(options),
         Command::Standby(options) => standby::run(options),
+        Command::Watch(options) => Ok(watch::run(options).map(|()| true)?),
         Command::Scan(options) => command::scan(options),
         Command::Baseline(options) => command::baseline(options),
         Command::Write { image, seed_image } => Ok(write(image, seed_image.as_ref())?),

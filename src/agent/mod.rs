@@ -38,6 +38,7 @@ pub mod outside;
 pub mod session;
 pub mod source;
 pub mod standby;
+pub mod watch;
 pub mod write;
 
 mod aligned;

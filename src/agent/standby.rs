@@ -130,7 +130,7 @@ fn is_uefi() -> bool {
 
 /// The interval, doubled with each failure up to a limit, and a quarter more or less of it: machines that were
 /// switched on together, or waited for one server together, do not stay together.
-fn pause(interval_seconds: u64, failures: u32, dice: u64) -> Duration {
+pub(super) fn pause(interval_seconds: u64, failures: u32, dice: u64) -> Duration {
     let longest = AWAY_PAUSE_SECONDS.max(interval_seconds);
     let mean = interval_seconds.saturating_mul(1 << failures.min(16)).min(longest);
     let millis = mean * 1000;

@@ -1,0 +1,196 @@
+//! What differs now, as far as it was seen: all of it after a look at the whole tree, and what changed since.
+
+use super::dirty::Depth;
+use crate::agent::drift::{Reach, Spots, Summary};
+use crate::decide::drift::path;
+use crate::wire::drift::{FINDINGS_MAX, Finding, Gap, PathText, REPORT_BYTES_MAX, Report, Scan};
+use std::collections::BTreeMap;
+
+/// Room for what stands around findings: host, digests, scan, commas.
+const FRAME_BYTES: usize = 4096;
+/// Gaps have a quarter of the rest at most, so that findings always find room.
+const GAPS_BYTES_MAX: usize = (REPORT_BYTES_MAX - FRAME_BYTES) / 4;
+
+#[derive(Debug, Default)]
+pub(super) struct View {
+    pub scan: Scan,
+    findings: Vec<Finding>,
+    findings_total: u64,
+    gaps: Vec<Gap>,
+}
+
+impl View {
+    /// The first findings are not all of them: what changed cannot be put in and taken out one by one.
+    pub(super) fn is_cut(&self) -> bool {
+        self.findings_total > self.findings.len() as u64
+    }
+
+    /// After a look at everything.
+    pub(super) fn replace(&mut self, kind: &str, summary: Summary) {
+        let Summary { scan, mut findings, findings_total, gaps, .. } = summary;
+        // The state counts from the first look at everything; an event may have shown it before.
+        let before: BTreeMap<&PathText, u64> =
+            self.findings.iter().map(|finding| (&finding.path, finding.first_seen)).collect();
+        for finding in &mut findings {
+            let since = before.get(&finding.path).copied().unwrap_or(finding.first_seen);
+            finding.first_seen = finding.first_seen.min(since);
+        }
+        self.scan = Scan { kind: kind.to_string(), ..scan };
+        (self.findings, self.findings_total, self.gaps) = (findings, findings_total, gaps);
+    }
+
+    /// After a look at some places: what was known of them is over, what was found there holds.
+    pub(super) fn merge(&mut self, looked_at: &BTreeMap<Vec<u8>, Depth>, summary: Summary) {
+        let is_of = |path: &PathText| covers(looked_at, &path.0);
+        let before: BTreeMap<PathText, u64> =
+            self.findings.iter().map(|finding| (finding.path.clone(), finding.first_seen)).collect();
+        self.findings.retain(|finding| !is_of(&finding.path));
+        self.gaps.retain(|gap| !is_of(&gap.path));
+        self.findings.extend(summary.findings.into_iter().map(|mut finding| {
+            finding.first_seen = before.get(&finding.path).copied().unwrap_or(finding.first_seen);
+            finding
+        }));
+        self.findings.sort_by(|a, b| path::order(&a.path.0, &b.path.0));
+        self.findings.dedup_by(|a, b| a.path == b.path);
+        self.gaps.extend(summary.gaps);
+        self.gaps.sort_by(|a, b| path::order(&a.path.0, &b.path.0));
+        let cut = summary.findings_total.saturating_sub(self.findings.len() as u64);
+        self.findings_total = self.findings.len() as u64 + cut;
+        self.findings.truncate(FINDINGS_MAX);
+        // Of the whole tree are its number, how many paths it has and since when all content is known.
+        let Scan { number, paths, content_since, .. } = self.scan;
+        self.scan = Scan { kind: "events".into(), number, paths, content_since, ..summary.scan };
+    }
+
+    pub(super) fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
+    pub(super) fn findings_total(&self) -> u64 {
+        self.findings_total
+    }
+
+    /// All of it as a report; who says it and its number come later. `own`: what this service could not do.
+    pub(super) fn report(&self, own: &[Gap]) -> Report {
+        let mut gaps_bytes = 0;
+        let fits = |gap: &&Gap| {
+            gaps_bytes += json_bytes(gap);
+            gaps_bytes <= GAPS_BYTES_MAX
+        };
+        let gaps: Vec<Gap> = own.iter().chain(&self.gaps).take_while(fits).cloned().collect();
+        let mut findings_bytes: usize = FRAME_BYTES + gaps.iter().map(json_bytes).sum::<usize>();
+        let mut findings: Vec<Finding> = Vec::new();
+        for finding in self.findings.iter().take(FINDINGS_MAX) {
+            let bytes = json_bytes(finding);
+            if findings_bytes + bytes > REPORT_BYTES_MAX {
+                break;
+            }
+            findings_bytes += bytes;
+            findings.push(finding.clone());
+        }
+        let findings_total = self.findings_total;
+        Report { scan: self.scan.clone(), gaps, findings, findings_total, ..Report::default() }
+    }
+}
+
+/// With the comma. Text in JSON always has a form.
+fn json_bytes(value: &impl serde::Serialize) -> usize {
+    serde_json::to_string(value).map_or(0, |text| text.len()) + 1
+}
+
+/// What the findings of a report come to: the same as long as the same things differ in the same way, however often
+/// they were seen.
+pub(super) fn digest(report: &Report) -> String {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&report.findings_total.to_le_bytes());
+    for finding in &report.findings {
+        let steady = Finding { first_seen: 0, scans: 0, ..finding.clone() };
+        hasher.update(serde_json::to_string(&steady).unwrap_or_default().as_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+/// Whether a look at these places has looked at `path`.
+fn covers(looked_at: &BTreeMap<Vec<u8>, Depth>, path: &[u8]) -> bool {
+    if looked_at.contains_key(path) || looked_at.get(&b"/"[..]) == Some(&Depth::AllUnder) {
+        return true;
+    }
+    let ends = path.iter().enumerate().skip(1).filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+    ends.into_iter().any(|end| looked_at.get(path.get(..end).unwrap_or_default()) == Some(&Depth::AllUnder))
+}
+
+/// For the scan.
+pub(super) fn spots(changed: &BTreeMap<Vec<u8>, Depth>) -> Spots {
+    let reach = |depth: &Depth| match depth {
+        Depth::Itself => Reach::Itself,
+        Depth::AllUnder => Reach::Everything,
+    };
+    let mut spots = Spots::default();
+    for (path, depth) in changed {
+        spots.add(path, reach(depth));
+    }
+    spots
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::drift::Node;
+
+    fn node() -> Node {
+        serde_json::from_str(r#"{"kind": "directory", "mode": 493, "uid": 0, "gid": 0, "modified": 0}"#).unwrap()
+    }
+
+    fn finding(path: &str, first_seen: u64) -> Finding {
+        let path = PathText(path.as_bytes().to_vec());
+        Finding { path, expected: None, seen: Some(node()), first_seen, scans: 1, content: None }
+    }
+
+    fn summary(findings: &[(&str, u64)]) -> Summary {
+        let findings: Vec<Finding> = findings.iter().map(|(path, at)| finding(path, *at)).collect();
+        Summary { findings_total: findings.len() as u64, findings, ..Summary::default() }
+    }
+
+    fn paths(view: &View) -> Vec<String> {
+        view.findings().iter().map(|finding| String::from_utf8(finding.path.0.clone()).unwrap()).collect()
+    }
+
+    #[test]
+    fn what_was_looked_at_again_holds_and_the_rest_stays() {
+        let mut view = View::default();
+        view.replace("full", summary(&[("/a", 5), ("/b", 5), ("/d/x", 5), ("/d/y/z", 5), ("/d!", 5)]));
+        let looked_at = [(b"/b".to_vec(), Depth::Itself), (b"/d".to_vec(), Depth::AllUnder)].into();
+        view.merge(&looked_at, summary(&[("/d/n", 9), ("/d/y/z", 9)]));
+        assert_eq!(paths(&view), ["/a", "/d/n", "/d/y/z", "/d!"]);
+        assert_eq!(view.findings()[2].first_seen, 5, "it was there before");
+        assert_eq!((view.findings_total(), view.is_cut()), (4, false));
+        view.replace("metadata", summary(&[("/d/n", 12)]));
+        assert_eq!(view.findings()[0].first_seen, 9, "an event showed it before the state knew it");
+    }
+
+    #[test]
+    fn a_report_says_the_same_until_something_differs_otherwise() {
+        let mut view = View::default();
+        view.replace("full", summary(&[("/a", 5)]));
+        let first = digest(&view.report(&[]));
+        view.findings[0].scans = 9;
+        assert_eq!(digest(&view.report(&[])), first);
+        view.findings[0].seen.as_mut().unwrap().mode = 0;
+        assert_ne!(digest(&view.report(&[])), first);
+    }
+
+    /// Issue 4, bad input: a host with millions of findings, and long paths.
+    #[test]
+    fn a_report_never_outgrows_its_bound_and_counts_the_rest() {
+        let mut view = View::default();
+        let long: Vec<String> =
+            (0..FINDINGS_MAX).map(|number| format!("/{number:04}/{}", "\u{1}".repeat(900))).collect();
+        let findings: Vec<(&str, u64)> = long.iter().map(|path| (path.as_str(), 1)).collect();
+        view.replace("full", Summary { findings_total: 3_000_000, ..summary(&findings) });
+        let gap = Gap { path: PathText(vec![1; 900]), reason: "r".into(), since: 1 };
+        let report = view.report(&vec![gap; 100]);
+        let bytes = serde_json::to_string(&report).unwrap().len();
+        assert!(bytes <= REPORT_BYTES_MAX && bytes > REPORT_BYTES_MAX / 2, "{bytes}");
+        assert!(view.is_cut() && report.findings_total == 3_000_000 && !report.gaps.is_empty());
+    }
+}
