@@ -66,6 +66,7 @@ fn h1_no_route_for_machines_tells_anything_about_a_host_to_others() {
     let refs = format!("/images/refs/{IMAGE}");
     let (manifest, pack) =
         (format!("/images/manifests/{}", "0".repeat(64)), format!("/images/packs/{}", "0".repeat(64)));
+    let baseline = format!("/images/baselines/{}", "0".repeat(64));
     // Template, method, path, body, status.
     let walk: Vec<(&str, &str, &str, Vec<u8>, u16)> = vec![
         ("/healthz", "GET", "/healthz", vec![], 200),
@@ -75,6 +76,7 @@ fn h1_no_route_for_machines_tells_anything_about_a_host_to_others() {
         ("/images/refs/{name}", "GET", &refs, vec![], 200),
         ("/images/manifests/{digest}", "GET", &manifest, vec![], 404),
         ("/images/packs/{id}", "GET", &pack, vec![], 404),
+        ("/images/baselines/{digest}", "GET", &baseline, vec![], 404),
         (CHECK_IN, "GET", CHECK_IN, vec![], 405),
         (CHECK_IN, "POST", CHECK_IN, vec![], 400),
         (CHECK_IN, "POST", CHECK_IN, json(&machine.check_in(&wrong, "x")), 401),
