@@ -45,3 +45,5 @@ mod standby;
 mod stop;
 #[path = "http/upload.rs"]
 mod upload;
+#[path = "http/verify.rs"]
+mod verify;

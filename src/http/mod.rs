@@ -13,6 +13,7 @@ pub mod images;
 pub mod listen;
 mod log_gate;
 pub mod operator;
+pub mod operator_baselines;
 pub mod operator_brakes;
 pub mod operator_channels;
 pub mod operator_fleet;
@@ -90,6 +91,7 @@ pub fn machine_routes(shared: Arc<Shared>) -> Router {
         .route("/images/refs/{name}", get(images::resolve))
         .route("/images/manifests/{digest}", get(images::manifest))
         .route("/images/packs/{id}", get(images::pack))
+        .route("/images/baselines/{digest}", get(images::baseline))
         .route("/agent/v1/installed", post(agent::installed))
         .route("/agent/v1/standby", post(standby::ask))
         .layer(DefaultBodyLimit::max(MACHINE_BODY_BYTES_MAX))
@@ -139,6 +141,8 @@ pub fn operator_routes(shared: Arc<Shared>) -> Router {
         .route("/v1/images", get(operator_images::list))
         .route("/v1/images/{name}", image)
         .route("/v1/images/{name}/export", post(operator_images::export))
+        .route("/v1/images/{name}/baseline", get(operator_baselines::show).post(operator_baselines::make))
+        .route("/v1/images/{name}/files", get(operator_baselines::files))
         .layer(DefaultBodyLimit::max(OPERATOR_BODY_BYTES_MAX))
         .with_state(shared)
 }

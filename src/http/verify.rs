@@ -8,6 +8,7 @@ use super::agent::{AgentBody, Speaker, foreign_address, speaker, unauthorised};
 use super::listen::Peer;
 use super::problem::Problem;
 use super::said;
+use crate::clock;
 use crate::decide::host::{Event, Host, Refusal, VerifyNumber, VerifyResult};
 use crate::registry::RegistryError;
 use crate::wire::agent::PROTOCOL;
@@ -143,8 +144,8 @@ async fn looked(shared: &Shared, host: &Host, report: drift::Report) -> Result<V
 /// What the disk is compared with. Without a baseline its files are a gap of the report; the rest of the disk is looked at
 /// all the same.
 fn terms(shared: &Shared, host: &Host) -> Result<drift::Terms, Problem> {
-    let _ = shared;
     let image = host.reported.as_ref().ok_or_else(over)?;
+    let rules = shared.registry.read(|all| all.drift_rules(host, clock::now()));
     Ok(drift::Terms {
         host: host.id.clone(),
         generation: host.reported_generation,
@@ -154,11 +155,11 @@ fn terms(shared: &Shared, host: &Host) -> Result<drift::Terms, Problem> {
         reason: "there is no baseline of this image".to_string(),
         key: None,
         sequence: 0,
-        policy: String::new(),
-        rules: Vec::new(),
-        scan_seconds: 0,
-        cycle_seconds: 0,
-        report_seconds: 0,
+        policy: rules.digest.clone(),
+        rules: rules.words.clone(),
+        scan_seconds: rules.pace.scan_seconds,
+        cycle_seconds: rules.pace.cycle_seconds,
+        report_seconds: rules.pace.report_seconds,
     })
 }
 

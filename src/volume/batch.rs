@@ -19,6 +19,7 @@ const LINKED_MAX: usize = 1 << 18;
 pub struct Hashed<'t, W> {
     tree: &'t mut dyn Tree,
     wants: W,
+    stopping: Option<&'t dyn Fn() -> bool>,
     ready: VecDeque<Found>,
     linked: HashMap<u64, Option<Digest>>,
     /// What ends the walk, once what came before it was handed on.
@@ -35,7 +36,21 @@ impl<W> std::fmt::Debug for Hashed<'_, W> {
 impl<'t, W: FnMut(&Found) -> bool> Hashed<'t, W> {
     /// `wants` is asked once for each file, in the order of the walk.
     pub fn new(tree: &'t mut dyn Tree, wants: W) -> Hashed<'t, W> {
-        Hashed { tree, wants, ready: VecDeque::new(), linked: HashMap::new(), error: None, is_over: false }
+        Hashed {
+            tree,
+            wants,
+            stopping: None,
+            ready: VecDeque::new(),
+            linked: HashMap::new(),
+            error: None,
+            is_over: false,
+        }
+    }
+
+    /// Ends early, without an error, once `stopping` says so: asked before each file.
+    #[must_use]
+    pub fn until(self, stopping: &'t dyn Fn() -> bool) -> Hashed<'t, W> {
+        Hashed { stopping: Some(stopping), ..self }
     }
 
     fn gather(&mut self) -> Result<(), VolumeError> {
@@ -64,6 +79,11 @@ impl<'t, W: FnMut(&Found) -> bool> Hashed<'t, W> {
         }
         wanted.sort_unstable();
         for (_, at) in wanted {
+            if self.stopping.is_some_and(|stopping| stopping()) {
+                self.is_over = true;
+                self.ready.clear();
+                return Ok(());
+            }
             // `at` was this deque's length when the entry was pushed, and nothing was taken out since.
             let Some(found) = self.ready.get_mut(at) else { continue };
             let known = self.linked.get(&found.inode).copied().filter(|_| found.links > 1);

@@ -20,6 +20,7 @@ pub mod detect;
 pub mod ext4;
 pub mod fat;
 pub mod lookup;
+pub mod merged;
 mod section;
 
 pub use detect::{Detected, Format};

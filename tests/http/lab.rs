@@ -7,6 +7,7 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use regild::wire::agent::{CheckIn, Event, Inventory, PROTOCOL, Report};
+use regild::wire::verify::{VerifyCheckIn, VerifyOutcome, VerifyReport};
 use serde_json::Value;
 use sha2::Digest;
 
@@ -281,6 +282,23 @@ impl Machine {
     pub fn report(&self, generation: u64, session: &str, event: Event) -> Report {
         let (host, session) = (self.host.clone(), session.to_owned());
         Report { protocol: PROTOCOL, host, generation, session, event }
+    }
+
+    pub fn verify_check_in(&self, number: u64, token: &str) -> VerifyCheckIn {
+        VerifyCheckIn {
+            protocol: PROTOCOL,
+            host: self.host.clone(),
+            number,
+            token: token.to_owned(),
+            session: "x".to_owned(),
+            inventory: Inventory { macs: vec![self.mac.clone()], ..Inventory::default() },
+        }
+    }
+
+    pub fn verify_report(&self, number: u64, session: &str) -> VerifyReport {
+        let (host, session) = (self.host.clone(), session.to_owned());
+        let outcome = VerifyOutcome::Failed { reason: "x".to_owned(), listing: Vec::new() };
+        VerifyReport { protocol: PROTOCOL, host, number, session, outcome }
     }
 
     /// Says something of the agent's from this machine's address.

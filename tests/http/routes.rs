@@ -7,6 +7,7 @@ use regild::wire::agent::{Event, Step};
 use crate::lab::{CHECK_IN, IMAGE, Lab, Machine, Orders, REPORT, STRANGER};
 use crate::raw::Answer;
 use crate::standby::STANDBY;
+use crate::verify::{VERIFY_CHECK_IN, VERIFY_REPORT};
 
 /// Paths of `.route("PATH", ...)` in a part of src/http/mod.rs.
 fn routes_in(source: &str) -> BTreeSet<&str> {
@@ -65,6 +66,7 @@ fn h1_no_route_for_machines_tells_anything_about_a_host_to_others() {
     let refs = format!("/images/refs/{IMAGE}");
     let (manifest, pack) =
         (format!("/images/manifests/{}", "0".repeat(64)), format!("/images/packs/{}", "0".repeat(64)));
+    let baseline = format!("/images/baselines/{}", "0".repeat(64));
     // Template, method, path, body, status.
     let walk: Vec<(&str, &str, &str, Vec<u8>, u16)> = vec![
         ("/healthz", "GET", "/healthz", vec![], 200),
@@ -74,6 +76,7 @@ fn h1_no_route_for_machines_tells_anything_about_a_host_to_others() {
         ("/images/refs/{name}", "GET", &refs, vec![], 200),
         ("/images/manifests/{digest}", "GET", &manifest, vec![], 404),
         ("/images/packs/{id}", "GET", &pack, vec![], 404),
+        ("/images/baselines/{digest}", "GET", &baseline, vec![], 404),
         (CHECK_IN, "GET", CHECK_IN, vec![], 405),
         (CHECK_IN, "POST", CHECK_IN, vec![], 400),
         (CHECK_IN, "POST", CHECK_IN, json(&machine.check_in(&wrong, "x")), 401),
@@ -85,6 +88,10 @@ fn h1_no_route_for_machines_tells_anything_about_a_host_to_others() {
         ("/agent/v1/installed", "POST", "/agent/v1/installed", vec![], 400),
         ("/agent/v1/installed", "POST", "/agent/v1/installed", installed, 403),
         (STANDBY, "POST", STANDBY, vec![], 400),
+        (VERIFY_CHECK_IN, "POST", VERIFY_CHECK_IN, vec![], 400),
+        (VERIFY_CHECK_IN, "POST", VERIFY_CHECK_IN, json(&machine.verify_check_in(1, &orders.token)), 401),
+        (VERIFY_REPORT, "POST", VERIFY_REPORT, vec![], 400),
+        (VERIFY_REPORT, "POST", VERIFY_REPORT, json(&machine.verify_report(1, "the-session")), 401),
     ];
     let walked: BTreeSet<_> = walk.iter().map(|step| step.0).collect();
     assert_eq!(walked, routes().0, "this walk and src/http/mod.rs differ");

@@ -147,7 +147,8 @@ impl Look<'_> {
             None => self.gap(&name, "the baseline does not know what lies in it"),
             Some((Known::Files, volume)) => self.boot_sector(part, &volume.format)?,
             Some((Known::Blocks { offset_bytes, length_bytes }, _)) => {
-                self.zone(&name, &[*offset_bytes..offset_bytes.saturating_add(*length_bytes)])?;
+                let range = *offset_bytes..offset_bytes.saturating_add(*length_bytes);
+                self.zone(&name, std::slice::from_ref(&range))?;
             }
             Some((Known::Not { reason }, volume)) => {
                 let at = volume.mounted_at.as_ref().map(|at| format!("{} ({})", at, volume.format));
@@ -188,7 +189,8 @@ impl Look<'_> {
         let mut taken: Vec<Range<u64>> = image.iter().map(|part| part.range.clone()).chain(disk.to_vec()).collect();
         taken.sort_unstable_by_key(|range| range.start);
         let (mut free_from, mut free) = (self.boot.head.len() as u64, Vec::new());
-        for range in taken.into_iter().chain([end..end]) {
+        taken.push(end..u64::MAX);
+        for range in taken {
             let to = range.start.min(end);
             if free_from < to {
                 free.push(free_from..to);
