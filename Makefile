@@ -1,11 +1,12 @@
 # regild: the front door. `make demo` shows it, `make test` proves it.
 .DELETE_ON_ERROR:
 .PHONY: demo test test-fast test-power test-roads test-full setup assets images images-full build audit fuzz fuzz-setup clean help
-.PHONY: bench bench-setup rules test-sim
+.PHONY: bench bench-setup rules test-sim deb
 
 ASSETS := target/boot-assets/SHA256SUMS
 AGENT_SOURCES := $(shell find src/agent src/wire src/decide src/bin src/gpt.rs src/clock.rs src/lib.rs Cargo.toml Cargo.lock 2>/dev/null)
-ASSET_SOURCES := $(shell find boot-assets -type f)
+ASSET_SOURCES := $(shell find boot-assets -type f -not -path 'boot-assets/package/*')
+PACKAGE_SOURCES := $(shell find boot-assets/package -type f) boot-assets/debian.sh boot-assets/agent.sh
 IMAGE_SOURCES := tests/images/gpt-image.sh boot-assets/debian.sh
 
 # Management controllers for tests/power, from PyPI.
@@ -19,6 +20,7 @@ help:
 	@echo "make test-sim   ten thousand lives of a simulated fleet, each under one seed (about 6 minutes; in test-full)"
 	@echo "make setup      installs the Debian packages that all of this needs (as root)"
 	@echo "make assets     builds the deploy environment and the bootloaders into target/boot-assets"
+	@echo "make deb        the installed agent as a Debian package, target/regild-agent_VERSION_amd64.deb"
 	@echo "make build      the release binary, target/release/regild"
 	@echo "make fuzz       hostile input for every parser, FUZZ_SECONDS (30) for each of the targets in fuzz/"
 	@echo "make bench      measures speed, memory and sizes, beside peers (docs/benchmarks.md; as root, about 8 minutes)"
@@ -36,6 +38,13 @@ assets: $(ASSETS)
 $(ASSETS): $(ASSET_SOURCES) $(AGENT_SOURCES)
 	boot-assets/build.sh target/boot-assets
 
+# The agent for installed systems; docs/installed-agent.md says how it comes into a golden image.
+DEB := target/regild-agent_$(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -n 1 | sed 's/-/~/')_amd64.deb
+deb: $(DEB)
+
+$(DEB): $(PACKAGE_SOURCES) $(AGENT_SOURCES)
+	boot-assets/package/build-deb.sh target
+
 images: target/lab/tiny-v1.raw target/lab/tiny-v2.raw target/lab/tiny-v2-sick.raw
 
 target/lab/tiny-%.raw: tests/images/build-tiny.sh $(IMAGE_SOURCES) $(wildcard tests/images/tiny/*)
@@ -49,8 +58,18 @@ target/lab/standby-%.raw: tests/images/build-tiny.sh $(IMAGE_SOURCES) $(wildcard
 	@mkdir -p target/lab
 	REGILD_STANDBY_AGENT=$${REGILD_AGENT:-target/x86_64-unknown-linux-gnu/agent/regild-agent} tests/images/build-tiny.sh $* $@
 
+# The tiny image that watches itself.
+WATCH_IMAGES := target/lab/watch-v1.raw target/lab/watch-v2.raw
+target/lab/watch-%.raw: tests/images/build-tiny.sh $(IMAGE_SOURCES) $(wildcard tests/images/tiny/*) $(ASSETS)
+	@mkdir -p target/lab
+	REGILD_WATCH_AGENT=$${REGILD_AGENT:-target/x86_64-unknown-linux-gnu/agent/regild-agent} tests/images/build-tiny.sh $* $@
+
+# Debian with the package in it, as a golden image of one's own would have it.
+target/lab/debian-watch.raw: export REGILD_WATCH = 1
+target/lab/debian-watch.raw: $(DEB)
+
 # A golden image as people use them: Debian 12 from its archive (200 MB to download, 800 MB of data, about 5 minutes).
-images-full: images $(STANDBY_IMAGES) target/lab/debian-v1.raw
+images-full: images $(STANDBY_IMAGES) $(WATCH_IMAGES) target/lab/debian-v1.raw target/lab/debian-watch.raw
 
 target/lab/debian-%.raw: tests/images/build-debian.sh $(IMAGE_SOURCES) $(wildcard tests/images/debian/*) target/lab/ssh-key
 	REGILD_AUTHORIZED_KEY="$$(cat target/lab/ssh-key.pub)" tests/images/build-debian.sh $* $@
@@ -81,6 +100,7 @@ test-fast:
 	cargo test --lib --bins --test tidy --test rollout_text
 	cargo test --test net --test write_path --test write_cuts
 	cargo test --test store_cuts
+	cargo test --test watch
 	cargo test --test sim
 	@# These wait for the server, for timers and for disks more than they compute.
 	cargo test --test http -- --test-threads 6

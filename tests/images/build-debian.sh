@@ -4,8 +4,12 @@
 #
 #   REGILD_DEBIAN_PACKAGES     further packages, e.g. "nginx-light git", to make versions that differ
 #   REGILD_AUTHORIZED_KEY      a public SSH key for the user debian (who may use sudo); without it nobody can log in
+#   REGILD_WATCH=1             the image compares itself with what it should be: the package regild-agent is in it
+#   REGILD_WATCH_DEB=FILE      that package; without it, what `make deb` made
+#   REGILD_SERVER=URL          whom it asks and tells (http://10.77.0.1:8080, the server of the lab)
 #
-# The image knows no server: it tells the one that its DHCP lease came from that it runs (debian/regild-installed).
+# Otherwise the image knows no server: it tells the one that its DHCP lease came from that it runs
+# (debian/regild-installed).
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=../../boot-assets/debian.sh
@@ -39,6 +43,18 @@ mmdebstrap --quiet --mode=root --variant=minbase --include="$PACKAGES" \
 mkdir "$ROOT"
 tar --extract --file="$WORK/root.tar" --directory="$ROOT" --numeric-owner --xattrs --xattrs-include='*'
 rm "$WORK/root.tar"
+
+if [ -n "${REGILD_WATCH:-}" ]; then
+  step "regild-agent"
+  debs=("$REPOSITORY"/target/regild-agent_*_amd64.deb)
+  DEB=${REGILD_WATCH_DEB:-${debs[0]}}
+  [ -f "$DEB" ] || die "no $DEB; do: make deb"
+  install -D -m 644 "$DEB" "$ROOT/tmp/regild-agent.deb"
+  # No log: it would hold the time of the build.
+  chroot "$ROOT" dpkg --log=/dev/null --install /tmp/regild-agent.deb >/dev/null
+  rm "$ROOT/tmp/regild-agent.deb"
+  sed -i "s|^REGILD_SERVER=.*|REGILD_SERVER=${REGILD_SERVER:-http://10.77.0.1:8080}|" "$ROOT/etc/default/regild-agent"
+fi
 
 step "configuration of debian:$VERSION"
 printf '%s\n' "$VERSION" >"$ROOT/etc/regild-image"

@@ -6,6 +6,8 @@
 #
 #   REGILD_STANDBY_AGENT=FILE    the image runs this agent as a service (power driver "agent"), under busybox init
 #   REGILD_STANDBY_OPTIONS=...   what the agent is started with besides
+#   REGILD_WATCH_AGENT=FILE      the image runs this agent as a service that compares it with itself, under busybox init
+#   REGILD_WATCH_OPTIONS=...     what that one is started with besides
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=../../boot-assets/debian.sh
@@ -46,14 +48,26 @@ health="200 OK"
 mkdir -p "$ROOT/srv/cgi-bin"
 sed -e "s/@HEALTH@/$health/" -e "s/@VERSION@/$VERSION/" "$HERE/tiny/health" >"$ROOT/srv/cgi-bin/health"
 chmod 755 "$ROOT/srv/cgi-bin/health"
-if [ -n "${REGILD_STANDBY_AGENT:-}" ]; then
+AGENT=${REGILD_STANDBY_AGENT:-${REGILD_WATCH_AGENT:-}}
+if [ -n "$AGENT" ]; then
   mv "$ROOT/sbin/init" "$ROOT/sbin/phone-home"
   ln -s ../bin/busybox "$ROOT/sbin/init"
   ln -s busybox "$ROOT/bin/echo"
-  install -m 755 "$REGILD_STANDBY_AGENT" "$ROOT/bin/regild-agent"
-  install -m 755 "$HERE/tiny/standby" "$ROOT/sbin/standby"
+  install -m 755 "$AGENT" "$ROOT/bin/regild-agent"
   install -m 644 "$HERE/tiny/inittab" "$ROOT/etc/inittab"
+fi
+if [ -n "${REGILD_STANDBY_AGENT:-}" ]; then
+  install -m 755 "$HERE/tiny/standby" "$ROOT/sbin/standby"
+  printf '::respawn:/sbin/standby\n' >>"$ROOT/etc/inittab"
   printf '%s\n' "${REGILD_STANDBY_OPTIONS:-}" >"$ROOT/etc/regild-standby"
+fi
+if [ -n "${REGILD_WATCH_AGENT:-}" ]; then
+  install -m 755 "$HERE/tiny/watch" "$ROOT/sbin/watch"
+  printf '::respawn:/sbin/watch\n' >>"$ROOT/etc/inittab"
+  printf '%s\n' "${REGILD_WATCH_OPTIONS:-}" >"$ROOT/etc/regild-watch"
+  # Where its state lies; the rest of the image is mounted read-only until it runs.
+  mkdir -p "$ROOT/var/lib/regild-agent" "$ROOT/root"
+  chmod 700 "$ROOT/var/lib/regild-agent"
 fi
 cat >"$ROOT/etc/os-release" <<RELEASE
 ID=regild-tiny

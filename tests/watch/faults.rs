@@ -16,6 +16,11 @@ fn waits_in_queue(host: &Host) -> usize {
     names.filter(|entry| entry.path().extension().is_some_and(|ending| ending == "json")).count()
 }
 
+/// The server has taken everything, and the agent knows.
+fn all_told(host: &Host) {
+    until("all told", || waits_in_queue(host) == 0 && host.state.join("told.json").exists());
+}
+
 fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     for _ in 0..900 {
         if is_so() {
@@ -34,6 +39,7 @@ fn a_server_that_is_away_hears_it_all_later() {
     let server = host.server("[]");
     host.start();
     server.wait_findings(&[]);
+    all_told(&host);
     server.set(Fault::Down);
     host.write("etc/passwd", "one");
     until("one waits", || waits_in_queue(&host) == 1);
@@ -125,6 +131,7 @@ fn a_full_disk_and_one_that_is_read_only_are_told_about() {
     server.world().terms.report_seconds = 5;
     host.start();
     server.wait_findings(&[]);
+    all_told(&host);
     // To the last page.
     let _ = fs::write(small.0.join("fill"), vec![7; 2 << 20]);
     assert!(fs::write(small.0.join("no room"), vec![7; 4096]).is_err());
@@ -176,14 +183,16 @@ fn a_new_generation_begins_anew() {
 #[test]
 fn a_lost_key_and_a_second_service_are_said() {
     let mut host = Host::new();
-    let _server = host.server("[]");
+    let server = host.server("[]");
     assert!(host.command().arg("--once").status().unwrap().success());
     let said = |command: &mut Command| {
         let done = command.stderr(std::process::Stdio::piped()).output().unwrap();
         (done.status.success(), String::from_utf8(done.stderr).unwrap())
     };
     host.start();
-    until("it holds the lock", || said(host.command().arg("--once")).1.contains("another regild-agent watch"));
+    server.wait("at work", |world| world.taken.len() >= 3);
+    let (succeeded, why) = said(host.command().arg("--once"));
+    assert!(!succeeded && why.contains("another regild-agent watch"), "{why}");
     host.kill();
     fs::remove_file(host.state.join("key.json")).unwrap();
     let (succeeded, why) = said(host.command().arg("--once"));

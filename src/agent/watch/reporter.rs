@@ -52,7 +52,7 @@ impl Told {
 enum Voice {
     /// Terms were never agreed upon, or no key could be kept.
     None(String),
-    Key(HostKey),
+    Key(Box<HostKey>),
 }
 
 /// What came of sending.
@@ -120,7 +120,7 @@ impl Reporter {
         }
         let is_new = self.told.as_ref().is_some_and(|told| told.generation != terms.generation);
         self.voice = match HostKey::of(state, &terms.host, terms.generation) {
-            Ok(key) => Voice::Key(key),
+            Ok(key) => Voice::Key(Box::new(key)),
             Err(error) => Voice::None(format!("the host's key cannot be kept in {}: {error}", state.path().display())),
         };
         self.taken = 0;

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Mean pause after the first failure; then it doubles.
-const RETRY_SECONDS: u64 = 15;
+const RETRY_SECONDS: u64 = 5;
 /// Terms are asked for again so often, even when no answer says that they changed.
 const TERMS_SECONDS: u64 = 3600;
 /// And so often while there is nothing to compare with: a baseline is being made.

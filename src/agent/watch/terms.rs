@@ -160,11 +160,11 @@ pub(super) fn volumes(path: &Path) -> Result<Vec<Volume>, BaselineError> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
     use crate::decide::drift::policy;
 
-    pub(in super::super) fn terms(rules: &str) -> Terms {
+    fn terms(rules: &str) -> Terms {
         let text = format!(
             r#"{{"host": "h", "generation": 1, "image": "a:1", "manifest": "", "baseline": null, "key": null,
                 "sequence": 0, "policy": "p", "scan_seconds": 0, "cycle_seconds": 0, "report_seconds": 0,
