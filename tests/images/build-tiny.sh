@@ -63,7 +63,8 @@ if [ -n "${REGILD_STANDBY_AGENT:-}" ]; then
 fi
 if [ -n "${REGILD_WATCH_AGENT:-}" ]; then
   install -m 755 "$HERE/tiny/watch" "$ROOT/sbin/watch"
-  printf '::respawn:/sbin/watch\n' >>"$ROOT/etc/inittab"
+  install -m 755 "$HERE/tiny/shell" "$ROOT/sbin/shell"
+  printf '::respawn:/sbin/watch\n::respawn:/sbin/shell\n' >>"$ROOT/etc/inittab"
   printf '%s\n' "${REGILD_WATCH_OPTIONS:-}" >"$ROOT/etc/regild-watch"
   # Where its state lies; the rest of the image is mounted read-only until it runs.
   mkdir -p "$ROOT/var/lib/regild-agent" "$ROOT/root"
