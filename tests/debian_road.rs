@@ -7,6 +7,7 @@ mod lab;
 
 use lab::road::{self, HOST, MAC, NETBOOT};
 use lab::{Firmware, Lab, Machine, MachineSpec, Server};
+use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -109,6 +110,113 @@ fn debugfs(image: &Path, request: &str) -> String {
     let filesystem = format!("{}?offset={ROOT_OFFSET_BYTES}", image.display());
     let output = Command::new("debugfs").env("PATH", path).args(["-R", request, &filesystem]).output();
     String::from_utf8_lossy(&output.expect("running debugfs").stdout).into_owned()
+}
+
+/// Looks often, so that the test need not wait; what may differ are the defaults of Debian and nothing else.
+const LOOKS_OFTEN: &str = "[group.default]\ndrift = \"lab\"\n[drift.lab]\nscan = \"1m\"\nreport = \"1m\"\n";
+/// A look at 800 MB under emulation, and what the machine does beside it.
+const LOOK: Duration = Duration::from_secs(600);
+
+/// Promises: a fresh Debian that booted, was logged into and rebooted has no finding under the defaults; then a package,
+/// an edited file, a program swapped with its old time, a new setuid file, a kernel parameter and a removed unit are each
+/// found, and nothing else is.
+#[test]
+#[ignore = "minutes; make test-full"]
+fn a_used_debian_is_clean_and_each_change_by_hand_is_found() {
+    let lab = Lab::new("drift");
+    let server = Server::start(&lab, Path::new(env!("CARGO_BIN_EXE_regild")));
+    server.regild(&["image", "import", built("debian-watch.raw").to_str().unwrap(), "--as", "debian:watch"]);
+    let document = lab.dir().join("fleet.toml");
+    std::fs::write(&document, LOOKS_OFTEN).unwrap();
+    server.regild(&["apply", "-f", document.to_str().unwrap()]);
+    let disk = lab::DiskSpec { bytes: DISK_BYTES, ..road::blank_disk(&lab, "target-1") };
+    let spec = MachineSpec { disks: vec![disk], memory_mib: 2048, ..MachineSpec::new(HOST, Firmware::Bios, MAC) };
+    let mut node = lab.machine(spec);
+    node.power_on();
+    server.wait_host(MAC, "discovered", NETBOOT, |host| host["state"] == "discovered").unwrap();
+    server.regild(&["host", "approve", MAC, "--image", "debian:watch"]);
+    node.power_cycle();
+    let is_ready = |host: &Value| host["state"] == "ready" && host["detail"] == "confirmed";
+    server.wait_host(HOST, "ready on debian:watch", DEPLOY + FIRST_BOOT, is_ready).unwrap();
+
+    assert_eq!(ssh(&lab, "cloud-init status --wait | tail -n 1"), "status: done");
+    ssh(&lab, "sudo systemctl reboot");
+    for _ in 0..2 {
+        node.expect_console("regild golden image watch up", FIRST_BOOT).unwrap();
+    }
+    assert_eq!(ssh(&lab, "systemctl is-system-running --wait"), "running");
+    let booted: u64 = ssh(&lab, "date +%s").parse().unwrap();
+    let shown = until_shown(&server, "looked at since the reboot", |shown| {
+        shown["scan"]["began"].as_u64() > Some(booted) && shown["scan"]["kind"] != "events"
+    });
+    assert_eq!(shown["standing"], "clean", "{shown:#}");
+    assert!(shown["scan"]["paths"].as_u64() > Some(17_000) && shown["content_since"].as_u64() > Some(0), "{shown:#}");
+    eprintln!("a used Debian: {} paths, no finding; not looked at: {:#}", shown["scan"]["paths"], shown["gaps_listed"]);
+
+    let expected = change_by_hand(&lab);
+    let paths = |shown: &Value| -> Vec<String> {
+        let found = shown["found"].as_array().unwrap().iter();
+        found.map(|found| format!("{} {}", found["path"].as_str().unwrap(), found["aspects"])).collect()
+    };
+    let all_there = |shown: &Value| expected.iter().all(|path| paths(shown).contains(path));
+    let shown = until_shown(&server, "found", all_there);
+    // What dpkg keeps of its packages changes with the package, and is no less of a finding.
+    let others = paths(&shown).into_iter().filter(|path| !expected.contains(path));
+    let others: Vec<String> = others.filter(|path| !path.starts_with("/var/lib/dpkg/")).collect();
+    assert_eq!(others, Vec::<String>::new(), "{shown:#}");
+}
+
+/// What somebody with the root password does in a bad week; the findings that it must make.
+fn change_by_hand(lab: &Lab) -> Vec<String> {
+    let package = lab.dir().join("package");
+    std::fs::create_dir_all(package.join("DEBIAN")).unwrap();
+    std::fs::create_dir_all(package.join("usr/bin")).unwrap();
+    std::fs::write(package.join("usr/bin/hot-fix"), "#!/bin/sh\n").unwrap();
+    let control = "Package: hot-fix\nVersion: 1\nArchitecture: all\nMaintainer: nobody <n@example.org>\n\
+                   Description: installed by hand\n";
+    std::fs::write(package.join("DEBIAN/control"), control).unwrap();
+    let deb = lab.dir().join("hot-fix.deb");
+    let built = Command::new("dpkg-deb").args(["--root-owner-group", "-b"]).args([&package, &deb]).output();
+    assert!(built.expect("running dpkg-deb").status.success());
+    let bytes = std::fs::read(&deb).unwrap();
+    let hex: String = bytes.iter().map(|byte| format!("\\\\x{byte:02x}")).collect();
+    for command in [
+        &format!("printf '%b' {hex} > /run/user/$(id -u)/hot-fix.deb")[..],
+        "sudo cp /run/user/$(id -u)/hot-fix.deb /run/ && sudo apt-get install --yes /run/hot-fix.deb",
+        "echo 'PermitRootLogin yes' | sudo tee -a /etc/ssh/sshd_config",
+        "sudo cp -p /usr/bin/who /run/who && printf X | sudo dd of=/usr/bin/who bs=1 seek=9000 conv=notrunc",
+        "sudo touch -r /run/who /usr/bin/who",
+        "sudo cp /usr/bin/id /usr/local/bin/become && sudo chmod 4755 /usr/local/bin/become",
+        "echo 'kernel.kptr_restrict = 0' | sudo tee /etc/sysctl.d/99-debug.conf",
+        "sudo rm /usr/lib/systemd/system/fstrim.timer",
+    ] {
+        let said = ssh(lab, &format!("({command}) 2>&1 && echo well"));
+        assert!(said.ends_with("well"), "{command}: {said}");
+    }
+    let expected = [
+        "/etc/ssh/sshd_config [\"content\"]",
+        "/etc/sysctl.d/99-debug.conf [\"added\"]",
+        "/usr/bin/hot-fix [\"added\"]",
+        "/usr/bin/who [\"content\"]",
+        "/usr/lib/systemd/system/fstrim.timer [\"removed\"]",
+        "/usr/local/bin/become [\"added\"]",
+        "/var/lib/dpkg/status [\"content\"]",
+    ];
+    expected.map(str::to_owned).into()
+}
+
+/// `drift show` of the machine, once `wanted` holds for it.
+fn until_shown(server: &Server, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    let began = Instant::now();
+    loop {
+        let shown: Value = serde_json::from_str(&server.regild(&["drift", "show", HOST, "-o", "json"])).unwrap();
+        if wanted(&shown) {
+            eprintln!("{what} after {:.0} s", began.elapsed().as_secs_f32());
+            return shown;
+        }
+        assert!(began.elapsed() < LOOK, "not {what} in {LOOK:?}: {shown:#}");
+        std::thread::sleep(Duration::from_secs(2));
+    }
 }
 
 #[test]
