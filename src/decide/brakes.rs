@@ -213,10 +213,18 @@ fn full(host: &Host, group: &Group, policy: &Policy, usage: &Usage, now: u64) ->
     })
 }
 
+/// Why the fleet breaker trips.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trip {
+    pub reason: String,
+    /// Too many hosts ask because of drift: what they have in common is worth saying.
+    pub by_drift: bool,
+}
+
 /// Whether the fleet breaker trips now, and why. Once tripped it stays so until a person resets it; what was seen up
 /// to `reset_at` was looked at then and counts no more.
 #[must_use]
-pub fn trips(usage: &Usage, policy: BreakerPolicy, reset_at: u64, now: u64) -> Option<String> {
+pub fn trips(usage: &Usage, policy: BreakerPolicy, reset_at: u64, now: u64) -> Option<Trip> {
     let approved = usage.approved();
     let exceeds = |count: u32| {
         count >= policy.hosts_min && u64::from(count) * 100 > u64::from(approved) * u64::from(policy.percent_max)
@@ -226,9 +234,9 @@ pub fn trips(usage: &Usage, policy: BreakerPolicy, reset_at: u64, now: u64) -> O
         format!("{count} of {approved} hosts {what} within an hour, more than {} %", policy.percent_max)
     };
     if exceeds(drifted) {
-        return Some(share(drifted, "ask for a rebuild because of drift"));
+        return Some(Trip { reason: share(drifted, "ask for a rebuild because of drift"), by_drift: true });
     }
-    exceeds(failed).then(|| share(failed, "failed"))
+    exceeds(failed).then(|| Trip { reason: share(failed, "failed"), by_drift: false })
 }
 
 /// Whether a state counts as one of the fleet's own hosts.

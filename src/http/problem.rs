@@ -1,6 +1,7 @@
 //! Answers that are not good news, as JSON with one sentence for the person who must act.
 
 use crate::registry::RegistryError;
+use crate::registry::drift::DriftRefusal;
 use crate::registry::requests::Proposal;
 use crate::wire::operator::Problem as Body;
 use axum::Json;
@@ -51,11 +52,28 @@ impl From<RegistryError> for Problem {
             RegistryError::NoProposal(_) | RegistryError::NoRollout(_) | RegistryError::UnknownImage(_) => {
                 StatusCode::NOT_FOUND
             }
+            RegistryError::Drift(refusal) => of_drift(refusal),
             RegistryError::SamePerson(_) => StatusCode::FORBIDDEN,
             RegistryError::Denied(_) => StatusCode::UNPROCESSABLE_ENTITY,
             RegistryError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             RegistryError::Store(_) | RegistryError::Busy => StatusCode::SERVICE_UNAVAILABLE,
         };
         Problem::new(status, error.to_string())
+    }
+}
+
+fn of_drift(refusal: &DriftRefusal) -> StatusCode {
+    match refusal {
+        DriftRefusal::WrongKey => StatusCode::UNAUTHORIZED,
+        DriftRefusal::Meaning(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        DriftRefusal::NoException(_) => StatusCode::NOT_FOUND,
+        DriftRefusal::NotBuilt
+        | DriftRefusal::OtherGeneration { .. }
+        | DriftRefusal::OrderOpen { .. }
+        | DriftRefusal::BeingWritten
+        | DriftRefusal::OtherKey { .. }
+        | DriftRefusal::Replayed { .. }
+        | DriftRefusal::NotKept { .. }
+        | DriftRefusal::TooManyExceptions(_) => StatusCode::CONFLICT,
     }
 }

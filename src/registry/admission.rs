@@ -180,7 +180,9 @@ impl Writer {
             return;
         }
         let trips = brakes::trips(&self.brakes.usage, self.brakes.fleet.policy.breaker, breaker.reset_at, now);
-        if let Some(reason) = trips {
+        if let Some(trip) = trips {
+            let reason =
+                if trip.by_drift { format!("{}; {}", trip.reason, self.drift_in_common()) } else { trip.reason };
             tracing::error!(%reason, "the fleet breaker tripped: no order is opened until `regild breaker reset`");
             self.brakes.breaker.tripped = Some(Tripped { reason, at: now });
             self.put_breaker(batch);

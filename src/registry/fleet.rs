@@ -74,6 +74,7 @@ impl Writer {
         }
         // They were judged by the documents as they were: automatic causes wait until the next tick has judged anew.
         self.brakes.schedule.clear();
+        self.drift.all_due(now);
         Ok(())
     }
 

@@ -1,5 +1,8 @@
 //! The history of a host: one line for each change of state, kept for ever under `history/<id>/<number>`.
 
+use super::RegistryError;
+use super::writer::{Batch, Writer};
+use crate::db::Item;
 use crate::decide::host::Entry;
 use serde::{Deserialize, Serialize};
 
@@ -46,5 +49,24 @@ pub fn line(entry: &Entry, number: u64, generation: u64, at: u64) -> Line {
         to: with_step(&entry.to),
         cause: entry.cause.clone(),
         actor: entry.actor.clone(),
+    }
+}
+
+impl Writer {
+    pub(super) fn history(&self, name: &str) -> Result<Vec<Line>, RegistryError> {
+        let id = self.id_of(name)?;
+        let items = self.db.scan(&prefix(&id)).map_err(|error| RegistryError::Store(error.to_string()))?;
+        let parse = |item: &Item| serde_json::from_slice(&item.value);
+        items.iter().map(parse).collect::<Result<_, _>>().map_err(|error| RegistryError::Store(error.to_string()))
+    }
+
+    /// Where the history of a host begins that is seen anew: a machine that was removed keeps its lines.
+    pub(super) fn history_length(&self, id: &str, batch: &Batch) -> Result<u64, RegistryError> {
+        let prefix = prefix(id);
+        let stored = self.db.scan(&prefix).map_err(|error| RegistryError::Store(error.to_string()))?;
+        let stored = stored.iter().map(|item| item.key.as_str());
+        let staged = batch.keys();
+        let numbers = stored.chain(staged).filter_map(|key| key.strip_prefix(prefix.as_str())?.parse::<u64>().ok());
+        Ok(numbers.max().map_or(0, |last| last + 1))
     }
 }

@@ -7,6 +7,7 @@
 mod admission;
 mod bookkeeping;
 pub mod direct;
+pub mod drift;
 pub mod drift_rules;
 pub mod fleet;
 mod gone;
@@ -91,6 +92,8 @@ pub enum RegistryError {
     SamePerson(String),
     #[error("the fleet breaker has not tripped")]
     NotTripped,
+    #[error(transparent)]
+    Drift(#[from] drift::DriftRefusal),
     #[error("the store failed, nothing was changed: {0}")]
     Store(String),
     #[error("too many requests are waiting; try again in a moment")]
@@ -216,6 +219,7 @@ pub enum Command {
         settings: Box<Settings>,
         reply: Reply<()>,
     },
+    Drift(drift::DriftCommand),
 }
 
 /// Where the answer to a [`Command`] goes, once it is durable.

@@ -61,6 +61,7 @@ impl Writer {
         }
         self.forget_gone(batch, now);
         self.end_holds(batch, now);
+        self.drift_tick(batch, now);
         let checks = self.step_rollouts(batch, now);
         self.look_at_breaker(batch, now);
         self.admit_waiting(batch, now);

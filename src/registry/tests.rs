@@ -2,6 +2,7 @@
 
 mod blocked;
 mod brakes;
+mod drift;
 mod ledger;
 mod requests;
 

@@ -1,15 +1,14 @@
 //! What readers see: published records, and the progress of running deploys.
 
 use super::admission::{Fleet, Tripped};
-use super::drift_rules::{DriftMemory, DriftRules};
+use super::drift;
+use super::drift_rules::DriftMemory;
 use super::images::ImageFacts;
 use super::inventory;
 use super::ledger::Tip;
 use super::rollouts::Rollouts;
 use crate::decide::brakes;
-use crate::decide::drift::defaults::Family;
-use crate::decide::drift::effective::{Place, Policies};
-use crate::decide::drift::policy::Rule;
+use crate::decide::drift::effective::Policies;
 use crate::decide::group::Group;
 use crate::decide::host::Host;
 use crate::decide::mac::Mac;
@@ -49,13 +48,14 @@ pub struct View {
     images: Arc<ImageFacts>,
     fleet: Arc<Fleet>,
     rollouts: Arc<Rollouts>,
+    drift: drift::Published,
     reservations: BTreeMap<Mac, std::net::Ipv4Addr>,
     /// Which MAC has which address now; bound leases only.
     lease_macs: HashMap<std::net::Ipv4Addr, Mac>,
     lease_addresses: HashMap<Mac, std::net::Ipv4Addr>,
     /// When the installed agent of a host last asked, Unix seconds. In memory only, an entry for each host at most.
     agents_heard: Mutex<HashMap<String, u64>>,
-    drift: DriftMemory,
+    drift_memory: Arc<DriftMemory>,
 }
 
 impl View {
@@ -120,6 +120,20 @@ impl View {
         self.rollouts = rollouts.clone();
     }
 
+    /// What is known of drift.
+    #[must_use]
+    pub fn drift(&self) -> &drift::Published {
+        &self.drift
+    }
+
+    pub(super) fn publish_drift(&mut self, drift: &drift::Drift, changed: &[String]) {
+        self.drift.publish(drift, changed);
+    }
+
+    pub(super) fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
     /// Groups and policy, as last applied.
     #[must_use]
     pub fn groups(&self) -> &BTreeMap<String, Group> {
@@ -132,24 +146,9 @@ impl View {
         &self.fleet.drift
     }
 
-    /// The rules by which a host is compared with its image, and how often. `exceptions` are the rules of `drift accept`
-    /// that are about this host, the nearest first; their `from` names each one. Hosts with the same policies,
-    /// exceptions and family share one list.
-    #[must_use]
-    pub fn drift_rules(&self, host: &Host, exceptions: &[Rule], now: u64) -> Arc<DriftRules> {
-        let group = self.fleet.groups.get(&host.group);
-        let place = Place {
-            host: host.drift.as_deref(),
-            group: group.and_then(|group| group.drift.as_deref()),
-            image: host.reported.as_ref().map(|image| image.name.as_str()),
-        };
-        let family = host.reported.as_ref().map_or(Family::Debian, |image| self.drift.family_of(&image.manifest));
-        self.drift.rules(&self.fleet.drift, &place, family, exceptions, now)
-    }
-
-    /// What an image's /etc/os-release says, read when its baseline is made or opened (by the manifest's digest).
-    pub fn note_os_release(&self, manifest: &str, os_release: &str) {
-        self.drift.note_family(manifest, Family::of_os_release(os_release));
+    /// The rules of hosts as they were made last; the writer has the same.
+    pub(super) fn drift_memory(&self) -> &Arc<DriftMemory> {
+        &self.drift_memory
     }
 
     /// A group by name, or what holds where nobody wrote it down.

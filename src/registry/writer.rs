@@ -2,6 +2,7 @@
 
 use super::admission::Brakes;
 use super::bookkeeping;
+use super::drift::Drift;
 use super::fleet::Reservations;
 use super::gone::Gone;
 use super::history;
@@ -56,6 +57,7 @@ pub(super) struct Writer {
     pub(super) rollouts: Arc<Rollouts>,
     pub(super) leases: Leases,
     pub(super) ledger: Ledger,
+    pub(super) drift: Drift,
     view: Arc<RwLock<View>>,
     /// Set when a commit failed: the working records are ahead of the disk, so nothing is decided any more.
     pub(super) failed: Option<String>,
@@ -69,6 +71,8 @@ pub(super) struct Batch {
     pub(super) hosts: Vec<String>,
     removed: Vec<String>,
     pub(super) leases: Vec<(std::net::Ipv4Addr, Option<Mac>)>,
+    /// Hosts of which something else is known about drift.
+    pub(super) drift: Vec<String>,
     answers: Vec<Answer>,
 }
 
@@ -80,6 +84,10 @@ impl Batch {
     pub(super) fn put(&mut self, key: String, value: Option<Vec<u8>>) {
         self.bytes += value.as_ref().map_or(0, Vec::len);
         self.txn.writes.push((key, value));
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.txn.writes.iter().map(|(key, _)| key.as_str())
     }
 
     pub(super) fn deletes(&self, key: &str) -> bool {
@@ -96,7 +104,7 @@ impl Batch {
         self.hosts.push(id.to_string());
     }
 
-    fn answer<T: Send + 'static>(&mut self, reply: super::Reply<T>, answer: Result<T, RegistryError>) {
+    pub(super) fn answer<T: Send + 'static>(&mut self, reply: super::Reply<T>, answer: Result<T, RegistryError>) {
         self.answers.push(Box::new(move |failed| {
             let answer = match failed {
                 None => answer,
@@ -134,6 +142,7 @@ impl Writer {
             rollouts: Arc::default(),
             leases: Leases::load(&*db, config)?,
             ledger: bookkeeping::open(&*db)?,
+            drift: Drift::sharing(&view),
             db,
             view,
             failed: None,
@@ -159,6 +168,8 @@ impl Writer {
         writer.load_clock()?;
         writer.load_proposals()?;
         writer.load_rollouts()?;
+        writer.load_drift(now)?;
+        batch.drift.extend(writer.drift.hosts.keys().cloned());
         for (address, mac) in writer.leases.bound(now) {
             batch.leases.push((address, Some(mac)));
         }
@@ -213,6 +224,7 @@ impl Writer {
                 // Reads what is durable: a line of this very group is not yet.
                 let _ = reply.send(self.history(&name));
             }
+            Command::Drift(command) => self.take_drift(command, batch, now),
             other => self.take_operator(other, batch, now),
         }
     }
@@ -281,7 +293,7 @@ impl Writer {
         }
     }
 
-    fn guard(&self) -> Result<(), RegistryError> {
+    pub(super) fn guard(&self) -> Result<(), RegistryError> {
         self.failed.as_ref().map_or(Ok(()), |text| Err(RegistryError::Store(text.clone())))
     }
 
@@ -375,6 +387,7 @@ impl Writer {
         }
         let before = self.hosts.get(&id).cloned();
         self.enter(before.as_ref().map(|view| &view.host), &view.host, now)?;
+        self.drift_follows(before.as_ref().map(|view| &view.host), &view.host, batch, now);
         self.keep(Arc::new(view));
         batch.put_host(&id, record);
         for (line, raw) in puts {
@@ -491,6 +504,7 @@ impl Writer {
         if self.hosts.get(id).is_some_and(|view| view.power.is_some()) {
             batch.put(format!("power/{id}"), None);
         }
+        self.forget_drift(id, batch);
         self.by_mac.retain(|_, known| *known != id);
         if let Some(gone) = self.hosts.remove(id) {
             self.discovered -= usize::from(gone.host.state == State::Discovered);
@@ -501,26 +515,10 @@ impl Writer {
         Ok(())
     }
 
-    fn history(&self, name: &str) -> Result<Vec<history::Line>, RegistryError> {
-        let id = self.id_of(name)?;
-        let items = self.db.scan(&history::prefix(&id)).map_err(|error| RegistryError::Store(error.to_string()))?;
-        let parse = |item: &crate::db::Item| serde_json::from_slice(&item.value);
-        items.iter().map(parse).collect::<Result<_, _>>().map_err(|error| RegistryError::Store(error.to_string()))
-    }
-
-    /// Where the history of a host begins that is seen anew: a machine that was removed keeps its lines.
-    pub(super) fn history_length(&self, id: &str, batch: &Batch) -> Result<u64, RegistryError> {
-        let prefix = history::prefix(id);
-        let stored = self.db.scan(&prefix).map_err(|error| RegistryError::Store(error.to_string()))?;
-        let stored = stored.iter().map(|item| item.key.as_str());
-        let staged = batch.txn.writes.iter().map(|(key, _)| key.as_str());
-        let numbers = stored.chain(staged).filter_map(|key| key.strip_prefix(prefix.as_str())?.parse::<u64>().ok());
-        Ok(numbers.max().map_or(0, |last| last + 1))
-    }
-
     /// Commits the batch, publishes it, answers everybody: in this order (rule 7).
     pub(super) fn finish(&mut self, mut batch: Batch) {
         self.put_ledger(&mut batch);
+        self.drift.staged.clear();
         if self.failed.is_none() && !batch.txn.writes.is_empty() {
             match self.db.commit(std::slice::from_ref(&batch.txn)) {
                 Ok(outcomes) if outcomes == [Committed::Conflict] => {
@@ -549,6 +547,7 @@ impl Writer {
             view.publish_rollouts(&self.rollouts);
             view.publish_images(&self.images);
             view.publish_tip(self.ledger.tip());
+            view.publish_drift(&self.drift, &batch.drift);
             view.publish_breaker(self.brakes.breaker.tripped.clone());
             for (address, holder) in &batch.leases {
                 view.publish_lease(*address, *holder);

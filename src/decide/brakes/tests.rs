@@ -121,8 +121,8 @@ fn the_breaker_trips_when_too_large_a_share_drifts_or_fails_within_an_hour_and_n
     let fails =
         |host: &Host| moved(&ordered(host, NOW), &Event::Expired { step: Step::Netboot, reason: "late".into() }, NOW);
     assert_eq!(trips(&fleet(5, &drifts), policy, 0, NOW), None);
-    assert!(trips(&fleet(6, &drifts), policy, 0, NOW).unwrap().contains("6 of 100 hosts ask"));
-    assert!(trips(&fleet(6, &fails), policy, 0, NOW).unwrap().contains("failed"));
+    assert!(trips(&fleet(6, &drifts), policy, 0, NOW).unwrap().reason.contains("6 of 100 hosts ask"));
+    assert!(trips(&fleet(6, &fails), policy, 0, NOW).unwrap().reason.contains("failed"));
     assert_eq!(trips(&fleet(6, &fails), policy, 0, NOW + 3600), None);
     assert_eq!(trips(&fleet(6, &fails), policy, NOW, NOW + 5), None, "a person has looked at these");
     assert_eq!(trips(&usage(&[drifts(&host(1, &[])), drifts(&host(2, &[]))]), policy, 0, NOW), None);

@@ -2,7 +2,7 @@
 //!
 //! [`finding`] compares what the image holds with what was seen, thing by thing. [`policy`] says of each difference
 //! whether it may be, is to be reported, or asks for a rebuild. The agent asks both, to leave out what may be anyway;
-//! the server asks them again and alone decides.
+//! the server asks them again and alone decides ([`judge`]).
 //!
 //! Which rules are a host's: [`declared`] are the policies of documents, [`classes`] and [`defaults`] what comes with
 //! regild, and [`effective`] puts them together.
@@ -12,5 +12,6 @@ pub mod declared;
 pub mod defaults;
 pub mod effective;
 pub mod finding;
+pub mod judge;
 pub mod path;
 pub mod policy;

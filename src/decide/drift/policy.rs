@@ -87,6 +87,10 @@ impl Pattern {
 
     #[must_use]
     pub fn matches(&self, path: &[u8]) -> bool {
+        // Most patterns and paths part within a few bytes, and a policy may have thousands of rules.
+        if !path.starts_with(self.literal()) {
+            return false;
+        }
         match self.0.strip_suffix(b"/**") {
             Some([]) => true,
             Some(top) => {
@@ -95,6 +99,15 @@ impl Pattern {
             }
             None => matches_components(&self.0, path),
         }
+    }
+
+    /// What every path that matches begins with.
+    fn literal(&self) -> &[u8] {
+        let top = self.0.strip_suffix(b"/**").unwrap_or(&self.0);
+        let end = top.iter().position(|byte| matches!(byte, b'*' | b'?')).unwrap_or(top.len());
+        // `**` may stand for no component at all, and then there is no slash before it.
+        let end = if top[end..].starts_with(b"**") { end.saturating_sub(1) } else { end };
+        &top[..end]
     }
 
     /// Whether everything under `directory` matches, whatever its name.
@@ -223,6 +236,7 @@ mod tests {
             ("/**", "/", true),
             ("/**/__pycache__/**", "/usr/lib/python3/__pycache__/x.pyc", true),
             ("/**/__pycache__/**", "/usr/lib/python3/x.pyc", false),
+            ("/usr/**/**", "/usr", true),
             ("/usr/**/*.pyc", "/usr/a.pyc", true),
             ("/usr/**/*.pyc", "/usr/a/b/c.pyc", true),
             ("/run/user/?", "/run/user/0", true),

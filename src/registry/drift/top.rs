@@ -1,0 +1,155 @@
+//! `drift top`: the paths that drift most across the fleet, counted from the marks in memory when somebody asks.
+//!
+//! No index is kept: it would have to be bounded, and then be wrong just when a fleet drifts apart. Counting goes through
+//! the marks once for each part of their range, so that it needs the memory of one part only.
+
+use super::report::list_key;
+use super::state::{Mark, Source, Watched, path_mark};
+use super::stored::Listed;
+use crate::db::DbRead;
+use crate::decide::drift::finding::Aspects;
+use crate::registry::{Registry, RegistryError, View};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// Marks that are sorted at once: 24 bytes each.
+const PART_MARKS: usize = 500_000;
+/// Hosts that are asked for the name of a path, one after another: the first may have reported anew meanwhile.
+const SAMPLES: usize = 3;
+const GROUPS_MAX: usize = 20;
+
+/// A path that differs on some hosts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counted {
+    pub path: Vec<u8>,
+    /// That are not allowed, on any of them.
+    pub aspects: Aspects,
+    pub hosts: u64,
+    /// The most hosts that have the very same thing there.
+    pub same_content: u64,
+    /// Of these hosts, the first twenty.
+    pub groups: Vec<String>,
+}
+
+/// A host as it is counted.
+struct Member {
+    id: String,
+    group: String,
+    watched: Arc<Watched>,
+}
+
+#[derive(Clone, Copy)]
+struct Row {
+    mark: Mark,
+    host: u32,
+}
+
+/// One path, before it has its name.
+struct Run {
+    aspects: Aspects,
+    hosts: u64,
+    same_content: u64,
+    groups: BTreeSet<u32>,
+    samples: Vec<u32>,
+    path: u64,
+}
+
+impl Registry {
+    /// The `limit` paths that differ on most hosts, of one group or of all. Takes a second where five million findings are
+    /// kept, so not where others wait.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn drift_top(&self, group: Option<&str>, limit: usize) -> Result<Vec<Counted>, RegistryError> {
+        let members = self.read(|view| members(view, group));
+        let runs = counted(&members, limit);
+        let name = |run: Run| {
+            let groups: BTreeSet<&str> = run.groups.iter().map(|host| members[*host as usize].group.as_str()).collect();
+            let groups = groups.into_iter().take(GROUPS_MAX).map(str::to_string).collect();
+            let Run { aspects, hosts, same_content, .. } = run;
+            let path = run.samples.iter().find_map(|host| self.path_of(&members[*host as usize], run.path))?;
+            Some(Counted { path, aspects, hosts, same_content, groups })
+        };
+        Ok(runs.into_iter().filter_map(name).collect())
+    }
+
+    /// The name of a path, from what a host listed. It may be read while the writer writes it anew: what does not fit is
+    /// not it.
+    fn path_of(&self, member: &Member, mark: u64) -> Option<Vec<u8>> {
+        let of = |source| {
+            let chunks = member.watched.heard(source)?.chunks;
+            let listed = read_listed(&*self.reader, &member.id, source, chunks).ok()?;
+            let found = listed.found.iter().find(|found| path_mark(found.path()) == mark)?;
+            Some(found.path().to_vec())
+        };
+        Source::ALL.into_iter().find_map(of)
+    }
+}
+
+fn members(view: &View, group: Option<&str>) -> Vec<Member> {
+    let member = |(id, watched): (&String, &Arc<Watched>)| {
+        if watched.marks.is_empty() {
+            return None;
+        }
+        let host = &view.find(id)?.host;
+        let is_meant = group.is_none_or(|group| host.group == group);
+        is_meant.then(|| Member { id: id.clone(), group: host.group.clone(), watched: watched.clone() })
+    };
+    view.drift().hosts.iter().filter_map(member).collect()
+}
+
+fn counted(members: &[Member], limit: usize) -> Vec<Run> {
+    let marks: usize = members.iter().map(|member| member.watched.marks.len()).sum();
+    let parts = (marks / PART_MARKS + 1) as u64;
+    let mut best: Vec<Run> = Vec::new();
+    for part in 0..parts {
+        let mut rows: Vec<Row> = Vec::new();
+        for (host, member) in (0u32..).zip(members) {
+            let its = member.watched.marks.iter().filter(|mark| mark.path % parts == part);
+            rows.extend(its.map(|mark| Row { mark: *mark, host }));
+        }
+        rows.sort_unstable_by_key(|row| (row.mark.path, row.mark.content, row.host));
+        for run in rows.chunk_by(|a, b| a.mark.path == b.mark.path) {
+            let hosts = run.len() as u64;
+            // Most paths of a fleet that drifted apart are on one host, and there is no room for them.
+            if best.len() < limit || best.last().is_some_and(|last| last.hosts < hosts) {
+                best.push(run_of(run, members));
+                best.sort_by(|a, b| b.hosts.cmp(&a.hosts).then(b.same_content.cmp(&a.same_content)));
+                best.truncate(limit);
+            }
+        }
+    }
+    best
+}
+
+fn run_of(rows: &[Row], members: &[Member]) -> Run {
+    let same = rows.chunk_by(|a, b| a.mark.content == b.mark.content);
+    let known = same.filter(|same| same.first().is_some_and(|row| row.mark.content != 0));
+    let same_content = known.map(<[Row]>::len).max().unwrap_or(0) as u64;
+    let mut names = BTreeSet::new();
+    let one_of_each = |host: &u32| names.len() < GROUPS_MAX && names.insert(members[*host as usize].group.as_str());
+    Run {
+        aspects: rows.iter().fold(Aspects::NONE, |all, row| row.mark.aspects.iter().fold(all, Aspects::with)),
+        hosts: rows.len() as u64,
+        same_content,
+        groups: rows.iter().map(|row| row.host).filter(one_of_each).collect(),
+        samples: rows.iter().take(SAMPLES).map(|row| row.host).collect(),
+        path: rows.first().map_or(0, |row| row.mark.path),
+    }
+}
+
+/// What a source listed of a host, from the store.
+pub(super) fn read_listed(
+    db: &(impl DbRead + ?Sized),
+    id: &str,
+    source: Source,
+    chunks: u16,
+) -> Result<Listed, RegistryError> {
+    let wrong = |error: &dyn std::fmt::Display| RegistryError::Store(format!("the findings of {id}: {error}"));
+    let chunk = |number| {
+        let item = db.get(&list_key(id, source, number)).map_err(|error| wrong(&error))?;
+        item.map(|item| item.value).ok_or_else(|| wrong(&"a part of them is missing"))
+    };
+    let chunks: Vec<Vec<u8>> = (0..chunks).map(chunk).collect::<Result<_, _>>()?;
+    Listed::unpacked(&chunks).map_err(|error| wrong(&error))
+}
