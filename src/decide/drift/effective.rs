@@ -93,7 +93,7 @@ pub fn for_agent(rules: &[Rule]) -> Vec<Rule> {
 }
 
 /// How the `from` of an exception begins.
-const EXCEPTION: &str = "exception ";
+pub const EXCEPTION: &str = "exception ";
 
 fn is_one_path(pattern: &Pattern) -> bool {
     !pattern.bytes().iter().any(|byte| b"*?".contains(byte))

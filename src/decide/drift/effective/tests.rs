@@ -268,6 +268,59 @@ fn no_default_hides_what_must_be_found() {
     }
 }
 
+/// What a real Debian 12 differed in: two lists, each line the ways to differ and the path (docs/drift-policy.md says how
+/// they were made).
+fn observed(text: &'static str) -> impl Iterator<Item = (Aspects, &'static str)> {
+    text.lines().map(|line| {
+        let (words, path) = line.split_once(' ').unwrap();
+        (words.split('+').map(|word| Aspect::from_word(word).unwrap()).collect(), path)
+    })
+}
+
+fn found(list: &'static str, family: Family) -> Vec<&'static str> {
+    let rules = defaults::rules(family);
+    let is_found =
+        |(aspects, path): &(Aspects, &str)| !policy::rule(&rules, path.as_bytes(), *aspects, 0).left().is_empty();
+    observed(list).filter(is_found).map(|(_, path)| path).collect()
+}
+
+/// Issue 4: "freshly deployed Debian golden image, booted, logged into, rebooted: zero findings with the default policy".
+#[test]
+fn a_used_debian_has_no_finding() {
+    let used = include_str!("debian-12-used.txt");
+    assert!(observed(used).count() > 100);
+    assert_eq!(found(used, Family::Debian), Vec::<&str>::new());
+    assert!(found(used, Family::None).len() > 100, "it is the defaults that say so");
+}
+
+/// And: "the same after apt install, an edited file in /etc, a swapped binary with restored mtime, a new setuid file, a
+/// changed kernel parameter file, a removed unit: each found, nothing else".
+#[test]
+fn what_was_done_to_that_debian_by_hand_is_found_and_nothing_else() {
+    let found = found(include_str!("debian-12-drifted.txt"), Family::Debian);
+    let expected = [
+        "/etc/default/grub",
+        "/etc/ssh/sshd_config",
+        "/etc/sysctl.d/99-x.conf",
+        "/usr/bin/cut",
+        "/usr/bin/tree",
+        "/usr/lib/systemd/system/man-db.timer",
+        "/usr/local/bin/helper",
+        "/usr/share/doc/tree",
+        "/usr/share/doc/tree/README.gz",
+        "/usr/share/doc/tree/TODO",
+        "/usr/share/doc/tree/changelog.Debian.gz",
+        "/usr/share/doc/tree/changelog.gz",
+        "/usr/share/doc/tree/copyright",
+        "/usr/share/man/man1/tree.1.gz",
+        "/var/lib/dpkg/info/tree.list",
+        "/var/lib/dpkg/info/tree.md5sums",
+        "/var/lib/dpkg/status",
+        "/var/lib/dpkg/status-old",
+    ];
+    assert_eq!(found, expected);
+}
+
 /// What a change takes away from watching is told by key; what only adds to it is not.
 #[test]
 fn a_policy_that_hides_for_good_loosens_and_one_that_hides_for_a_while_does_not() {
