@@ -69,6 +69,7 @@ fn h1_no_route_for_machines_tells_anything_about_a_host_to_others() {
         (format!("/images/manifests/{}", "0".repeat(64)), format!("/images/packs/{}", "0".repeat(64)));
     let forged = Signed { payload: format!(r#"{{"host":"{}"}}"#, machine.host), signature: "0".repeat(128) };
     let forged = json(&forged);
+    let baseline = format!("/images/baselines/{}", "0".repeat(64));
     // Template, method, path, body, status.
     let walk: Vec<(&str, &str, &str, Vec<u8>, u16)> = vec![
         ("/healthz", "GET", "/healthz", vec![], 200),
@@ -78,6 +79,7 @@ fn h1_no_route_for_machines_tells_anything_about_a_host_to_others() {
         ("/images/refs/{name}", "GET", &refs, vec![], 200),
         ("/images/manifests/{digest}", "GET", &manifest, vec![], 404),
         ("/images/packs/{id}", "GET", &pack, vec![], 404),
+        ("/images/baselines/{digest}", "GET", &baseline, vec![], 404),
         (CHECK_IN, "GET", CHECK_IN, vec![], 405),
         (CHECK_IN, "POST", CHECK_IN, vec![], 400),
         (CHECK_IN, "POST", CHECK_IN, json(&machine.check_in(&wrong, "x")), 401),
