@@ -5,6 +5,7 @@
 mod baseline;
 mod brakes;
 mod client;
+mod drift;
 mod fleet;
 mod host;
 mod image;
@@ -48,6 +49,9 @@ enum Command {
     /// The change of many hosts by waves, with a canary and a failure budget.
     #[command(subcommand)]
     Rollout(rollout::RolloutCommand),
+    /// What of running systems no longer is their golden image, and what may be so.
+    #[command(subcommand)]
+    Drift(drift::DriftCommand),
     /// Which machine was ordered what and ran what, since when, why, by whom: kept for ever, chained.
     #[command(subcommand)]
     Ledger(ledger::LedgerCommand),
@@ -136,6 +140,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Host(command) => host::run(command, &cli.server),
         Command::Image(command) => image::run(command, &cli.server),
         Command::Rollout(command) => rollout::run(command, &cli.server),
+        Command::Drift(command) => drift::run(command, &cli.server),
         Command::Ledger(command) => ledger::run(command, &cli.server),
         Command::Clock(command) => brakes::clock(command, &cli.server),
         Command::Apply { documents, loosen, confirm } => fleet::apply(&documents, loosen, confirm, &cli.server),

@@ -3,6 +3,7 @@
 use super::problem::Problem;
 use super::{Shared, drift_image};
 use crate::clock;
+use crate::decide::drift::effective::EXCEPTION;
 use crate::decide::drift::finding::Aspects;
 use crate::decide::drift::judge::{Judged, judge};
 use crate::decide::drift::policy::{Rule, prunes, rule};
@@ -63,21 +64,25 @@ pub(super) async fn shown(shared: &Arc<Shared>, view: &HostView) -> Result<wire:
         None => Err("no image of ours was put on this machine yet".to_string()),
     };
     let has_baseline = baseline.is_ok();
-    let mut found = Vec::new();
+    let (mut found, mut accepted) = (Vec::new(), Vec::new());
     for (source, one) in listed.found() {
         let look = watched.as_ref().and_then(|watched| watched.heard(source)).map_or(0, |heard| heard.look);
         let judged = judge(&rules.rules, one.path(), &one.known, look, now);
-        if judged.left.is_empty() {
-            continue;
+        if !judged.left.is_empty() {
+            found.push(shown_finding(one, &judged));
+        } else if judged.rule.is_some_and(|rule| rule.from.starts_with(EXCEPTION)) {
+            accepted.push(shown_finding(one, &judged));
         }
-        found.push(shown_finding(one, &judged));
     }
     let manifest = host.reported.as_ref().map(|image| image.manifest.clone());
     if let Some(manifest) = manifest {
         let shared = shared.clone();
-        let diffs = tokio::task::spawn_blocking(move || with_diffs(&shared, &manifest, found));
+        let diffs = tokio::task::spawn_blocking(move || {
+            with_diffs(&shared, &manifest, found.iter_mut().chain(&mut accepted));
+            (found, accepted)
+        });
         let failed = |error| Problem::new(axum::http::StatusCode::INTERNAL_SERVER_ERROR, format!("{error}"));
-        found = diffs.await.map_err(failed)?;
+        (found, accepted) = diffs.await.map_err(failed)?;
     }
     let newest = watched.as_deref().and_then(Watched::newest);
     let gaps_listed = newest.map_or_else(Vec::new, |(source, _)| gaps(&listed, source));
@@ -87,6 +92,7 @@ pub(super) async fn shown(shared: &Arc<Shared>, view: &HostView) -> Result<wire:
         scan: newest.map(|(_, heard)| heard.scan.clone()),
         gaps_listed,
         found,
+        accepted,
         findings_total: line.findings,
         line,
     })
@@ -114,9 +120,10 @@ fn shown_finding(one: &Found, judged: &Judged<'_>) -> wire::Found {
     }
 }
 
-/// Reads files out of the image: not for where others wait.
-fn with_diffs(shared: &Shared, manifest: &str, mut found: Vec<wire::Found>) -> Vec<wire::Found> {
-    let with_content = found.iter_mut().filter(|one| one.finding.content.is_some());
+/// Reads files out of the image: not for where others wait. What a removed file held is the image's, and no secret of the
+/// host.
+fn with_diffs<'f>(shared: &Shared, manifest: &str, found: impl Iterator<Item = &'f mut wire::Found>) {
+    let with_content = found.filter(|one| one.finding.content.is_some() || is_removed_text(&one.finding));
     for one in with_content.take(DIFFS_MAX) {
         let path = &one.finding.path.0;
         let before = if one.finding.expected.is_some() {
@@ -126,9 +133,14 @@ fn with_diffs(shared: &Shared, manifest: &str, mut found: Vec<wire::Found>) -> V
             Some(Vec::new())
         };
         let before = before.filter(|before| before.len() <= CONTENT_BYTES_MAX).and_then(|b| String::from_utf8(b).ok());
-        one.diff = before.zip(one.finding.content.as_ref()).map(|(before, after)| diff(path, &before, after));
+        let after = one.finding.content.as_deref().unwrap_or("");
+        one.diff = before.filter(|before| !before.contains('\0')).map(|before| diff(path, &before, after));
     }
-    found
+}
+
+fn is_removed_text(finding: &drift_wire::Finding) -> bool {
+    let bytes = finding.expected.as_ref().filter(|_| finding.seen.is_none()).and_then(|node| node.bytes);
+    bytes.is_some_and(|bytes| bytes <= CONTENT_BYTES_MAX as u64)
 }
 
 /// A unified diff whose lines act on no terminal.

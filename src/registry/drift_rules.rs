@@ -18,7 +18,7 @@ const FAMILIES_MAX: usize = 10_000;
 pub struct DriftRules {
     /// In the order in which `decide::drift::policy::rule` reads them.
     pub rules: Vec<Rule>,
-    /// The same as an agent is told them.
+    /// As an agent is told them (`effective::for_agent`): it reports what is accepted, and the server allows it.
     pub words: Vec<wire::Rule>,
     /// Hex blake3 of `words` and `pace`: two lists of one digest mean the same.
     pub digest: String,
@@ -108,7 +108,7 @@ fn made(policies: &Policies, place: &Place<'_>, of_image: Family, exceptions: &[
     let of_host = effective::policies(policies, place);
     let (family, pace) = (effective::family(&of_host, of_image), effective::pace(&of_host));
     let rules = effective::rules(exceptions, &of_host, family, now);
-    let words: Vec<wire::Rule> = rules.iter().map(wire::Rule::from).collect();
+    let words: Vec<wire::Rule> = effective::for_agent(&rules).iter().map(wire::Rule::from).collect();
     let Pace { scan_seconds, cycle_seconds, report_seconds, verify_every_seconds } = pace;
     let paces = (scan_seconds, cycle_seconds, report_seconds, verify_every_seconds);
     // Texts and numbers: serialising them cannot fail.

@@ -43,6 +43,9 @@ pub struct Shown {
     pub scan: Option<Scan>,
     pub gaps_listed: Vec<Gap>,
     pub found: Vec<Found>,
+    /// What differs and was accepted (`drift accept`) by a path without wildcards: no finding, `aspects` is empty.
+    #[serde(default)]
+    pub accepted: Vec<Found>,
     /// How many findings the host has in all: more than are listed when it has too many to send.
     pub findings_total: u64,
 }

@@ -59,15 +59,29 @@ install -D -m 644 "$HERE/debian/wait-online.conf" \
 chroot "$ROOT" systemctl --quiet --root=/ enable systemd-networkd.service regild-installed.service
 chroot "$ROOT" systemctl --quiet --root=/ disable apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer \
   e2scrub_reap.service
+# Accounts are part of the golden image. Made by cloud-init at the first boot they would change /etc/passwd and /etc/shadow,
+# and sudo's rules, on every machine: just what drift detection must never take for harmless.
+chroot "$ROOT" useradd --create-home --shell /bin/bash --groups adm,sudo debian
+# No password, but not locked either: sshd refuses a locked account whatever key it shows.
+chroot "$ROOT" usermod --password '*' debian
+chroot "$ROOT" chage --lastday "$(date -u -d "@$SOURCE_DATE_EPOCH" +%F)" debian
+printf 'debian ALL=(ALL) NOPASSWD:ALL\n' >"$ROOT/etc/sudoers.d/debian"
+chmod 440 "$ROOT/etc/sudoers.d/debian"
+if [ -n "${REGILD_AUTHORIZED_KEY:-}" ]; then
+  chroot "$ROOT" install -d -m 700 -o debian -g debian /home/debian/.ssh
+  printf '%s\n' "$REGILD_AUTHORIZED_KEY" >"$ROOT/home/debian/.ssh/authorized_keys"
+  chroot "$ROOT" chown debian:debian /home/debian/.ssh/authorized_keys
+  chmod 600 "$ROOT/home/debian/.ssh/authorized_keys"
+fi
+# cloud-init makes this file at the first boot, empty, where it is missing. It says who logs in as root: in the image.
+install -d -m 700 "$ROOT/root/.ssh"
+install -m 600 /dev/null "$ROOT/root/.ssh/authorized_keys"
 # The NoCloud seed lies in the image: a machine without any cloud has nobody else to ask.
 nocloud=$ROOT/var/lib/cloud/seed/nocloud
 mkdir -p "$nocloud"
 printf 'instance-id: debian-%s\n' "$VERSION" >"$nocloud/meta-data"
-{
-  # The host name is not the image's: cloud-init leaves it alone. (A user-data file without any key makes it complain.)
-  printf '#cloud-config\npreserve_hostname: true\n'
-  [ -z "${REGILD_AUTHORIZED_KEY:-}" ] || printf 'ssh_authorized_keys:\n  - %s\n' "$REGILD_AUTHORIZED_KEY"
-} >"$nocloud/user-data"
+# The host name is not the image's: cloud-init leaves it alone. (A user-data file without any key makes it complain.)
+printf '#cloud-config\npreserve_hostname: true\n' >"$nocloud/user-data"
 find "$ROOT" -newermt "@$SOURCE_DATE_EPOCH" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
 
 step "disk image"

@@ -221,9 +221,10 @@ impl<'a> All<'a> {
             {
                 fields.iter_mut().filter(|field| field.field == "group").for_each(|field| field.loosens = true);
             }
-            self.mark_host_drift(&mut fields, old, entry);
             if new.is_some() {
                 fields.iter_mut().for_each(|field| field.old = None);
+            } else {
+                self.mark_host_drift(&mut fields, old, entry);
             }
             let name = entry.name.clone().or_else(|| old.name.clone());
             let write = Write::Host { id: id.clone(), new: *new, entry: only_changes(old, entry) };

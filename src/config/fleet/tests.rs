@@ -2,6 +2,7 @@
 
 mod any;
 mod diffs;
+mod drift;
 mod laws;
 mod measured;
 
@@ -31,7 +32,7 @@ fn the_documents_under_config_are_taken_and_leave_no_key_out() {
     assert_eq!(web.schedule.blackouts[0], ("2026-12-20".to_string(), "2027-01-03".to_string()));
     assert_eq!(fleet.policy.as_ref().expect("a policy").breaker.percent_max, 5);
     assert_eq!(fleet.hosts.len(), 3);
-    let text: String = ["policy.toml", "groups.toml", "rack-12.yaml"]
+    let text: String = ["policy.toml", "groups.toml", "drift.toml", "rack-12.yaml"]
         .map(|name| std::fs::read_to_string(Path::new("config/fleet").join(name)).unwrap())
         .concat();
     let full = export::document(&fleet);

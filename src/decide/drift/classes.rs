@@ -24,6 +24,8 @@ pub struct Member {
 
 /// Whatever may lie there.
 const ANY: Aspects = Aspects::ALL;
+/// Made by the system where the image does not have it, and left alone where it has.
+const MADE: Aspects = Aspects::NONE.with(Aspect::Added);
 /// Written by the system, in the image or not.
 const WRITTEN: Aspects = Aspects::NONE.with(Aspect::Added).with(Aspect::Content);
 /// Comes and goes too.
@@ -63,12 +65,12 @@ pub static CLASSES: &[Class] = &[
     Class {
         name: "machine-id",
         sentence: "the machine's own identity, made at its first boot",
-        members: &[of(REPLACED, &["/etc/machine-id", "/var/lib/dbus/machine-id"])],
+        members: &[of(WRITTEN, &["/etc/machine-id", "/var/lib/dbus/machine-id"])],
     },
     Class {
         name: "ssh-host-keys",
         sentence: "host keys of OpenSSH, made at the first boot",
-        members: &[of(REPLACED, &["/etc/ssh/ssh_host_*_key", "/etc/ssh/ssh_host_*_key.pub"])],
+        members: &[of(WRITTEN, &["/etc/ssh/ssh_host_*_key", "/etc/ssh/ssh_host_*_key.pub"])],
     },
     Class {
         name: "host-name",
@@ -104,15 +106,29 @@ pub static CLASSES: &[Class] = &[
     Class {
         name: "cloud-init",
         sentence: "what cloud-init fetched, made of it, and remembers to have done; not scripts for every boot",
-        members: &[of(
-            ANY,
-            &[
-                "/var/lib/cloud/instance",
-                "/var/lib/cloud/instances/**",
-                "/var/lib/cloud/data/**",
-                "/var/lib/cloud/sem/**",
-            ],
-        )],
+        members: &[
+            of(
+                ANY,
+                &[
+                    "/var/lib/cloud/instance",
+                    "/var/lib/cloud/instances/**",
+                    "/var/lib/cloud/data/**",
+                    "/var/lib/cloud/sem/**",
+                ],
+            ),
+            // The empty directories; a script in one of them runs at a boot and is a finding.
+            of(
+                MADE,
+                &[
+                    "/var/lib/cloud/handlers",
+                    "/var/lib/cloud/scripts",
+                    "/var/lib/cloud/scripts/per-boot",
+                    "/var/lib/cloud/scripts/per-instance",
+                    "/var/lib/cloud/scripts/per-once",
+                    "/var/lib/cloud/scripts/vendor",
+                ],
+            ),
+        ],
     },
     Class {
         name: "cloud-init-network",
@@ -161,31 +177,35 @@ pub static CLASSES: &[Class] = &[
     Class {
         name: "service-state",
         sentence: "small state that services of the system itself keep: rotation, backlights, crashes, first-login notes",
-        members: &[of(
-            COMES_AND_GOES.with(Aspect::Mode).with(Aspect::Owner),
-            &[
-                "/var/lib/logrotate/status",
-                "/var/lib/logrotate/logrotate.status",
-                "/var/lib/logrotate.status",
-                "/var/lib/rsyslog/imjournal.state",
-                "/var/lib/systemd/backlight/*",
-                "/var/lib/systemd/coredump/**",
-                "/var/lib/systemd/pstore/**",
-                "/var/lib/systemd/ephemeral-trees/**",
-                "/var/crash/**",
-                "/var/lib/sudo/lectured/**",
-                "/var/lib/sudo/ts/**",
-                "/var/db/sudo/lectured/**",
-                "/var/lib/os-prober/labels",
-                "/var/lib/upower/**",
-                "/var/lib/fwupd/**",
-                "/var/lib/tpm2-tss/**",
-                "/var/lib/private",
-                "/var/cache/private",
-                "/var/lib/smartmontools/*",
-                "/var/lib/irqbalance/**",
-            ],
-        )],
+        members: &[
+            // The empty directory; a user in it whose services start at boot is a finding.
+            of(MADE, &["/var/lib/systemd/linger"]),
+            of(
+                COMES_AND_GOES.with(Aspect::Mode).with(Aspect::Owner),
+                &[
+                    "/var/lib/logrotate/status",
+                    "/var/lib/logrotate/logrotate.status",
+                    "/var/lib/logrotate.status",
+                    "/var/lib/rsyslog/imjournal.state",
+                    "/var/lib/systemd/backlight/*",
+                    "/var/lib/systemd/coredump/**",
+                    "/var/lib/systemd/pstore/**",
+                    "/var/lib/systemd/ephemeral-trees/**",
+                    "/var/crash/**",
+                    "/var/lib/sudo/lectured/**",
+                    "/var/lib/sudo/ts/**",
+                    "/var/db/sudo/lectured/**",
+                    "/var/lib/os-prober/labels",
+                    "/var/lib/upower/**",
+                    "/var/lib/fwupd/**",
+                    "/var/lib/tpm2-tss/**",
+                    "/var/lib/private",
+                    "/var/cache/private",
+                    "/var/lib/smartmontools/*",
+                    "/var/lib/irqbalance/**",
+                ],
+            ),
+        ],
     },
     Class {
         name: "swap",

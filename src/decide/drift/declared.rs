@@ -103,6 +103,12 @@ impl Declared {
     fn hides_for_good(&self) -> bool {
         self.action == Action::Allow && self.until.is_none()
     }
+
+    /// Whether it is one that a second person should look at and that `old` does not have.
+    #[must_use]
+    pub fn loosens(&self, old: &[Declared]) -> bool {
+        (self.hides_for_good() || self.content) && !old.contains(self)
+    }
 }
 
 /// The keys by which hosts would be watched less closely under `new` than under `old` (`None`: no policy, the defaults
@@ -137,9 +143,8 @@ pub fn loosened(old: Option<&DriftPolicy>, new: Option<&DriftPolicy>) -> Vec<&'s
 
 fn rules_loosened(old: &[Declared], new: &[Declared]) -> bool {
     let holds = |rule: &&Declared| rule.action != Action::Allow;
-    let added = || new.iter().filter(|rule| !old.contains(rule));
-    let gone = || old.iter().filter(|rule| !new.contains(rule));
-    if added().any(|rule| rule.hides_for_good() || rule.content) || gone().any(|rule| holds(&rule)) {
+    let mut gone = old.iter().filter(|rule| !new.contains(rule));
+    if new.iter().any(|rule| rule.loosens(old)) || gone.any(|rule| holds(&rule)) {
         return true;
     }
     // The first rule that matches decides, so of those that stay the order must stay.

@@ -11,7 +11,7 @@
 use super::declared::{Declared, DriftPolicy, Pace, What};
 use super::defaults::{self, Family};
 use super::finding::Aspects;
-use super::policy::{Action, Pattern, Rule};
+use super::policy::{self, Action, Pattern, Rule};
 use std::collections::BTreeMap;
 
 /// All policies, by name.
@@ -65,11 +65,38 @@ pub fn pace(of_host: &[&DriftPolicy]) -> Pace {
 
 /// The rules in the order in which `policy::rule` reads them. Those that have ended are left out, so that a host whose
 /// clock is wrong cannot go by them; those that will end keep their end.
+///
+/// An exception says nothing of content: whether that of an accepted path may leave the host is what it was before.
 #[must_use]
 pub fn rules(exceptions: &[Rule], of_host: &[&DriftPolicy], family: Family, now: u64) -> Vec<Rule> {
+    let holds = |rule: &Rule| rule.until.is_none_or(|until| now < until);
     let declared = of_host.iter().flat_map(|policy| of_policy(policy));
-    let all = exceptions.iter().cloned().chain(declared).chain(defaults::rules(family));
-    all.filter(|rule| rule.until.is_none_or(|until| now < until)).collect()
+    let lasting: Vec<Rule> = declared.chain(defaults::rules(family)).filter(holds).collect();
+    let accepted = exceptions.iter().filter(|rule| holds(rule)).map(|exception| {
+        let path = exception.pattern.bytes();
+        let content = is_one_path(&exception.pattern) && policy::rule(&lasting, path, Aspects::ALL, now).content();
+        Rule { content, ..exception.clone() }
+    });
+    accepted.chain(lasting.iter().cloned()).collect()
+}
+
+/// The same as an agent is told them. What is accepted is reported all the same where one path is meant, so that it can
+/// be seen and brought back into the image (`drift export`); the server then allows it. An exception with wildcards may
+/// mean any number of paths, and would leave no room for findings in a report.
+#[must_use]
+pub fn for_agent(rules: &[Rule]) -> Vec<Rule> {
+    let told = |rule: &Rule| {
+        let is_accepted = rule.from.starts_with(EXCEPTION) && is_one_path(&rule.pattern);
+        Rule { action: if is_accepted { Action::Report } else { rule.action }, ..rule.clone() }
+    };
+    rules.iter().map(told).collect()
+}
+
+/// How the `from` of an exception begins.
+pub const EXCEPTION: &str = "exception ";
+
+fn is_one_path(pattern: &Pattern) -> bool {
+    !pattern.bytes().iter().any(|byte| b"*?".contains(byte))
 }
 
 /// The rules of one policy.

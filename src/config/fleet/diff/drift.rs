@@ -16,7 +16,7 @@ impl All<'_> {
             let plain = DriftPolicy::new(name);
             let mut fields = fields::changed(&fields::of_drift(old.unwrap_or(&plain)), &fields::of_drift(policy));
             // A new one that no group and no image names yet hides nothing; that it is named will be seen as such.
-            mark(&mut fields, &loosened_alone(old, policy));
+            mark(&mut fields, &loosened_alone(old, policy), old, policy);
             if old.is_none() {
                 fields.iter_mut().for_each(|field| field.old = None);
             }
@@ -115,10 +115,14 @@ fn loosened_alone(old: Option<&DriftPolicy>, new: &DriftPolicy) -> Vec<&'static 
     if old.is_none() && new.images.is_empty() { Vec::new() } else { loosened(old, Some(new)) }
 }
 
-/// `rule[3]` and `rule` are one key to whoever is asked to look.
-fn mark(fields: &mut [Field], keys: &[&str]) {
+/// Of rules those that hide more; where what matters is that others went or moved, all that changed.
+fn mark(fields: &mut [Field], keys: &[&str], old: Option<&DriftPolicy>, new: &DriftPolicy) {
+    let before = old.map_or(&[][..], |old| &old.rules);
+    let hiding = new.rules.iter().enumerate().filter(|(_, rule)| rule.loosens(before));
+    let hiding: Vec<String> = hiding.map(|(at, _)| format!("rule[{}]", at + 1)).collect();
     for field in fields {
         let key = field.field.split('[').next().unwrap_or(&field.field);
-        field.loosens = keys.contains(&key);
+        let is_meant = key != "rule" || hiding.is_empty() || hiding.contains(&field.field);
+        field.loosens = keys.contains(&key) && is_meant;
     }
 }

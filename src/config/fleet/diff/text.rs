@@ -34,13 +34,17 @@ fn of_change(change: &Change) -> String {
     let mut text = format!("{sign} {what}\n");
     for field in &change.fields {
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "    {}", of_field(field));
+        let _ = writeln!(text, "    {}", of_field(field, change.kind));
     }
     text
 }
 
-fn of_field(field: &Field) -> String {
-    let note = if field.loosens { "  (a brake holds less)" } else { "" };
+fn of_field(field: &Field, kind: Kind) -> String {
+    let note = match (field.loosens, kind) {
+        (false, _) => "",
+        (true, Kind::Drift) => "  (a second person must see this)",
+        (true, _) => "  (a brake holds less)",
+    };
     let change = match (&field.old, &field.new) {
         (None, Some(new)) => shown(new),
         (Some(old), Some(new)) => format!("{} -> {}", shown(old), shown(new)),
