@@ -7,7 +7,7 @@ pub mod assets;
 pub mod body;
 pub mod boot;
 pub mod drift;
-mod drift_image;
+pub mod drift_image;
 mod drift_shown;
 #[cfg(fuzzing)]
 pub mod fuzzing;

@@ -112,20 +112,7 @@ fn h1_no_route_for_machines_tells_anything_about_a_host_to_others() {
             assert!(!answer.text().contains("regild.token"), "{place}: {}", answer.text());
         }
     }
-    // Terms and keys are for whom the address is leased to.
-    let new_key = NewKey { host: machine.host.clone(), generation: 1, public_key: "0".repeat(64) };
-    let foreign_key = other.say(&lab, KEY, &new_key);
-    let own_terms = lab.from(other.address).get(TERMS);
-    for (answer, status) in [
-        (lab.from(STRANGER).get(TERMS), 403),
-        (own_terms, 404),
-        (lab.from(STRANGER).ask("POST", KEY, &json(&new_key)), 403),
-        (foreign_key, 401),
-    ] {
-        assert_eq!(answer.status, status, "{}", answer.text());
-        says_nothing(&answer, &secrets, "drift");
-        assert!(!answer.text().contains(&machine.host), "{}", answer.text());
-    }
+    drift_is_for_whom_the_address_is_leased_to(&lab, &machine, &other, &secrets);
     // From the host's own address the wrong words are no better; a host that is not there is answered alike.
     let mut nobody = other.check_in(&theirs, "x");
     nobody.host = "h-000000000000".into();
@@ -139,6 +126,20 @@ fn h1_no_route_for_machines_tells_anything_about_a_host_to_others() {
     assert_eq!(own.status, 401);
     says_nothing(&own, &secrets, "a wrong token from the right address");
     assert_eq!(lab.host(&machine), before, "something of it changed the record or spent an attempt");
+}
+
+fn drift_is_for_whom_the_address_is_leased_to(lab: &Lab, machine: &Machine, other: &Machine, secrets: &[String]) {
+    let key = NewKey { host: machine.host.clone(), generation: 1, public_key: "0".repeat(64) };
+    for (answer, status) in [
+        (lab.from(STRANGER).get(TERMS), 403),
+        (lab.from(other.address).get(TERMS), 404),
+        (lab.from(STRANGER).ask("POST", KEY, &erased::Json::bytes(&key)), 403),
+        (other.say(lab, KEY, &key), 401),
+    ] {
+        assert_eq!(answer.status, status, "{}", answer.text());
+        says_nothing(&answer, secrets, "drift");
+        assert!(!answer.text().contains(&machine.host), "{}", answer.text());
+    }
 }
 
 /// No operator's route is on the machines' listener, by any method and any spelling.
