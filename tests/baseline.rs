@@ -225,3 +225,28 @@ fn an_image_without_a_baseline_says_why() {
     let said = reason("broken:1", &broken);
     assert!(said.contains("partition 0") && said.contains("cannot read /usr/bin/program"), "{said}");
 }
+
+/// Figures, by hand: `REGILD_IMAGE=FILE cargo test --release --test baseline figures -- --ignored --nocapture`.
+#[test]
+#[ignore = "prints how long the baseline of REGILD_IMAGE takes, and how much memory"]
+fn figures() {
+    let file = std::env::var("REGILD_IMAGE").expect("REGILD_IMAGE names a raw image");
+    let dir = tempfile::tempdir().unwrap();
+    let peak = || {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let line = |name: &str| status.lines().find(|line| line.starts_with(name)).unwrap_or_default().to_owned();
+        format!("{} {} {}", line("VmHWM"), line("RssAnon"), line("RssFile"))
+    };
+    let store = ImageStore::open(&dir.path().join("store")).unwrap();
+    let began = std::time::Instant::now();
+    let manifest = import(&store, Path::new(&file), "figures:1");
+    println!("import {:?}", began.elapsed());
+    drop(store);
+    let store = ImageStore::open(&dir.path().join("store")).unwrap();
+    // From here on the peak is the baseline's.
+    fs::write("/proc/self/clear_refs", "5").unwrap();
+    println!("before: {}", peak());
+    let began = std::time::Instant::now();
+    let record = store.make_baseline(&manifest, 7).unwrap();
+    println!("baseline {:?}: {}\n{:?}", began.elapsed(), peak(), record.state);
+}

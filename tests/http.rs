@@ -13,6 +13,8 @@ mod disks;
 #[allow(dead_code)]
 mod process;
 
+#[path = "http/baseline.rs"]
+mod baseline;
 #[path = "http/bodies.rs"]
 mod bodies;
 #[path = "http/credentials.rs"]

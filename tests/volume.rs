@@ -9,6 +9,8 @@ use regild::decide::drift::path::{order, to_text};
 use regild::volume::batch::Hashed;
 use regild::volume::{self, Format, fat};
 
+#[path = "volume/hostile.rs"]
+mod hostile;
 #[path = "volume/lab.rs"]
 mod lab;
 #[path = "volume/truth.rs"]
