@@ -146,6 +146,13 @@ fn at(path: &Path, error: io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
+/// The most memory that this process had.
+fn peak_bytes() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().strip_suffix(" kB")?.parse::<u64>().ok().map(|kilobytes| kilobytes << 10)
+}
+
 fn print(to: &mut impl Write, found: &Found, json: bool) -> io::Result<()> {
     if json {
         let line = serde_json::json!({ "finding": found.to_words(), "left": found.left.to_string() });
@@ -165,6 +172,7 @@ fn print_summary(to: &mut impl Write, summary: &Summary, json: bool) -> io::Resu
             "changing": summary.changing,
             "clock_set_back": summary.clock_set_back,
             "state_lost": summary.state_lost,
+            "peak_bytes": peak_bytes(),
         });
         return writeln!(to, "{line}");
     }

@@ -60,10 +60,11 @@ impl Parts {
         self.0.iter().map(|part| part.read_at).min().unwrap_or(0)
     }
 
-    /// Which parts are to be read now.
+    /// Which parts are to be read now, of a file that has so many bytes before it.
     #[must_use]
-    pub fn due(&self, path: &[u8], turn: Turn) -> Vec<usize> {
-        let is_due = |(at, part): (usize, &Part)| turn.is_due(path, at as u64, part.read_at).then_some(at);
+    pub fn due(&self, bytes: u64, before_bytes: u64, turn: Turn) -> Vec<usize> {
+        let place = |at: usize| before_bytes.saturating_add((at as u64).saturating_mul(slice_bytes(bytes)));
+        let is_due = |(at, part): (usize, &Part)| turn.is_due(place(at), part.read_at).then_some(at);
         self.0.iter().enumerate().filter_map(is_due).collect()
     }
 }
@@ -102,6 +103,8 @@ fn left_count(count: usize) -> usize {
 pub struct Turn {
     pub now: UnixSeconds,
     pub every: Every,
+    /// Of all contents, as the last scan counted them.
+    pub total_bytes: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -113,10 +116,12 @@ pub enum Every {
 }
 
 impl Turn {
-    /// Each slice of each file has one instant in every cycle, spread evenly; it is due when that has passed since it
-    /// was read. A time in the future (the clock was set back) counts as never.
+    /// Each content has one instant in every cycle, by how many bytes of contents come before it in the tree: so that
+    /// every scan reads about as much, to within one slice. It is due when that instant has passed since it was read.
+    /// What changes earlier in the tree moves it; more than a cycle is never between two reads. A time in the future
+    /// (the clock was set back) counts as never.
     #[must_use]
-    pub fn is_due(self, path: &[u8], slice: u64, read_at: UnixSeconds) -> bool {
+    pub fn is_due(self, before_bytes: u64, read_at: UnixSeconds) -> bool {
         if read_at == 0 || read_at > self.now {
             return true;
         }
@@ -125,20 +130,13 @@ impl Turn {
             Every::Never => return false,
             Every::Cycle(seconds) => seconds,
         };
-        let (turn, at) = (spread(path, slice) % cycle_seconds, self.now % cycle_seconds);
+        let total_bytes = u128::from(self.total_bytes.max(1));
+        let turn = u128::from(before_bytes) % total_bytes * u128::from(cycle_seconds) / total_bytes;
+        // Less than cycle_seconds.
+        let (turn, at) = (turn as u64, self.now % cycle_seconds);
         let since = if at >= turn { at - turn } else { cycle_seconds - (turn - at) };
-        self.now.saturating_sub(since) > read_at
+        self.now.saturating_sub(since) > read_at || self.now - read_at >= cycle_seconds
     }
-}
-
-/// FNV-1a with a finish that moves every bit (that of MurmurHash3): it only has to be even, and the same tomorrow.
-fn spread(path: &[u8], slice: u64) -> u64 {
-    let bytes = path.iter().copied().chain(slice.to_le_bytes());
-    let mut hash = bytes
-        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
-    hash = (hash ^ hash >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    hash = (hash ^ hash >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
-    hash ^ hash >> 33
 }
 
 /// Reads files into digests.
@@ -286,14 +284,14 @@ mod tests {
         /// Within one cycle each content is due once, whenever scans run; and it is never skipped.
         #[test]
         fn each_content_has_one_turn_in_a_cycle(
-            path in "/[a-z]{1,8}", slice in 0u64..9, start in 1_700_000_000u64..1_700_100_000,
+            before_bytes in 0u64..2_000_000, start in 1_700_000_000u64..1_700_100_000,
             steps in proptest::collection::vec(60u64..4000, 100..300)
         ) {
             let cycle_seconds = 86_400;
             let (mut now, mut read_at, mut reads) = (start, start, 0u64);
             for step in steps {
                 now += step;
-                if (Turn { now, every: Every::Cycle(cycle_seconds) }).is_due(path.as_bytes(), slice, read_at) {
+                if (Turn { now, every: Every::Cycle(cycle_seconds), total_bytes: 1_000_000 }).is_due(before_bytes, read_at) {
                     read_at = now;
                     reads += 1;
                 }

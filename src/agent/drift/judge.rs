@@ -1,6 +1,6 @@
 //! Says of each path what is to be read, and then what differs, and keeps what the next scan should know.
 
-use super::content::{self, Parts};
+use super::content::{self, Parts, Turn};
 use super::rows::{Plan, Row, text_of};
 use super::scan::{Found, Scan, Step, Summary};
 use super::state::{self, Held, Known, Mark, Remembered, Since};
@@ -9,7 +9,6 @@ use crate::clock::{self, UnixSeconds};
 use crate::decide::drift::finding::{Aspect, Aspects, Digest, Finding, Kind, Node, compare};
 use crate::decide::drift::policy::{self, Ruling};
 use crate::wire::drift::{self as words, CONTENT_BYTES_MAX, CONTENTS_BYTES_MAX, FINDINGS_MAX, PathText};
-use std::collections::VecDeque;
 use std::time::Instant;
 
 /// Of a report's JSON (`words::REPORT_BYTES_MAX`): findings with their contents, and gaps. The rest is a few hundred.
@@ -17,8 +16,6 @@ const FINDINGS_BYTES_MAX: usize = 160 << 10;
 const GAPS_BYTES_MAX: usize = 24 << 10;
 const GAPS_MAX: usize = 200;
 const _: () = assert!(FINDINGS_BYTES_MAX + GAPS_BYTES_MAX + 4096 < words::REPORT_BYTES_MAX);
-/// Hard links lie near each other in practice: of so many files the digest is kept for the next name.
-const LINKED_MAX: usize = 64;
 /// A kernel's ctime goes in ticks of up to 10 ms, and clocks are read in whole seconds here.
 const TICK_SECONDS: i64 = 2;
 
@@ -28,8 +25,10 @@ pub struct Judge<'s, T> {
     sink: &'s mut dyn FnMut(&Found),
     is_same_baseline: bool,
     began: Instant,
-    linked: VecDeque<(Mark, Parts)>,
     content_since: Option<UnixSeconds>,
+    turn: Turn,
+    /// Of the contents that were known before, so far.
+    before_bytes: u64,
     contents_bytes: usize,
     findings_bytes: usize,
     gaps_bytes: usize,
@@ -41,8 +40,9 @@ impl<'s, T: Tree> Judge<'s, T> {
         scan: &'s Scan<'s, T>,
         out: &'s mut state::Writer,
         sink: &'s mut dyn FnMut(&Found),
-        former: &state::Header,
+        former: (&state::Header, u64),
     ) -> Judge<'s, T> {
+        let (former, total_bytes) = former;
         let summary = Summary { clock_set_back: former.began > scan.now, ..Summary::default() };
         Judge {
             scan,
@@ -50,8 +50,9 @@ impl<'s, T: Tree> Judge<'s, T> {
             sink,
             is_same_baseline: !scan.baseline.is_empty() && former.baseline == scan.baseline,
             began: clock::instant(),
-            linked: VecDeque::new(),
             content_since: None,
+            turn: Turn { now: scan.now, every: scan.every(), total_bytes },
+            before_bytes: 0,
             contents_bytes: 0,
             findings_bytes: 0,
             gaps_bytes: 0,
@@ -91,16 +92,15 @@ impl<'s, T: Tree> Judge<'s, T> {
         let mark = Mark::of(&seen.identity);
         let known = row.former.content.as_ref().filter(|known| known.mark == mark && known.bytes == bytes);
         let known = known.and_then(|known| known.parts(expected.filter(|_| self.is_same_baseline)));
-        let due = known.as_ref().map(|known| known.due(&row.path, self.scan.turn()));
+        let due = known.as_ref().map(|known| known.due(bytes, self.before_bytes, self.turn));
+        let former_bytes = row.former.content.as_ref().map_or(0, |known| known.bytes);
+        self.before_bytes = self.before_bytes.saturating_add(former_bytes);
         match (known, due) {
             (Some(known), Some(due)) if due.is_empty() => row.parts = Some(known),
             // Allowed to be different: not worth reading.
             _ if !self.cares(row, seen) => {}
             (Some(known), Some(due)) => row.plan = Some(Plan::Due(known, due)),
-            _ => {
-                row.parts = self.linked.iter().find(|(own, _)| *own == mark).map(|(_, parts)| parts.clone());
-                row.plan = row.parts.is_none().then_some(Plan::Whole);
-            }
+            _ => row.plan = Some(Plan::Whole),
         }
     }
 
@@ -158,10 +158,6 @@ impl<'s, T: Tree> Judge<'s, T> {
         if expected_digest(row.expected.as_ref(), seen.identity.bytes).is_some() {
             let oldest = self.content_since.map_or(parts.oldest(), |since| since.min(parts.oldest()));
             self.content_since = Some(oldest);
-        }
-        if row.is_read && seen.links > 1 {
-            self.linked.truncate(LINKED_MAX - 1);
-            self.linked.push_front((Mark::of(&seen.identity), parts.clone()));
         }
     }
 

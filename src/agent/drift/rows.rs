@@ -3,7 +3,7 @@
 
 use super::content::{Hashing, Parts};
 use super::state::Remembered;
-use super::tree::{Content, Seen, Tree};
+use super::tree::{Content, Identity, Seen, Tree};
 use super::walk::{is_gone, name_of};
 use crate::clock::UnixSeconds;
 use crate::decide::drift::finding::{Kind, Node};
@@ -16,6 +16,8 @@ use std::thread::Scope;
 /// Each may keep a directory open.
 const ROWS_MAX: usize = 200;
 const HANDED_OVER_BYTES_MIN: u64 = 64 << 10;
+/// Hard links lie near each other in practice: of so many files the digest is kept for the next name.
+const LINKED_MAX: usize = 64;
 /// What waits for the second thread; beyond it the first one reads by itself.
 const BACKLOG_BYTES_MAX: u64 = 16 << 20;
 
@@ -111,6 +113,7 @@ pub struct Rows<'scope, T: Tree> {
     hashing: Hashing,
     now: UnixSeconds,
     second: Option<Second<T::Directory>>,
+    linked: VecDeque<(Identity, Parts)>,
     pub read_bytes: u64,
 }
 
@@ -139,7 +142,7 @@ impl<'scope, T: Tree> Rows<'scope, T> {
             Second { requests, answers, backlog_bytes: 0 }
         });
         let (waiting, hashing) = (VecDeque::new(), Hashing::default());
-        Rows { tree, waiting, first: 0, hashing, now, second, read_bytes: 0 }
+        Rows { tree, waiting, first: 0, hashing, now, second, linked: VecDeque::new(), read_bytes: 0 }
     }
 
     /// Takes the next row, and gives on those before it that are complete.
@@ -148,24 +151,37 @@ impl<'scope, T: Tree> Rows<'scope, T> {
         let mut is_waiting = false;
         let (bytes, request) = (row.bytes(), request_of(&mut row, number));
         if let Some(request) = request {
-            let second = self.second.as_mut();
-            let second = second.filter(|second| {
-                bytes >= HANDED_OVER_BYTES_MIN
-                    && (second.backlog_bytes == 0 || second.backlog_bytes + bytes < BACKLOG_BYTES_MAX)
+            // Other names of a file come soon, and ask what it holds.
+            let is_linked = request.seen.links > 1;
+            let second = self.second.as_mut().filter(|second| {
+                let has_room = second.backlog_bytes == 0 || second.backlog_bytes + bytes < BACKLOG_BYTES_MAX;
+                bytes >= HANDED_OVER_BYTES_MIN && has_room && !is_linked
             });
             if let Some(second) = second {
                 second.backlog_bytes += bytes;
                 is_waiting = second.requests.send(request).is_ok();
             } else {
-                let before = self.hashing.read_bytes;
-                row.take(read(self.tree, &mut self.hashing, &request, self.now));
-                self.read_bytes += self.hashing.read_bytes - before;
+                row.take(self.read(request));
             }
         }
-        // The size of what was handed over, to be taken off the backlog.
         self.waiting.push_back((row, is_waiting));
         self.take_answers(self.waiting.len() >= ROWS_MAX);
         self.give(&mut done);
+    }
+
+    fn read(&mut self, request: Request<T::Directory>) -> Answer {
+        let is_linked = request.seen.links > 1;
+        if let Some((_, parts)) = self.linked.iter().find(|(own, _)| is_linked && *own == request.seen.identity) {
+            return Answer::Read(request.seen, parts.clone());
+        }
+        let before = self.hashing.read_bytes;
+        let answer = read(self.tree, &mut self.hashing, &request, self.now);
+        self.read_bytes += self.hashing.read_bytes - before;
+        if let (true, Answer::Read(seen, parts)) = (is_linked, &answer) {
+            self.linked.truncate(LINKED_MAX - 1);
+            self.linked.push_front((seen.identity, parts.clone()));
+        }
+        answer
     }
 
     pub fn finish(&mut self, mut done: impl FnMut(Row<T::Directory>)) {
@@ -215,6 +231,7 @@ fn read<T: Tree>(tree: &T, hashing: &mut Hashing, request: &Request<T::Directory
     let mut seen = request.seen.clone();
     let mut plan = &request.plan;
     for _ in 0..2 {
+        let mut failed = None;
         let read = tree.open(directory, name, &request.path).and_then(|mut file| {
             if file.identity()? != seen.identity {
                 return Ok(None);
@@ -227,16 +244,20 @@ fn read<T: Tree>(tree: &T, hashing: &mut Hashing, request: &Request<T::Directory
         });
         match read {
             Ok(Some(parts)) => return Answer::Read(seen, parts),
+            // The reason only if it is still the same file: else it was replaced before it was opened.
             Ok(None) => {}
-            Err(error) if is_gone(&error) => {}
-            Err(error) => return Answer::Failed(format!("its content cannot be read: {error}")),
+            Err(error) => failed = Some(error),
         }
         plan = &Plan::Whole;
-        seen = match tree.look(directory, name, &request.path) {
+        let again = match tree.look(directory, name, &request.path) {
             Ok(again) => again,
             Err(error) if is_gone(&error) => return Answer::Gone,
             Err(error) => return Answer::Failed(error.to_string()),
         };
+        match failed {
+            Some(error) if again == seen => return Answer::Failed(format!("its content cannot be read: {error}")),
+            _ => seen = again,
+        }
         if !matches!(seen.node.kind, Kind::File { .. }) {
             break;
         }

@@ -1,6 +1,6 @@
 //! A scan: baseline, what the last scan found, and the tree as it is, in step.
 
-use super::content::{Every, Turn};
+use super::content::Every;
 use super::judge::Judge;
 use super::rows::Rows;
 use super::state::{self, Remembered};
@@ -182,12 +182,13 @@ impl<T: Tree> Scan<'_, T> {
         out: &mut state::Writer,
         sink: &mut dyn FnMut(&Found),
     ) -> Result<Summary, ScanError> {
-        let former_header = former.as_ref().map(|reader| reader.header.clone()).unwrap_or_default();
+        let of_former = former.as_ref().map(|reader| (reader.header.clone(), reader.content_bytes));
+        let (former_header, content_bytes) = of_former.unwrap_or_default();
         let mut nothing = state::Writer::none();
         let out = if self.is_whole() { out } else { &mut nothing };
         let number = former_header.number.saturating_add(u64::from(self.is_whole()));
         out.begin(&state::Header { number, began: self.now, baseline: self.baseline.to_owned() });
-        let mut judge = Judge::new(self, out, sink, &former_header);
+        let mut judge = Judge::new(self, out, sink, (&former_header, content_bytes));
         for volume in &baseline.header.volumes {
             if let Known::Not { reason } = &volume.known {
                 let place = volume.mounted_at.clone().unwrap_or_else(|| format!("partition {}", volume.partition));
@@ -241,14 +242,13 @@ impl<T: Tree> Scan<'_, T> {
         }
     }
 
-    pub(super) fn turn(&self) -> Turn {
-        let every = match self.look {
+    pub(super) fn every(&self) -> Every {
+        match self.look {
             Look::Due { cycle_seconds } => Every::Cycle(cycle_seconds),
             Look::Full => Every::Scan,
             // What changed is read.
             Look::Only(_) => Every::Never,
-        };
-        Turn { now: self.now, every }
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the scans before found: which content was read when, since when something differs or is not looked at.
 //!
-//! One file: `RGLDSCAN`, the version (u16), a zstd stream, and a blake3 digest of all before it. In the stream a header
-//! and a record for each path that there is something to remember of, each with its length (u32) in front, in the order
+//! One file: `RGLDSCAN`, the version (u16), a zstd stream, how many bytes all remembered contents have (u64), and a blake3
+//! digest of all before it. In the stream a header and a record for each path that there is something to remember of, each with its length (u32) in front, in the order
 //! of `path::order`; then a length of 0. A file that is damaged, cut or of another version counts as none: the next
 //! scan reads everything. A new one is written beside it, synced, and renamed over it.
 
@@ -19,7 +19,8 @@ use std::path::{Path, PathBuf};
 
 const MAGIC: &[u8; 8] = b"RGLDSCAN";
 const VERSION: u16 = 1;
-const DIGEST_BYTES: u64 = 32;
+/// The count and the digest.
+const TAIL_BYTES: u64 = 8 + 32;
 const RECORD_BYTES_MAX: usize = 256 << 10;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +111,8 @@ struct Record {
 pub struct Reader {
     from: zstd::Decoder<'static, BufReader<io::Take<File>>>,
     pub header: Header,
+    /// Of all contents that are remembered.
+    pub content_bytes: u64,
     before: Vec<u8>,
     record: Vec<u8>,
     is_over: bool,
@@ -130,10 +133,12 @@ impl Reader {
 
     fn new(mut file: File) -> io::Result<Reader> {
         let invalid = || io::Error::from(io::ErrorKind::InvalidData);
-        let length = file.metadata()?.len().checked_sub(DIGEST_BYTES).ok_or_else(invalid)?;
+        let length = file.metadata()?.len().checked_sub(TAIL_BYTES).ok_or_else(invalid)?;
         let mut hasher = blake3::Hasher::new();
         io::copy(&mut Read::by_ref(&mut file).take(length), &mut hasher)?;
-        let mut digest = [0; 32];
+        let (mut content_bytes, mut digest) = ([0; 8], [0; 32]);
+        file.read_exact(&mut content_bytes)?;
+        hasher.update(&content_bytes);
         file.read_exact(&mut digest)?;
         if hasher.finalize() != digest {
             return Err(invalid());
@@ -147,8 +152,9 @@ impl Reader {
         }
         let mut from = zstd::Decoder::new(from)?;
         from.window_log_max(23)?;
-        let mut reader =
-            Reader { from, header: Header::default(), before: Vec::new(), record: Vec::new(), is_over: false };
+        let content_bytes = u64::from_le_bytes(content_bytes);
+        let (header, before, record) = (Header::default(), Vec::new(), Vec::new());
+        let mut reader = Reader { from, header, content_bytes, before, record, is_over: false };
         if !reader.take_record()? {
             return Err(invalid());
         }
@@ -206,6 +212,7 @@ pub struct Writer {
     paths: Option<(PathBuf, PathBuf)>,
     to: Option<zstd::Encoder<'static, Hashing>>,
     before: Vec<u8>,
+    content_bytes: u64,
     lost: Option<String>,
 }
 
@@ -222,13 +229,13 @@ impl Writer {
         let mut new = path.as_os_str().to_owned();
         new.push(".new");
         let paths = Some((path.to_owned(), PathBuf::from(new)));
-        Writer { paths, to: None, before: Vec::new(), lost: None }
+        Writer { paths, to: None, before: Vec::new(), content_bytes: 0, lost: None }
     }
 
     /// Keeps nothing.
     #[must_use]
     pub fn none() -> Writer {
-        Writer { paths: None, to: None, before: Vec::new(), lost: None }
+        Writer { paths: None, to: None, before: Vec::new(), content_bytes: 0, lost: None }
     }
 
     pub(super) fn begin(&mut self, header: &Header) {
@@ -251,6 +258,8 @@ impl Writer {
     }
 
     pub(super) fn add(&mut self, path: &[u8], remembered: Remembered) {
+        let bytes = remembered.content.as_ref().map_or(0, |known| known.bytes);
+        self.content_bytes = self.content_bytes.saturating_add(bytes);
         let Some(to) = &mut self.to else { return };
         let shared = path.iter().zip(&self.before).take_while(|(a, b)| a == b).count().min(usize::from(u16::MAX));
         // At most u16::MAX.
@@ -266,7 +275,7 @@ impl Writer {
     /// Ends it, and puts it in the place of the former one. Why it could not be kept, if so.
     pub(super) fn finish(&mut self) -> Option<String> {
         if let (Some(to), Some((path, new))) = (self.to.take(), self.paths.clone())
-            && let Err(error) = finish(to, &path, &new)
+            && let Err(error) = finish(to, self.content_bytes, &path, &new)
         {
             self.lose(&error);
         }
@@ -292,9 +301,11 @@ impl Drop for Writer {
     }
 }
 
-fn finish(mut to: zstd::Encoder<'static, Hashing>, path: &Path, new: &Path) -> io::Result<()> {
+fn finish(mut to: zstd::Encoder<'static, Hashing>, content_bytes: u64, path: &Path, new: &Path) -> io::Result<()> {
     to.write_all(&0u32.to_le_bytes())?;
-    let Hashing { mut inner, hasher } = to.finish()?;
+    let mut to = to.finish()?;
+    to.write_all(&content_bytes.to_le_bytes())?;
+    let Hashing { mut inner, hasher } = to;
     inner.write_all(hasher.finalize().as_bytes())?;
     let file = inner.into_inner().map_err(io::IntoInnerError::into_error)?;
     file.sync_all()?;
@@ -355,7 +366,7 @@ mod tests {
         let path = directory.path().join("state");
         let all = written(&path);
         let reader = Reader::open(&path).unwrap();
-        assert_eq!(reader.header.number, 8);
+        assert_eq!((reader.header.number, reader.content_bytes), (8, 4 * 7));
         assert_eq!(reader.collect::<Vec<_>>(), all);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left beside it");
     }

@@ -83,7 +83,9 @@ impl<'t, T: Tree> Walk<'t, T> {
             level.next += 1;
             let directory = Arc::clone(&level.directory);
             let visit = self.visit(path, directory, &prunes);
-            if let Some(visit) = visit.filter(|visit| self.wants(&visit.path)) {
+            // The end of a way to a spot is told, too: what the baseline has there is not gone.
+            let is_told = |visit: &Visit<_>| self.wants(&visit.path) || visit.is_end && self.is_on_the_way(&visit.path);
+            if let Some(visit) = visit.filter(is_told) {
                 return Ok(Some(visit));
             }
         }
