@@ -10,3 +10,5 @@ mod server;
 mod changes;
 #[path = "watch/faults.rs"]
 mod faults;
+#[path = "watch/package.rs"]
+mod package;

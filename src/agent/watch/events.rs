@@ -111,11 +111,12 @@ impl Watch {
         failed
     }
 
-    /// Sleeps until there is something to look at, once it has been quiet for `settle`, or until `until`.
-    pub(super) fn wait(&self, settle: Duration, until: Instant) {
+    /// Sleeps until there is something to look at, once it has been quiet for `settle` and not before `not_before`, or
+    /// until `until`.
+    pub(super) fn wait(&self, settle: Duration, not_before: Instant, until: Instant) {
         let mut state = self.shared.state();
         loop {
-            let wake = state.dirty.ripe_at(settle).map_or(until, |ripe| ripe.min(until));
+            let wake = state.dirty.ripe_at(settle).map_or(until, |ripe| ripe.max(not_before).min(until));
             let left = wake.saturating_duration_since(clock::instant());
             if left.is_zero() {
                 return;

@@ -21,9 +21,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const SCAN_STATE: &str = "scan";
-/// After a look at everything that lost events asked for, nothing asks for the next one until so many times its own
-/// length: a host that floods the queue costs a twentieth of one core at most.
+/// After a look that events asked for, they ask for the next one only after so many times its own length: a host that
+/// floods the queue, or one with a million files where something always changes, costs a twentieth of one core at most.
 const REST_FACTOR: u32 = 20;
+/// But what changed is looked at by then.
+const CHANGES_REST_MAX: Duration = Duration::from_secs(120);
+/// After a look that failed: a disk that is gone does not come back within a second.
+const FAILED_REST: Duration = Duration::from_secs(60);
 
 #[derive(Debug, thiserror::Error)]
 pub enum LookError {
@@ -55,6 +59,7 @@ pub(super) struct Looks {
     state_lost: Option<(String, u64)>,
     unwatched: Vec<Gap>,
     everything_not_before: Instant,
+    changes_not_before: Instant,
     everything_wanted: bool,
 }
 
@@ -92,6 +97,7 @@ impl Looks {
             state_lost: None,
             unwatched: Vec::new(),
             everything_not_before: clock::instant(),
+            changes_not_before: clock::instant(),
             everything_wanted: true,
         })
     }
@@ -146,7 +152,9 @@ impl Looks {
             until
         };
         match &self.watching {
-            Watching::Events(watch) if watch.lost().is_none() && self.baseline.is_some() => watch.wait(settle, until),
+            Watching::Events(watch) if watch.lost().is_none() && self.baseline.is_some() => {
+                watch.wait(settle, self.changes_not_before, until)
+            }
             _ => clock::sleep(until.saturating_duration_since(clock::instant())),
         }
     }
@@ -168,7 +176,10 @@ impl Looks {
         let mut out = state::Writer::create(&state.file(SCAN_STATE));
         let summary = self.look(|cycle_seconds| Look::Due { cycle_seconds }, former, &mut out);
         self.everything_not_before = clock::instant() + began.elapsed() * REST_FACTOR;
-        let summary = summary.inspect_err(|_| self.everything_wanted = true)?;
+        let summary = summary.inspect_err(|_| {
+            self.everything_wanted = true;
+            self.everything_not_before += FAILED_REST;
+        })?;
         self.state_lost = summary.state_lost.clone().map(|why| (why, clock::now()));
         self.view.replace(kind, summary);
         self.has_looked = true;
@@ -181,7 +192,8 @@ impl Looks {
     /// [`LookError`].
     pub(super) fn at_changes(&mut self, state: &StateDir, settle: Duration) -> Result<bool, LookError> {
         let Watching::Events(watch) = &self.watching else { return Ok(false) };
-        if self.baseline.is_none() {
+        let began = clock::instant();
+        if self.baseline.is_none() || began < self.changes_not_before {
             return Ok(false);
         }
         let changed = match watch.take_ripe(settle) {
@@ -199,6 +211,7 @@ impl Looks {
         let spots = view::spots(&changed);
         let former = state::Reader::open(&state.file(SCAN_STATE));
         let looked = self.look_only(&spots, former);
+        self.changes_not_before = clock::instant() + (began.elapsed() * REST_FACTOR).min(CHANGES_REST_MAX);
         match looked {
             Ok(summary) => self.put_in(&changed, summary),
             Err(error) => {

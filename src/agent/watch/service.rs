@@ -51,7 +51,9 @@ struct Service<'o> {
     scan_at: Instant,
     send_at: Instant,
     heartbeat_at: Instant,
-    failures: u32,
+    /// In a row: of asking for terms, and of telling.
+    unanswered: u32,
+    untold: u32,
     said: String,
     gaps_since: Vec<(String, u64)>,
 }
@@ -78,7 +80,8 @@ pub(super) fn run(options: &Options) -> Result<(), WatchError> {
         scan_at: now,
         send_at: now,
         heartbeat_at: now,
-        failures: 0,
+        unanswered: 0,
+        untold: 0,
         said: String::new(),
         gaps_since: Vec::new(),
     };
@@ -159,15 +162,14 @@ impl Service<'_> {
     fn ask_terms(&mut self) {
         match self.agree() {
             Ok(()) => {
-                self.failures = 0;
+                self.unanswered = 0;
                 let seconds = if self.looks.has_baseline() { TERMS_SECONDS } else { NO_BASELINE_SECONDS };
                 self.terms_at = clock::instant() + pause(seconds, 0, dice());
-                self.send_at = clock::instant();
             }
             Err(error) => {
                 self.tell(format!("{}; asking again", causes::in_one_line(&error)));
-                self.fail();
-                self.terms_at = clock::instant() + pause(RETRY_SECONDS, self.failures, dice());
+                self.terms_at = clock::instant() + pause(RETRY_SECONDS, self.unanswered, dice());
+                self.unanswered = self.unanswered.saturating_add(1);
             }
         }
     }
@@ -230,7 +232,7 @@ impl Service<'_> {
     fn say_news(&mut self) {
         let report = self.report();
         self.note_status();
-        if self.reporter.say(&self.state, report) && self.failures == 0 {
+        if self.reporter.say(&self.state, report) && self.untold == 0 {
             self.send_at = clock::instant();
         }
     }
@@ -257,7 +259,7 @@ impl Service<'_> {
     fn take_answer(&mut self, sent: Sent) {
         match sent {
             Sent::All { terms_changed } => {
-                self.failures = 0;
+                self.untold = 0;
                 let seconds = self.agreed.as_ref().map_or(TERMS_SECONDS, |agreed| agreed.terms.report_seconds);
                 self.heartbeat_at = clock::instant() + pause(seconds, 0, dice());
                 self.tell(format!("{} findings, told to {}", self.looks.view.findings_total(), self.server.base()));
@@ -276,13 +278,9 @@ impl Service<'_> {
 
     fn retry(&mut self, error: &super::server::AskError) {
         self.tell(format!("{}; asking again", causes::in_one_line(error)));
-        self.fail();
-        let next = clock::instant() + pause(RETRY_SECONDS, self.failures - 1, dice());
+        let next = clock::instant() + pause(RETRY_SECONDS, self.untold, dice());
+        self.untold = self.untold.saturating_add(1);
         (self.send_at, self.heartbeat_at) = (next, next);
-    }
-
-    fn fail(&mut self) {
-        self.failures = self.failures.saturating_add(1);
     }
 
     fn report(&mut self) -> Report {
