@@ -19,6 +19,8 @@ mod bodies;
 mod credentials;
 #[path = "http/deploy.rs"]
 mod deploy;
+#[path = "http/drift.rs"]
+mod drift;
 #[path = "http/fleet.rs"]
 mod fleet;
 #[path = "http/lab.rs"]

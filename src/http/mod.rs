@@ -6,6 +6,9 @@ pub mod agent;
 pub mod assets;
 pub mod body;
 pub mod boot;
+pub mod drift;
+pub mod drift_image;
+mod drift_shown;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod guard;
@@ -16,6 +19,7 @@ pub mod operator;
 pub mod operator_baselines;
 pub mod operator_brakes;
 pub mod operator_channels;
+pub mod operator_drift;
 pub mod operator_fleet;
 pub mod operator_images;
 pub mod operator_ledger;
@@ -77,11 +81,14 @@ impl Shared {
 
 /// Routes for machines: firmware, iPXE, the agent, the installed system. None of them lists anything.
 pub fn machine_routes(shared: Arc<Shared>) -> Router {
+    let report = post(drift::report).layer(DefaultBodyLimit::max(drift::REPORT_BODY_BYTES_MAX));
     let guarded = Router::new()
         .route("/agent/v1/checkin", post(agent::check_in))
         .route("/agent/v1/report", post(agent::report))
         .route("/agent/v1/verify/checkin", post(verify::check_in))
         .route("/agent/v1/verify/report", post(verify::report))
+        .route("/agent/v1/drift/key", post(drift::key))
+        .route("/agent/v1/drift/report", report)
         .layer(middleware::from_fn_with_state(guard::Door::new(), guard::bounded_guesses));
     Router::new()
         .merge(guarded)
@@ -94,6 +101,7 @@ pub fn machine_routes(shared: Arc<Shared>) -> Router {
         .route("/images/baselines/{digest}", get(images::baseline))
         .route("/agent/v1/installed", post(agent::installed))
         .route("/agent/v1/standby", post(standby::ask))
+        .route("/agent/v1/drift/terms", get(drift::terms))
         .layer(DefaultBodyLimit::max(MACHINE_BODY_BYTES_MAX))
         .with_state(shared)
 }
@@ -109,6 +117,13 @@ pub fn operator_routes(shared: Arc<Shared>) -> Router {
         .with_state((shared.clone(), operator_ledger::Places::default()));
     Router::new()
         .merge(ledger)
+        .route("/v1/drift", get(operator_drift::list))
+        .route("/v1/drift/top", get(operator_drift::top))
+        .route("/v1/drift/hosts/{id}", get(operator_drift::show))
+        .route("/v1/drift/hosts/{id}/explain", get(operator_drift::explain))
+        .route("/v1/drift/hosts/{id}/forget-key", post(operator_drift::forget_key))
+        .route("/v1/drift/exceptions", get(operator_drift::exceptions).post(operator_drift::accept))
+        .route("/v1/drift/exceptions/{number}", delete(operator_drift::end_exception))
         .route("/v1/ledger/tip", get(operator_ledger::tip))
         .route("/v1/hosts", get(operator_list::host_list))
         .route("/v1/hosts/{id}", get(operator::host_show).delete(operator::host_remove))

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use regild::wire::agent::{Event, Step};
+use regild::wire::drift::{NewKey, Signed};
 
+use crate::drift::{KEY, REPORT as DRIFT_REPORT, TERMS};
 use crate::lab::{CHECK_IN, IMAGE, Lab, Machine, Orders, REPORT, STRANGER};
 use crate::raw::Answer;
 use crate::standby::STANDBY;
@@ -66,6 +68,8 @@ fn h1_no_route_for_machines_tells_anything_about_a_host_to_others() {
     let refs = format!("/images/refs/{IMAGE}");
     let (manifest, pack) =
         (format!("/images/manifests/{}", "0".repeat(64)), format!("/images/packs/{}", "0".repeat(64)));
+    let forged = Signed { payload: format!(r#"{{"host":"{}"}}"#, machine.host), signature: "0".repeat(128) };
+    let forged = json(&forged);
     let baseline = format!("/images/baselines/{}", "0".repeat(64));
     // Template, method, path, body, status.
     let walk: Vec<(&str, &str, &str, Vec<u8>, u16)> = vec![
@@ -92,6 +96,10 @@ fn h1_no_route_for_machines_tells_anything_about_a_host_to_others() {
         (VERIFY_CHECK_IN, "POST", VERIFY_CHECK_IN, json(&machine.verify_check_in(1, &orders.token)), 401),
         (VERIFY_REPORT, "POST", VERIFY_REPORT, vec![], 400),
         (VERIFY_REPORT, "POST", VERIFY_REPORT, json(&machine.verify_report(1, "the-session")), 401),
+        (TERMS, "POST", TERMS, vec![], 405),
+        (KEY, "POST", KEY, vec![], 400),
+        (DRIFT_REPORT, "POST", DRIFT_REPORT, vec![], 400),
+        (DRIFT_REPORT, "POST", DRIFT_REPORT, forged, 401),
     ];
     let walked: BTreeSet<_> = walk.iter().map(|step| step.0).collect();
     assert_eq!(walked, routes().0, "this walk and src/http/mod.rs differ");
@@ -103,6 +111,20 @@ fn h1_no_route_for_machines_tells_anything_about_a_host_to_others() {
             says_nothing(&answer, &secrets, &place);
             assert!(!answer.text().contains("regild.token"), "{place}: {}", answer.text());
         }
+    }
+    // Terms and keys are for whom the address is leased to.
+    let new_key = NewKey { host: machine.host.clone(), generation: 1, public_key: "0".repeat(64) };
+    let foreign_key = other.say(&lab, KEY, &new_key);
+    let own_terms = lab.from(other.address).get(TERMS);
+    for (answer, status) in [
+        (lab.from(STRANGER).get(TERMS), 403),
+        (own_terms, 404),
+        (lab.from(STRANGER).ask("POST", KEY, &json(&new_key)), 403),
+        (foreign_key, 401),
+    ] {
+        assert_eq!(answer.status, status, "{}", answer.text());
+        says_nothing(&answer, &secrets, "drift");
+        assert!(!answer.text().contains(&machine.host), "{}", answer.text());
     }
     // From the host's own address the wrong words are no better; a host that is not there is answered alike.
     let mut nobody = other.check_in(&theirs, "x");
