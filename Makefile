@@ -117,6 +117,7 @@ $(CONTROLLERS): tests/power/requirements.txt
 	touch $@
 
 test-roads: assets images
+	cargo test --test outside
 	tests/with-ticker.sh cargo test --test lab_selftest --test boot_path -- --test-threads 2
 	tests/with-ticker.sh cargo test --test power -- --ignored
 	tests/with-ticker.sh cargo test --test fleet_road -- --nocapture

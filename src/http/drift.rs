@@ -9,6 +9,7 @@ use super::listen::Peer;
 use super::problem::Problem;
 use super::{body, drift_image, said};
 use crate::clock;
+use crate::decide::host::Host;
 use crate::registry::drift::DriftRefusal;
 use crate::registry::{HostView, RegistryError};
 use crate::wire::drift::{KeyTaken, NewKey, REPORT_BYTES_MAX, Received, Report, SIGNED_FOR, Signed, Terms};
@@ -33,10 +34,17 @@ pub async fn terms(
     ConnectInfo(peer): ConnectInfo<Peer>,
 ) -> Result<Json<Terms>, Problem> {
     let view = asker(&shared, peer)?;
-    let host = &view.host;
+    terms_of(&shared, &view.host).await.map(Json)
+}
+
+/// What a host is compared with, by its own agent or from outside.
+///
+/// # Errors
+/// 404: it runs no image of ours.
+pub(super) async fn terms_of(shared: &Arc<Shared>, host: &Host) -> Result<Terms, Problem> {
     let nothing = || Problem::new(StatusCode::NOT_FOUND, DriftRefusal::NotBuilt.to_string());
     let image = host.reported.clone().ok_or_else(nothing)?;
-    let baseline = drift_image::baseline_of(&shared, &image.manifest).await;
+    let baseline = drift_image::baseline_of(shared, &image.manifest).await;
     let now = clock::now();
     let (rules, watched) =
         shared.registry.read(|all| (all.drift_rules(host, now), all.drift().host(&host.id).cloned()));
@@ -45,7 +53,7 @@ pub async fn terms(
         Ok(known) => (Some(known.digest), String::new()),
         Err(reason) => (None, reason),
     };
-    Ok(Json(Terms {
+    Ok(Terms {
         host: host.id.clone(),
         generation: host.reported_generation,
         image: image.name,
@@ -59,7 +67,7 @@ pub async fn terms(
         scan_seconds: rules.pace.scan_seconds,
         cycle_seconds: rules.pace.cycle_seconds,
         report_seconds: rules.pace.report_seconds,
-    }))
+    })
 }
 
 /// `POST /agent/v1/drift/key`: once for each generation.

@@ -28,6 +28,12 @@ pub async fn ask(
     let hosts = meant(&shared, &asked)?;
     let mut done = Vec::with_capacity(hosts.len());
     for view in hosts {
+        if let Some(image) = &view.host.reported {
+            // One that is not there yet is made from now on; the machine takes longer to come than that.
+            if let Err(why) = super::drift_image::baseline_of(&shared, &image.manifest).await {
+                tracing::info!(host = view.host.id, why, "there is no baseline yet for the verification");
+            }
+        }
         let event = Event::AskVerify { by: by.clone(), reason: reason.clone(), power: asked.power };
         let answer = match shared.registry.host_event(&view.host.id, event).await {
             Ok(view) => wire::VerifyAsked {

@@ -3,16 +3,14 @@
 //! The same care as for an order (`http::agent`): a token for one boot, from the host's own address, a session behind
 //! it. But nothing here hands out a job that writes, and no answer here lets one go on.
 
-use super::Shared;
 use super::agent::{AgentBody, Speaker, foreign_address, speaker, unauthorised};
 use super::listen::Peer;
 use super::problem::Problem;
-use super::said;
-use crate::clock;
+use super::{Shared, drift, said};
 use crate::decide::host::{Event, Host, Refusal, VerifyNumber, VerifyResult};
-use crate::registry::RegistryError;
+use crate::registry::{HostView, RegistryError};
 use crate::wire::agent::PROTOCOL;
-use crate::wire::drift;
+use crate::wire::drift::{FINDINGS_MAX, Report};
 use crate::wire::verify::{VerifyAnswer, VerifyCheckIn, VerifyJob, VerifyOutcome, VerifyReport};
 use axum::Json;
 use axum::extract::{ConnectInfo, State};
@@ -46,16 +44,10 @@ pub async fn check_in(
         tracing::warn!(host = id, peer = %peer.remote, "a second claimant of a verification was refused");
     }
     let view = checked_in.map_err(unauthorised)?;
-    job(&shared, &view.host, number).map(Json)
-}
-
-fn job(shared: &Shared, host: &Host, number: VerifyNumber) -> Result<VerifyJob, Problem> {
-    let own_disk = host.own_disk.clone().ok_or_else(over)?;
-    Ok(VerifyJob { protocol: PROTOCOL, number: number.0, own_disk: own_disk.into(), terms: terms(shared, host)? })
-}
-
-fn over() -> Problem {
-    Problem::new(StatusCode::CONFLICT, Refusal::NoVerification.to_string())
+    let over = || Problem::new(StatusCode::CONFLICT, Refusal::NoVerification.to_string());
+    let own_disk = view.host.own_disk.clone().ok_or_else(over)?.into();
+    let terms = drift::terms_of(&shared, &view.host).await?;
+    Ok(Json(VerifyJob { protocol: PROTOCOL, number: number.0, own_disk, terms }))
 }
 
 /// `POST /agent/v1/verify/report`: what was seen, once. The answer says whether anybody still waits for it.
@@ -95,7 +87,7 @@ pub async fn report(
             tracing::warn!(host = id, %number, reason, "the disk could not be verified");
             VerifyResult::Failed { reason }
         }
-        VerifyOutcome::Looked { report } => looked(&shared, &view.host, report).await?,
+        VerifyOutcome::Looked { report } => looked(&shared, &view, report).await?,
     };
     let event = Event::VerifyReported { number, session_digest, result };
     match shared.registry.host_event(id, event).await {
@@ -127,43 +119,24 @@ fn standing(host: &Host, number: VerifyNumber, session_digest: &str) -> Standing
 }
 
 /// Takes what was seen into the host's drift, where its own agent's reports are.
-async fn looked(shared: &Shared, host: &Host, report: drift::Report) -> Result<VerifyResult, Problem> {
+async fn looked(shared: &Arc<Shared>, view: &HostView, report: Report) -> Result<VerifyResult, Problem> {
     let bad = |what: &str| Problem::new(StatusCode::BAD_REQUEST, format!("the report is not right: {what}"));
+    let host = &view.host;
     if report.host != host.id || report.generation != host.reported_generation {
         return Err(bad("it is of another host or generation"));
     }
-    if report.scan.kind != "outside" || report.same_as.is_some() || report.findings.len() > drift::FINDINGS_MAX {
+    if report.scan.kind != "outside" || report.same_as.is_some() || report.findings.len() > FINDINGS_MAX {
         return Err(bad("it is not one from outside"));
     }
     let findings = report.findings_total.max(report.findings.len() as u64);
     let gaps = report.gaps.len() as u64;
-    take(shared, host, report).await?;
+    if report.baseline.is_empty() {
+        // Of its files nothing is known, so it can neither clear the host nor take the place of a look that could.
+        let reason = said::text(&report.gaps.first().map_or_else(String::new, |gap| gap.reason.clone()));
+        return Ok(VerifyResult::Failed {
+            reason: format!("{findings} differences outside of file systems; {reason}"),
+        });
+    }
+    drift::report_from_outside(shared, view, report).await?;
     Ok(VerifyResult::Compared { findings, gaps })
-}
-
-/// What the disk is compared with. Without a baseline its files are a gap of the report; the rest of the disk is looked at
-/// all the same.
-fn terms(shared: &Shared, host: &Host) -> Result<drift::Terms, Problem> {
-    let image = host.reported.as_ref().ok_or_else(over)?;
-    let rules = shared.registry.read(|all| all.drift_rules(host, clock::now()));
-    Ok(drift::Terms {
-        host: host.id.clone(),
-        generation: host.reported_generation,
-        image: image.name.clone(),
-        manifest: image.manifest.clone(),
-        baseline: None,
-        reason: "there is no baseline of this image".to_string(),
-        key: None,
-        sequence: 0,
-        policy: rules.digest.clone(),
-        rules: rules.words.clone(),
-        scan_seconds: rules.pace.scan_seconds,
-        cycle_seconds: rules.pace.cycle_seconds,
-        report_seconds: rules.pace.report_seconds,
-    })
-}
-
-async fn take(shared: &Shared, host: &Host, report: drift::Report) -> Result<(), Problem> {
-    let _ = (shared, host, report);
-    Ok(())
 }

@@ -1,4 +1,4 @@
-//! Just enough of an HTTP server to be the far end of the agent: three routes over a store, slow when asked.
+//! Just enough of an HTTP server to be the far end of the agent: four routes over a store, slow when asked.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -109,6 +109,7 @@ fn answer(shared: &Shared, path: &str, range: Option<(usize, usize)>, client: &T
             .and_then(|image| store.resolve(&image).ok())
             .map(|manifest| serde_json::json!({ "manifest": manifest }).to_string().into_bytes()),
         "manifests" => store.manifest_bytes(name).ok().map(|bytes| bytes.to_vec()),
+        "baselines" => store.baseline_bytes(name).ok().map(|bytes| bytes.to_vec()),
         "packs" => store.pack(name).ok().map(|bytes| bytes.to_vec()),
         _ => None,
     };

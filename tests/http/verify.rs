@@ -246,7 +246,8 @@ fn a_look_reboots_a_machine_only_where_that_was_asked_for() {
     assert!(power.iter().any(|line| line == "agent: boot to network, for verification 1"), "{power:?}");
 
     let neighbour = ready(&lab, 2);
-    lab.apply(&format!("[group.default]\npower = \"agent\"\n[deny]\nmacs = [\"{}\"]\n", neighbour.mac), &[]);
+    let denied = format!("[policy]\ndenied = [\"{}\"]\n[group.default]\npower = \"agent\"\n", neighbour.mac);
+    lab.apply(&denied, &["--loosen"]);
     let asked = lab.try_regild(&["host", "verify", &neighbour.mac, "--reason", "now", "--power"]);
     assert!(!asked.status.success(), "a protected machine is rebooted");
     assert_eq!(lab.host(&neighbour)["verify"], Value::Null, "nothing was done");
