@@ -96,7 +96,7 @@ step "kernel and initramfs"
 mkdir -p "$WORK/initramfs"/{bin,dev,proc,sys,root} "$WORK/esp/grub"
 install -m 755 /bin/busybox "$WORK/initramfs/bin/busybox"
 install -m 755 "$HERE/tiny/initramfs-init" "$WORK/initramfs/init"
-copy_modules "$KERNEL" "$WORK/initramfs" virtio_pci virtio_blk virtio_scsi virtio_net nvme ahci ata_piix sd_mod \
+copy_modules "$KERNEL" "$WORK/initramfs" virtio_pci virtio_blk virtio_scsi virtio_net virtio_rng nvme ahci ata_piix sd_mod \
   e1000 e1000e ext4 crc32c_generic crc32c_intel
 INITRAMFS_ZSTD_LEVEL=-10 pack_initramfs "$WORK/initramfs" "$WORK/esp/initrd.img"
 install -m 644 "$KERNEL/boot/vmlinuz-$KERNEL_VERSION" "$WORK/esp/vmlinuz"
