@@ -20,6 +20,9 @@ const POLICY: &str = r#"
 [group.lab]
 drift = "tiny"
 
+[group.lab.schedule]
+pause = "10m"
+
 [drift.tiny]
 defaults = "none"
 scan = "1m"
@@ -45,6 +48,8 @@ why = "its own state"
 "#;
 /// Firmware, deploy, reboot, first scan of one machine under emulation, beside other tests.
 const BUILD: Duration = Duration::from_secs(400);
+/// Longer than the least pause between two rebuilds that nobody asked for.
+const PAUSE_SECONDS: u64 = 610;
 /// The least scan interval, the debounce, and a slow machine.
 const WATCH: Duration = Duration::from_secs(120);
 
@@ -54,7 +59,7 @@ const WATCH: Duration = Duration::from_secs(120);
 /// version, and its history tells why.
 #[test]
 fn a_machine_that_was_changed_by_hand_is_found_and_rebuilt() {
-    let fleet = Fleet::with_shells(env!("CARGO_BIN_EXE_regild"), &[MACHINE]);
+    let mut fleet = Fleet::with_shells(env!("CARGO_BIN_EXE_regild"), &[MACHINE]);
     let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/lab/watch-v1.raw");
     assert!(image.exists(), "no {}; do: make images", image.display());
     fleet.server.regild(&["image", "import", image.to_str().unwrap(), "--as", "tiny:v1"]);
@@ -79,7 +84,14 @@ fn a_machine_that_was_changed_by_hand_is_found_and_rebuilt() {
     let program = "/srv/cgi-bin/health";
     node.shell.run(&format!("busybox cp -p {program} /run/old && busybox tr a-y b-z < /run/old > {program}"));
     node.shell.run(&format!("busybox touch -r /run/old {program}"));
-    fleet.until("a rebuild was asked for by drift", WATCH, || {
+    fleet.until("drift asks for a rebuild, and waits since the machine was built just now", WATCH, || {
+        let host = fleet.server.host(node.name);
+        host["waits"].as_str().is_some_and(|waits| waits.contains("pause")).then_some(())
+    });
+    fleet.server.kill();
+    fleet.server.start_later(&fleet.lab, PAUSE_SECONDS);
+    let node = &fleet.nodes[0];
+    fleet.until("its order is open", WATCH, || {
         let host = fleet.server.host(node.name);
         (host["generation"] == 2).then_some(())
     });
