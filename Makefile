@@ -22,7 +22,7 @@ help:
 	@echo "make build      the release binary, target/release/regild"
 	@echo "make fuzz       hostile input for every parser, FUZZ_SECONDS (30) for each of the targets in fuzz/"
 	@echo "make bench      measures speed, memory and sizes, beside peers (docs/benchmarks.md; as root, about 8 minutes)"
-	@echo "make bench-NAME one of: sizes, serve, fleet (the first time about 20 minutes), agents, dhcp, tftp, image, http, netboot"
+	@echo "make bench-NAME one of: sizes, serve, fleet (the first time about 20 minutes), agents, drift_fleet, dhcp, tftp, image, http, netboot"
 	@echo "make audit      licences, bans and sources of the crates; the Vagrantfile"
 
 setup:

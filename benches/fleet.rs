@@ -2,7 +2,8 @@
 //!
 //! Each host is declared by a document, asked for, gets a lease, a boot script and its one-time token, checks in with the
 //! inventory of a usual server, writes, verifies, boots its disk and says so. Only the pace is not real: the caps are
-//! lifted while it goes on and put back in the end, and so all of them were rebuilt within minutes of each other.
+//! lifted while it goes on and put back in the end, and so all of them were rebuilt within minutes of each other. Their ids
+//! and addresses are printed, one host a line.
 
 use clap::Parser;
 use regild::config::Config;
@@ -44,7 +45,7 @@ struct Fleet {
     /// Groups beside it, of equal size.
     #[arg(long, default_value_t = 49)]
     groups: u32,
-    /// They stay where the image is written, each agent's session being its host's id; ids and addresses are printed.
+    /// They stay where the image is written, each agent's session being its host's id.
     #[arg(long)]
     writing: bool,
     /// NAME:VERSION, in the image store already.
@@ -84,9 +85,7 @@ impl Fleet {
             }
             while let Some(life) = lives.join_next().await {
                 let (id, address) = life??;
-                if self.writing {
-                    println!("{id} {address}");
-                }
+                println!("{id} {address}");
             }
             first += AT_ONCE;
         }

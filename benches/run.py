@@ -21,7 +21,7 @@ import report
 from regild import BINARY, BOOT_ASSETS, ROOT, built
 
 # Quiet ones first: they do not heat up the disk for the others.
-BENCHES = ["sizes", "serve", "fleet", "agents", "dhcp", "tftp", "image", "http", "netboot"]
+BENCHES = ["sizes", "serve", "fleet", "agents", "drift_fleet", "dhcp", "tftp", "image", "http", "netboot"]
 WORK = ROOT / "target/bench"
 
 

@@ -123,6 +123,15 @@ impl Table {
         .collect()
     }
 
+    /// Numbers of the partitions that are marked as not to be written to: bit 60 of their attributes, as in the
+    /// Discoverable Partitions Specification.
+    #[must_use]
+    pub fn read_only(&self) -> Vec<u32> {
+        let marked =
+            (1..).zip(&self.entries).filter(|(_, entry)| entry.is_used() && entry.attribute_bits >> 60 & 1 == 1);
+        marked.map(|(number, _)| number).collect()
+    }
+
     /// The table for a disk of another size: the backup at the disk's very end, the last usable sector before
     /// it, the protective MBR over all of it, checksums anew. Partitions stay where they are.
     ///

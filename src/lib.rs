@@ -7,7 +7,8 @@
 //! 3. [`http`] hands out the boot script, the deploy environment, manifests, image data; takes
 //!    the agent's reports; on a Unix socket it is the operator's API.
 //! 4. [`decide`] is what all of them ask. Pure: facts and time in, a decision out.
-//! 5. [`image`] is the golden image store: import, manifests, packs, export.
+//! 5. [`image`] is the golden image store: import, manifests, packs, export, baselines; [`volume`] reads the file systems
+//!    of an image, or of a disk that is not in use, without mounting them.
 //! 6. [`agent`] runs on the machine: choose the disk, write, read back, report.
 //! 7. [`registry`] is the one writer of leases, host records and orders; [`db`] is where it keeps them.
 //! 8. [`scheduler`] turns a group's cron lines, windows and days into the plain numbers that `decide` judges.
@@ -25,6 +26,8 @@ pub mod causes;
 pub mod clock;
 pub mod decide;
 pub mod gpt;
+#[cfg(any(feature = "agent", feature = "server"))]
+pub mod volume;
 pub mod wire;
 
 #[cfg(feature = "agent")]

@@ -5,6 +5,7 @@
 
 mod agents;
 mod dhcp;
+mod drift;
 mod http;
 mod tftp;
 
@@ -15,6 +16,8 @@ use std::time::Duration;
 enum Load {
     /// Agents that say once a second how far they are.
     Agents(agents::Agents),
+    /// Installed agents that report what differs from their image.
+    Drift(drift::Drift),
     /// DISCOVER, OFFER, REQUEST, ACK, from many machines.
     Dhcp(dhcp::Dhcp),
     /// Whole files, as boot ROMs fetch them.
@@ -29,6 +32,7 @@ fn main() {
     let outcome = match Load::parse_from(arguments) {
         Load::Agents(load) => load.run(),
         Load::Dhcp(load) => load.run(),
+        Load::Drift(load) => load.run(),
         Load::Tftp(load) => load.run(),
         Load::Http(load) => load.run(),
     };

@@ -1,6 +1,7 @@
 //! `regild image`: golden images.
 
 use super::Failure;
+use super::baseline;
 use super::client::{Body, Client, segment};
 use super::output::{self, Output};
 use super::sparse::SparseStream;
@@ -58,6 +59,21 @@ pub enum ImageCommand {
         #[arg(long)]
         reason: String,
     },
+    /// How the file systems of a version are known, for finding drift; makes its list of files where there is none yet.
+    Baseline {
+        image: String,
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Output,
+    },
+    /// The files of a version, as its system sees them. Bytes that a terminal must not see are shown as \xNN.
+    Files {
+        image: String,
+        /// Only this path and what lies under it.
+        #[arg(long, value_name = "PATH")]
+        prefix: Option<String>,
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Output,
+    },
     /// Write a version back to a raw file, byte for byte what was imported.
     Export { image: String, file: PathBuf },
 }
@@ -110,6 +126,11 @@ pub fn run(command: ImageCommand, server: &str) -> Result<(), Failure> {
         ImageCommand::Deprecate { image, reason } => mark(&client, &path(&image, "/mark"), "deprecated", reason),
         ImageCommand::Block { image, reason } => mark(&client, &path(&image, "/mark"), "blocked", reason),
         ImageCommand::Activate { image, reason } => mark(&client, &path(&image, "/mark"), "active", reason),
+        ImageCommand::Baseline { image, output } => baseline::show(&client, &path(&image, "/baseline"), output),
+        ImageCommand::Files { image, prefix, output } => {
+            let filter = prefix.map(|prefix| format!("?prefix={}", segment(&prefix))).unwrap_or_default();
+            baseline::files(&client, &(path(&image, "/files") + &filter), output)
+        }
         ImageCommand::Export { image, file } => {
             let body = Export { path: std::path::absolute(&file)? };
             let written: Image = client.post(&path(&image, "/export"), &body)?;

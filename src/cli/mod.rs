@@ -2,6 +2,7 @@
 //!
 //! Exit status: 0 done, 1 failed, 2 wrong usage (clap's own). Errors go to standard error, one cause a line.
 
+mod baseline;
 mod brakes;
 mod client;
 mod drift;

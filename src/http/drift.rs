@@ -112,7 +112,7 @@ pub async fn report(State(shared): State<Arc<Shared>>, request: Request) -> Resu
 ///
 /// # Errors
 /// As for a report.
-pub async fn report_from_outside(shared: &Shared, view: &HostView, report: Report) -> Result<(), Problem> {
+pub async fn report_from_outside(shared: &Arc<Shared>, view: &HostView, report: Report) -> Result<(), Problem> {
     compared_with_its_image(shared, view, &report).await?;
     Ok(shared.registry.take_outside_report(&view.host.id, report).await?)
 }
@@ -154,7 +154,7 @@ fn signature_of(hex: &str) -> Option<Signature> {
 }
 
 /// Findings against something else would be findings everywhere.
-async fn compared_with_its_image(shared: &Shared, view: &HostView, report: &Report) -> Result<(), Problem> {
+async fn compared_with_its_image(shared: &Arc<Shared>, view: &HostView, report: &Report) -> Result<(), Problem> {
     let conflict = |error: String| Problem::new(StatusCode::CONFLICT, error);
     let not_built = || RegistryError::from(DriftRefusal::NotBuilt);
     let image = view.host.reported.as_ref().ok_or_else(not_built)?;

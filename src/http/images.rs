@@ -1,4 +1,4 @@
-//! Golden images for machines: references, manifests, and pack data by range.
+//! Golden images for machines: references, manifests, and by range pack data and baselines.
 
 use super::Shared;
 use super::problem::Problem;
@@ -57,20 +57,37 @@ pub async fn pack(
     Path(id): Path<String>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let pack = blocking(move || shared.images.pack(&id)).await?;
+    ranged(blocking(move || shared.images.pack(&id)).await?, &headers).await
+}
+
+/// `GET /images/baselines/{digest}`: the list of an image's files (`wire::baseline`), which hashes to `digest`; by range
+/// like a pack.
+///
+/// # Errors
+/// 404; 416 for a range that is not one range inside the baseline.
+pub async fn baseline(
+    State(shared): State<Arc<Shared>>,
+    Path(digest): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    ranged(blocking(move || shared.images.baseline_bytes(&digest)).await?, &headers).await
+}
+
+/// A mapped file, or the one range of it that is asked for.
+async fn ranged(file: Bytes, headers: &HeaderMap) -> Result<Response, Problem> {
     let Some(range) = headers.get(header::RANGE) else {
-        return Ok(answer(StatusCode::OK, pack.len(), None, sliced(pack)));
+        return Ok(answer(StatusCode::OK, file.len(), None, sliced(file)));
     };
-    let asked = range.to_str().ok().and_then(|text| one_range(text, pack.len()));
+    let asked = range.to_str().ok().and_then(|text| one_range(text, file.len()));
     let Some((first, last)) = asked else {
-        let error = format!("this pack has {} bytes; ask for one range of them, bytes=FIRST-LAST", pack.len());
+        let error = format!("this file has {} bytes; ask for one range of them, bytes=FIRST-LAST", file.len());
         return Err(Problem::new(StatusCode::RANGE_NOT_SATISFIABLE, error));
     };
-    let part = pack.slice(first..=last);
+    let part = file.slice(first..=last);
     // A cold page would stall a worker thread, and with it every other machine, while the disk seeks: so the
     // pages are brought in on a blocking thread first.
     let part = blocking(move || Ok(prefault(part))).await?;
-    let content_range = format!("bytes {first}-{last}/{}", pack.len());
+    let content_range = format!("bytes {first}-{last}/{}", file.len());
     Ok(answer(StatusCode::PARTIAL_CONTENT, part.len(), Some(content_range), sliced(part)))
 }
 

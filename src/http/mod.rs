@@ -7,7 +7,7 @@ pub mod assets;
 pub mod body;
 pub mod boot;
 pub mod drift;
-mod drift_image;
+pub mod drift_image;
 mod drift_shown;
 #[cfg(fuzzing)]
 pub mod fuzzing;
@@ -16,6 +16,7 @@ pub mod images;
 pub mod listen;
 mod log_gate;
 pub mod operator;
+pub mod operator_baselines;
 pub mod operator_brakes;
 pub mod operator_channels;
 pub mod operator_drift;
@@ -93,6 +94,7 @@ pub fn machine_routes(shared: Arc<Shared>) -> Router {
         .route("/images/refs/{name}", get(images::resolve))
         .route("/images/manifests/{digest}", get(images::manifest))
         .route("/images/packs/{id}", get(images::pack))
+        .route("/images/baselines/{digest}", get(images::baseline))
         .route("/agent/v1/installed", post(agent::installed))
         .route("/agent/v1/standby", post(standby::ask))
         .route("/agent/v1/drift/terms", get(drift::terms))
@@ -149,6 +151,8 @@ pub fn operator_routes(shared: Arc<Shared>) -> Router {
         .route("/v1/images", get(operator_images::list))
         .route("/v1/images/{name}", image)
         .route("/v1/images/{name}/export", post(operator_images::export))
+        .route("/v1/images/{name}/baseline", get(operator_baselines::show).post(operator_baselines::make))
+        .route("/v1/images/{name}/files", get(operator_baselines::files))
         .layer(DefaultBodyLimit::max(OPERATOR_BODY_BYTES_MAX))
         .with_state(shared)
 }

@@ -92,7 +92,8 @@ fn write(shared: &Shared, views: &[Arc<HostView>], only_stuck: bool, pieces: &mp
     let _ = pieces.blocking_send(Bytes::from_static(end.as_bytes()));
 }
 
-struct Pieces(mpsc::Receiver<Bytes>);
+/// Pieces of an answer as they come.
+pub(super) struct Pieces(pub(super) mpsc::Receiver<Bytes>);
 
 impl futures_core::Stream for Pieces {
     type Item = Result<Bytes, Infallible>;

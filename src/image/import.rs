@@ -107,7 +107,9 @@ impl ImageStore {
         let new_pack = writer.finish()?;
         let mut manifest = describe(&index, new_pack.as_ref(), &runs, image_bytes, content_digest);
         (manifest.boot, manifest.sector_bytes) = self.look_into(&manifest, new_pack.as_ref())?;
-        self.publish(request, &manifest, new_pack).map(Imported::New)
+        let record = self.publish(request, &manifest, new_pack)?;
+        self.want_baseline(&record.manifest);
+        Ok(Imported::New(record))
     }
 
     fn existing(&self, image: &ImageRef) -> Result<Option<Record>, StoreError> {

@@ -6,6 +6,7 @@
 //! manifests/<digest>         of which blocks it consists; named by the digest of the file
 //! packs/<id>.pack            compressed blocks; named by the digest of the file; never changed
 //! packs/<id>.idx             digests of the pack's blocks, for the next import
+//! baselines/                 lists of files, made from the images (`baseline`)
 //! tmp/                       unfinished files; emptied when the store is opened
 //! ```
 //!
@@ -26,6 +27,7 @@ use crate::clock::UnixSeconds;
 use crate::wire::manifest::{self, Manifest, ManifestError};
 pub use crate::wire::reference::{ImageRef, RefError};
 
+pub mod baseline;
 mod block_index;
 mod digest_log;
 mod export;
@@ -50,6 +52,9 @@ pub struct ImageStore {
     /// Only one import at a time: the second would not know the first one's blocks.
     importing: Mutex<()>,
     packs: pack_cache::PackCache,
+    /// Only one baseline at a time: each takes a processor and tens of MB.
+    baselining: Mutex<()>,
+    wanted: baseline::Queue,
     /// Held open for its lock.
     _lock: File,
 }
@@ -82,6 +87,8 @@ pub enum StoreError {
     NoManifest(String),
     #[error("no pack {0} in the store")]
     NoPack(String),
+    #[error("no baseline {0} in the store")]
+    NoBaseline(String),
     #[error("the image store {0} is in use by another process")]
     Locked(PathBuf),
     #[error("{path} is damaged: {reason}")]
@@ -96,7 +103,10 @@ impl StoreError {
     /// True where asking for another name may help: nothing is wrong with the store.
     #[must_use]
     pub fn is_missing(&self) -> bool {
-        matches!(self, StoreError::NoImage(_) | StoreError::NoManifest(_) | StoreError::NoPack(_))
+        matches!(
+            self,
+            StoreError::NoImage(_) | StoreError::NoManifest(_) | StoreError::NoPack(_) | StoreError::NoBaseline(_)
+        )
     }
 }
 
@@ -112,18 +122,22 @@ impl ImageStore {
     /// # Errors
     /// [`StoreError::Locked`] when another process has it open; [`StoreError::Io`].
     pub fn open(dir: &Path) -> Result<ImageStore, StoreError> {
-        for part in ["", "names", "manifests", "packs", "tmp"] {
+        for part in ["", "names", "manifests", "packs", "baselines", "baselines/by-image", "tmp"] {
             let path = dir.join(part);
             fs::create_dir_all(&path).map_err(io_error("create", &path))?;
         }
         let lock = files::lock(&dir.join("lock"), dir)?;
         files::remove_leftovers(dir)?;
-        Ok(ImageStore {
+        let store = ImageStore {
             dir: dir.to_owned(),
             importing: Mutex::new(()),
             packs: pack_cache::PackCache::default(),
+            baselining: Mutex::new(()),
+            wanted: baseline::Queue::default(),
             _lock: lock,
-        })
+        };
+        store.sweep_baselines()?;
+        Ok(store)
     }
 
     /// All versions of all images, by name and version.

@@ -16,13 +16,19 @@ pub(super) struct ImageReader<'m> {
     packs: Vec<Bytes>,
     /// The newest last.
     frames: Vec<(usize, Vec<u8>)>,
+    frames_kept: usize,
     position: u64,
 }
 
 impl<'m> ImageReader<'m> {
     /// `packs`: the bytes of every pack in the manifest's list, in its order.
     pub fn new(manifest: &'m Manifest, packs: Vec<Bytes>) -> ImageReader<'m> {
-        ImageReader { manifest, packs, frames: Vec::new(), position: 0 }
+        ImageReader { manifest, packs, frames: Vec::new(), frames_kept: FRAMES_KEPT, position: 0 }
+    }
+
+    /// Keeps so many decompressed frames, of 256 KiB each.
+    pub fn keeping(self, frames_kept: usize) -> ImageReader<'m> {
+        ImageReader { frames_kept, ..self }
     }
 
     /// The bytes of one extent, padding included, checked against its digest.
@@ -64,7 +70,7 @@ impl<'m> ImageReader<'m> {
             self.frames.push(frame);
         } else {
             let frame = self.decompress(index)?;
-            if self.frames.len() == FRAMES_KEPT {
+            if self.frames.len() >= self.frames_kept {
                 self.frames.remove(0);
             }
             self.frames.push((index, frame));

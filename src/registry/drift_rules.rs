@@ -61,6 +61,11 @@ impl DriftMemory {
         self.kept().families.get(manifest).copied().unwrap_or(Family::Debian)
     }
 
+    /// Whether the image's os-release was read already.
+    pub fn knows(&self, manifest: &str) -> bool {
+        self.kept().families.contains_key(manifest)
+    }
+
     pub fn note_family(&self, manifest: &str, family: Family) {
         let mut kept = self.kept();
         if kept.families.len() >= FAMILIES_MAX {

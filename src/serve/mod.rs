@@ -72,8 +72,16 @@ pub fn run(config: &Path) -> Result<(), ServeError> {
     power.check_key_file()?;
     let (scheduler, handle) = scheduler::run::Loop::new(registry.clone(), power);
     let shared = Arc::new(Shared { registry, images, assets, config, scheduler: handle });
-    runtime.block_on(serve(shared, scheduler, began))?;
-    drop(runtime);
+    // Before anybody is judged: by the defaults of another distribution hosts would drift, or not, for a moment.
+    crate::http::drift_image::read_distributions(&shared);
+    let images = shared.clone();
+    let baselines = std::thread::Builder::new().name("baselines".into());
+    let baselines = baselines.spawn(move || images.images.make_wanted_baselines())?;
+    let served = runtime.block_on(serve(shared.clone(), scheduler, began));
+    shared.images.stop_baselines();
+    drop((runtime, shared));
+    let _ = baselines.join();
+    served?;
     // Every handle is gone now, so the writer ends after what it still had to commit.
     let _ = writer.join();
     tracing::info!("stopped");

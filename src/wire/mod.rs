@@ -7,6 +7,7 @@ pub mod fleet;
 pub mod ledger;
 pub mod manifest;
 pub mod operator;
+pub mod operator_baseline;
 pub mod operator_drift;
 pub mod reference;
 pub mod standby;

@@ -69,6 +69,7 @@ fn h1_no_route_for_machines_tells_anything_about_a_host_to_others() {
         (format!("/images/manifests/{}", "0".repeat(64)), format!("/images/packs/{}", "0".repeat(64)));
     let forged = Signed { payload: format!(r#"{{"host":"{}"}}"#, machine.host), signature: "0".repeat(128) };
     let forged = json(&forged);
+    let baseline = format!("/images/baselines/{}", "0".repeat(64));
     // Template, method, path, body, status.
     let walk: Vec<(&str, &str, &str, Vec<u8>, u16)> = vec![
         ("/healthz", "GET", "/healthz", vec![], 200),
@@ -78,6 +79,7 @@ fn h1_no_route_for_machines_tells_anything_about_a_host_to_others() {
         ("/images/refs/{name}", "GET", &refs, vec![], 200),
         ("/images/manifests/{digest}", "GET", &manifest, vec![], 404),
         ("/images/packs/{id}", "GET", &pack, vec![], 404),
+        ("/images/baselines/{digest}", "GET", &baseline, vec![], 404),
         (CHECK_IN, "GET", CHECK_IN, vec![], 405),
         (CHECK_IN, "POST", CHECK_IN, vec![], 400),
         (CHECK_IN, "POST", CHECK_IN, json(&machine.check_in(&wrong, "x")), 401),
@@ -105,20 +107,7 @@ fn h1_no_route_for_machines_tells_anything_about_a_host_to_others() {
             assert!(!answer.text().contains("regild.token"), "{place}: {}", answer.text());
         }
     }
-    // Terms and keys are for whom the address is leased to.
-    let new_key = NewKey { host: machine.host.clone(), generation: 1, public_key: "0".repeat(64) };
-    let foreign_key = other.say(&lab, KEY, &new_key);
-    let own_terms = lab.from(other.address).get(TERMS);
-    for (answer, status) in [
-        (lab.from(STRANGER).get(TERMS), 403),
-        (own_terms, 404),
-        (lab.from(STRANGER).ask("POST", KEY, &json(&new_key)), 403),
-        (foreign_key, 401),
-    ] {
-        assert_eq!(answer.status, status, "{}", answer.text());
-        says_nothing(&answer, &secrets, "drift");
-        assert!(!answer.text().contains(&machine.host), "{}", answer.text());
-    }
+    drift_is_for_whom_the_address_is_leased_to(&lab, &machine, &other, &secrets);
     // From the host's own address the wrong words are no better; a host that is not there is answered alike.
     let mut nobody = other.check_in(&theirs, "x");
     nobody.host = "h-000000000000".into();
@@ -132,6 +121,20 @@ fn h1_no_route_for_machines_tells_anything_about_a_host_to_others() {
     assert_eq!(own.status, 401);
     says_nothing(&own, &secrets, "a wrong token from the right address");
     assert_eq!(lab.host(&machine), before, "something of it changed the record or spent an attempt");
+}
+
+fn drift_is_for_whom_the_address_is_leased_to(lab: &Lab, machine: &Machine, other: &Machine, secrets: &[String]) {
+    let key = NewKey { host: machine.host.clone(), generation: 1, public_key: "0".repeat(64) };
+    for (answer, status) in [
+        (lab.from(STRANGER).get(TERMS), 403),
+        (lab.from(other.address).get(TERMS), 404),
+        (lab.from(STRANGER).ask("POST", KEY, &erased::Json::bytes(&key)), 403),
+        (other.say(lab, KEY, &key), 401),
+    ] {
+        assert_eq!(answer.status, status, "{}", answer.text());
+        says_nothing(&answer, secrets, "drift");
+        assert!(!answer.text().contains(&machine.host), "{}", answer.text());
+    }
 }
 
 /// No operator's route is on the machines' listener, by any method and any spelling.

@@ -30,6 +30,12 @@ impl View {
         rules_of(self.drift_memory(), self.fleet(), self.drift().exceptions(), host, now)
     }
 
+    /// Whether [`View::note_os_release`] was told of this image.
+    #[must_use]
+    pub fn knows_os_release(&self, manifest: &str) -> bool {
+        self.drift_memory().knows(manifest)
+    }
+
     /// What an image's /etc/os-release says, read when its baseline is made or opened (by the manifest's digest).
     pub fn note_os_release(&self, manifest: &str, os_release: &str) {
         self.drift_memory().note_family(manifest, Family::of_os_release(os_release));

@@ -1,0 +1,366 @@
+//! Baselines: which files an image consists of, made from its own bytes. `docs/drift.md` tells the form.
+//!
+//! ```text
+//! baselines/<digest>              the list (wire::baseline); named by the digest of the file
+//! baselines/by-image/<manifest>   small JSON: which list an image has, or why it has none
+//! ```
+//!
+//! The list is on stable storage before the record that names it. One that no record names is removed when the store is
+//! opened.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{BufWriter, Read, Write};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::PoisonError;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::{ImageStore, StoreError, files, io_error, pack_cache};
+use crate::causes;
+use crate::clock::UnixSeconds;
+use crate::decide::drift::path;
+use crate::volume::batch::Hashed;
+use crate::volume::{Tree, VolumeError};
+use crate::wire::baseline::{self, BaselineError, Entry, Header, Origin, Volume};
+use crate::wire::manifest::{self, Manifest};
+
+mod fstab;
+mod layout;
+mod parts;
+mod queue;
+mod survey;
+
+pub(super) use queue::Queue;
+
+const RECORD_FORMAT: u32 = 1;
+/// A list that a host sends. One of a million files has 60 MB.
+pub const HOST_BASELINE_BYTES_MAX: u64 = 1 << 30;
+
+/// What the store knows of an image's baseline; the JSON file under `baselines/by-image/`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaselineRecord {
+    format: u32,
+    /// Hex digest of the image's manifest.
+    pub manifest: String,
+    pub state: BaselineState,
+    /// When it was made or tried.
+    pub made_at: UnixSeconds,
+    /// How each part of the image is known; empty where nobody could tell.
+    pub volumes: Vec<Volume>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BaselineState {
+    Ready {
+        /// Hex digest that names the list.
+        digest: String,
+        origin: Origin,
+        entries: u64,
+        baseline_bytes: u64,
+    },
+    /// The deploy environment's kernel reads it on the first host that gets the image.
+    NeedsHost { reason: String },
+    /// Tried again when the server starts, and when it is asked for.
+    Failed { reason: String },
+}
+
+impl BaselineRecord {
+    /// The digest of the list, where there is one.
+    #[must_use]
+    pub fn digest(&self) -> Option<&str> {
+        match &self.state {
+            BaselineState::Ready { digest, .. } => Some(digest),
+            _ => None,
+        }
+    }
+}
+
+/// Why an image's own bytes do not give a baseline.
+#[derive(Debug, Error)]
+pub enum MakeError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("pack {pack} is damaged: its digest is another one")]
+    Damaged { pack: String },
+    #[error("the image's data cannot be read")]
+    Read(#[source] std::io::Error),
+    #[error("partition {partition} of the image cannot be read")]
+    Volume { partition: u32, source: VolumeError },
+    #[error("what was read cannot be written down")]
+    Baseline(#[from] BaselineError),
+    #[error(
+        "partition {partition} is {format}: the deploy environment's kernel reads it on the first host that gets the image"
+    )]
+    NeedsHost { partition: u32, format: &'static str, volumes: Vec<Volume> },
+    #[error("no partition of the image holds /etc/fstab or /usr, so none is known as its root (seen: {seen})")]
+    NoRoot { seen: String },
+    #[error("the server was stopped meanwhile")]
+    Stopped,
+}
+
+/// Why a host's baseline was not taken.
+#[derive(Debug, Error)]
+pub enum HostBaselineError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("it is no whole baseline")]
+    Invalid(#[from] BaselineError),
+    #[error("it is of image {got}, not of {wanted}")]
+    OtherImage { got: String, wanted: String },
+    #[error("it does not say which host read it")]
+    Origin,
+    #[error("the server has read this image itself: a host's word does not replace that")]
+    Known,
+}
+
+impl ImageStore {
+    /// What is known of an image's baseline; `None`: nobody has tried yet.
+    ///
+    /// # Errors
+    /// [`StoreError::NoManifest`] for what is no digest, [`StoreError::Damaged`], [`StoreError::Io`].
+    pub fn baseline_of(&self, manifest: &str) -> Result<Option<BaselineRecord>, StoreError> {
+        let path = self.baseline_record_path(manifest)?;
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(io_error("read", &path)(e)),
+        };
+        let damaged = |reason: String| StoreError::Damaged { path: path.clone(), reason };
+        let record: BaselineRecord = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
+        if record.format != RECORD_FORMAT || record.manifest != manifest {
+            return Err(damaged(format!("format {}, of {}", record.format, record.manifest)));
+        }
+        Ok(Some(record))
+    }
+
+    /// Reads an image and writes its baseline, unless it has one. Takes seconds for each GB; one at a time. What went
+    /// wrong is in the record.
+    ///
+    /// # Errors
+    /// [`MakeError::Store`] when nothing could be written down; [`MakeError::Stopped`].
+    pub fn make_baseline(&self, manifest: &str, now: UnixSeconds) -> Result<BaselineRecord, MakeError> {
+        // The lock guards no data.
+        let _alone = self.baselining.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(record) = self.baseline_of(manifest)?.filter(|record| record.digest().is_some()) {
+            return Ok(record);
+        }
+        // Our own readers have no panic that is known; an image that finds one costs its own baseline only.
+        let built = catch_unwind(AssertUnwindSafe(|| self.build(manifest)));
+        let (state, volumes) = match built {
+            Ok(Ok(built)) => built,
+            Ok(Err(error @ (MakeError::Stopped | MakeError::Store(_)))) => return Err(error),
+            Ok(Err(MakeError::NeedsHost { partition, format, volumes })) => {
+                let error = MakeError::NeedsHost { partition, format, volumes: Vec::new() };
+                (BaselineState::NeedsHost { reason: error.to_string() }, volumes)
+            }
+            Ok(Err(error)) => (BaselineState::Failed { reason: causes::in_one_line(&error) }, Vec::new()),
+            Err(_) => (BaselineState::Failed { reason: "the reader of its file systems broke off".into() }, Vec::new()),
+        };
+        let record =
+            BaselineRecord { format: RECORD_FORMAT, manifest: manifest.to_owned(), state, made_at: now, volumes };
+        self.write_record(&record)?;
+        Ok(record)
+    }
+
+    /// The list on stable storage, and what names it.
+    fn build(&self, digest: &str) -> Result<(BaselineState, Vec<Volume>), MakeError> {
+        let manifest = self.manifest(digest)?;
+        let packs = self.checked_packs_of(&manifest)?;
+        let mut survey = survey::survey(&manifest, packs)?;
+        let header = Header { image: digest.to_owned(), origin: Origin::Image, volumes: survey.volumes.clone() };
+        let temp = files::TempFile::create(&self.dir)?;
+        let target = BufWriter::with_capacity(1 << 16, &temp.file);
+        let mut writer = baseline::Writer::new(target, &header)?;
+        let mut entries = 0u64;
+        let stopping = || self.wanted.is_stopping();
+        let mut all = Hashed::new(&mut survey.tree, |_| true).until(&stopping);
+        let failed = loop {
+            match all.next() {
+                None => break None,
+                Some(Err(error)) => break Some(error),
+                Some(Ok(found)) => {
+                    writer.add(Entry { path: found.path, node: found.node })?;
+                    entries += 1;
+                }
+            }
+        };
+        drop(all);
+        if self.wanted.is_stopping() {
+            return Err(MakeError::Stopped);
+        }
+        if let Some(error) = failed {
+            return Err(survey.error(error));
+        }
+        let (mut target, name) = writer.finish()?;
+        target.flush().map_err(io_error("write", temp.path()))?;
+        drop(target);
+        let baseline_bytes = temp.file.metadata().map_err(io_error("read", temp.path()))?.len();
+        let name = manifest::to_hex(&name);
+        temp.publish(&self.baseline_path(&name))?;
+        let state = BaselineState::Ready { digest: name, origin: Origin::Image, entries, baseline_bytes };
+        Ok((state, header.volumes))
+    }
+
+    /// The packs of an image, each as its digest says: the reader of images does not check what it unpacks, and a
+    /// damaged pack would make hosts drift that are as they should be.
+    fn checked_packs_of(&self, manifest: &Manifest) -> Result<Vec<Bytes>, MakeError> {
+        let packs = self.packs_of(manifest)?;
+        for (id, bytes) in manifest.packs.iter().zip(&packs) {
+            if manifest::digest(bytes) != *id {
+                return Err(MakeError::Damaged { pack: manifest::to_hex(id) });
+            }
+        }
+        Ok(packs)
+    }
+
+    /// A baseline as it is sent, mapped into memory.
+    ///
+    /// # Errors
+    /// [`StoreError::NoBaseline`] (also when `digest` is no digest), [`StoreError::Io`].
+    pub fn baseline_bytes(&self, digest: &str) -> Result<Bytes, StoreError> {
+        let missing = || StoreError::NoBaseline(digest.chars().take(64).collect());
+        manifest::from_hex(digest).ok_or_else(missing)?;
+        pack_cache::map(&self.baseline_path(digest))?.ok_or_else(missing)
+    }
+
+    /// The content of one file of an image, its first `bytes_max` bytes; `path` as in its baseline. `None` where the
+    /// image holds no such file, or only as blocks.
+    ///
+    /// # Errors
+    /// As [`ImageStore::make_baseline`].
+    pub fn read_file(&self, digest: &str, path: &[u8], bytes_max: usize) -> Result<Option<Vec<u8>>, MakeError> {
+        let manifest = self.manifest(digest)?;
+        let packs = self.packs_of(&manifest)?;
+        let mut survey = survey::survey(&manifest, packs)?;
+        let found = survey.tree.find(path).map_err(|error| survey.error(error))?;
+        let is_file = |found: &crate::volume::Found| found.node.kind.word() == "file";
+        let Some(file) = found.filter(is_file) else {
+            return Ok(None);
+        };
+        let content = survey.tree.read(&file, bytes_max);
+        content.map(Some).map_err(|error| survey.error(error))
+    }
+
+    /// Takes a baseline that a host's deploy environment has read, of an image that the server cannot read itself. An
+    /// earlier one from a host is replaced.
+    ///
+    /// # Errors
+    /// [`HostBaselineError`]; then nothing has changed.
+    pub fn put_host_baseline(
+        &self,
+        manifest: &str,
+        from: impl Read,
+        now: UnixSeconds,
+    ) -> Result<BaselineRecord, HostBaselineError> {
+        self.manifest_bytes(manifest)?;
+        let temp = files::TempFile::create(&self.dir)?;
+        let copied = std::io::copy(&mut from.take(HOST_BASELINE_BYTES_MAX + 1), &mut &temp.file);
+        let baseline_bytes = copied.map_err(io_error("write", temp.path()))?;
+        if baseline_bytes > HOST_BASELINE_BYTES_MAX {
+            let what = format!("it is longer than {HOST_BASELINE_BYTES_MAX} bytes");
+            return Err(BaselineError::Invalid(what).into());
+        }
+        let bytes = pack_cache::map_file(&temp.file, temp.path())?;
+        let digest = manifest::digest_hex(&bytes);
+        let mut reader = baseline::Reader::new(&bytes[..])?;
+        let header = reader.header.clone();
+        let mut entries = 0;
+        reader.try_for_each(|entry| entry.map(|_| entries += 1))?;
+        if header.image != manifest {
+            let got = header.image.chars().take(64).collect();
+            return Err(HostBaselineError::OtherImage { got, wanted: manifest.to_owned() });
+        }
+        if header.origin == Origin::Image {
+            return Err(HostBaselineError::Origin);
+        }
+        let _alone = self.baselining.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.baseline_of(manifest)?;
+        let is_ours =
+            |record: &BaselineRecord| matches!(record.state, BaselineState::Ready { origin: Origin::Image, .. });
+        if before.as_ref().is_some_and(is_ours) {
+            return Err(HostBaselineError::Known);
+        }
+        temp.publish(&self.baseline_path(&digest))?;
+        let state = BaselineState::Ready { digest: digest.clone(), origin: header.origin, entries, baseline_bytes };
+        let record = BaselineRecord {
+            format: RECORD_FORMAT,
+            manifest: manifest.to_owned(),
+            state,
+            made_at: now,
+            volumes: header.volumes,
+        };
+        self.write_record(&record)?;
+        if let Some(old) = before.as_ref().and_then(BaselineRecord::digest).filter(|old| *old != digest) {
+            self.remove_list(old)?;
+        }
+        Ok(record)
+    }
+
+    /// Forgets an image's baseline; it can be made anew.
+    ///
+    /// # Errors
+    /// As [`ImageStore::baseline_of`].
+    pub fn remove_baseline(&self, manifest: &str) -> Result<(), StoreError> {
+        let _alone = self.baselining.lock().unwrap_or_else(PoisonError::into_inner);
+        let record = self.baseline_of(manifest)?;
+        let path = self.baseline_record_path(manifest)?;
+        // The record first: a list that nothing names is removed at the next start, a name without a list is damage.
+        if record.is_some() {
+            fs::remove_file(&path).map_err(io_error("remove", &path))?;
+        }
+        record.as_ref().and_then(BaselineRecord::digest).map_or(Ok(()), |digest| self.remove_list(digest))
+    }
+
+    fn remove_list(&self, digest: &str) -> Result<(), StoreError> {
+        let path = self.baseline_path(digest);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io_error("remove", &path)(e)),
+            _ => Ok(()),
+        }
+    }
+
+    fn write_record(&self, record: &BaselineRecord) -> Result<(), StoreError> {
+        let place = self.baseline_record_path(&record.manifest)?;
+        let json = serde_json::to_vec_pretty(record);
+        let json = json.map_err(|e| StoreError::Damaged { path: place.clone(), reason: e.to_string() })?;
+        files::write_whole(&self.dir, &place, &json)
+    }
+
+    /// Lists that no record names: what a crash leaves between the two. A record that cannot be read is removed with
+    /// its list; both are made anew.
+    pub(super) fn sweep_baselines(&self) -> Result<(), StoreError> {
+        let mut named = BTreeSet::new();
+        for name in files::entries(&self.dir.join("baselines/by-image"))? {
+            match self.baseline_of(&name) {
+                Ok(record) => named.extend(record.and_then(|record| record.digest().map(str::to_owned))),
+                Err(StoreError::Damaged { path, reason }) => {
+                    tracing::warn!(path = %path.display(), reason, "the record of a baseline is damaged: it is made anew");
+                    fs::remove_file(&path).map_err(io_error("remove", &path))?;
+                }
+                Err(StoreError::NoManifest(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        for name in files::entries(&self.dir.join("baselines"))? {
+            if manifest::from_hex(&name).is_some() && !named.contains(&name) {
+                self.remove_list(&name)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn baseline_path(&self, digest: &str) -> PathBuf {
+        self.dir.join("baselines").join(digest)
+    }
+
+    fn baseline_record_path(&self, manifest: &str) -> Result<PathBuf, StoreError> {
+        let missing = || StoreError::NoManifest(path::to_text(manifest.as_bytes()).chars().take(64).collect());
+        manifest::from_hex(manifest).ok_or_else(missing)?;
+        Ok(self.dir.join("baselines/by-image").join(manifest))
+    }
+}
