@@ -201,6 +201,61 @@ fn a_root_of_xfs_waits_for_a_host() {
     assert_eq!(store.baseline_of(&manifest).unwrap(), None);
 }
 
+/// A root of ext4 with a few files.
+fn plain(dir: &Path) -> PathBuf {
+    sh(&format!(
+        "cd {}; mkdir -p tree/etc tree/usr; : >tree/etc/fstab; head -c 300000 /dev/urandom >tree/usr/data; truncate -s 4M plain
+        mke2fs -q -t ext4 -d tree plain",
+        dir.display()
+    ));
+    dir.join("plain")
+}
+
+#[test]
+fn a_host_replaces_no_baseline_of_the_servers_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(&dir.path().join("store")).unwrap();
+    let manifest = import(&store, &plain(dir.path()), "plain:1");
+    let ours = store.make_baseline(&manifest, 7).unwrap();
+    let header =
+        Header { image: manifest.clone(), origin: Origin::Host { id: "h-1".into(), at: 5 }, volumes: Vec::new() };
+    let theirs = Writer::new(Vec::new(), &header).unwrap().finish().unwrap().0;
+    let refused = store.put_host_baseline(&manifest, &theirs[..], 8).unwrap_err();
+    assert!(refused.to_string().contains("has read this image itself"), "{refused}");
+    assert_eq!(store.baseline_of(&manifest).unwrap(), Some(ours));
+}
+
+/// Files of a store go bad on disks; what is compared with hosts must not come from such a one.
+#[test]
+fn a_damaged_pack_makes_no_host_drift() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(&dir.path().join("store")).unwrap();
+    let manifest = import(&store, &plain(dir.path()), "plain:1");
+    let packs = fs::read_dir(dir.path().join("store/packs")).unwrap().map(|entry| entry.unwrap().path());
+    let pack = packs.into_iter().find(|path| path.extension().is_some_and(|ending| ending == "pack")).unwrap();
+    let mut bytes = fs::read(&pack).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 1;
+    fs::write(&pack, bytes).unwrap();
+    let record = store.make_baseline(&manifest, 7).unwrap();
+    assert!(matches!(&record.state, BaselineState::Failed { reason } if reason.contains("is damaged")), "{record:?}");
+}
+
+/// A crash between list and record leaves a list that nothing names: it goes, and what is named stays.
+#[test]
+fn a_list_that_nothing_names_is_removed_when_the_store_is_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let place = dir.path().join("store");
+    let store = ImageStore::open(&place).unwrap();
+    let record = store.make_baseline(&import(&store, &plain(dir.path()), "plain:1"), 7).unwrap();
+    let left_over = place.join("baselines").join("0".repeat(64));
+    fs::write(&left_over, "left by a crash").unwrap();
+    drop(store);
+    let store = ImageStore::open(&place).unwrap();
+    assert!(!left_over.exists());
+    assert_eq!(entries(&store, &record).len(), 6);
+}
+
 /// faults.md C4: what is no system says so, and a damaged one names the partition and the path.
 #[test]
 fn an_image_without_a_baseline_says_why() {

@@ -1,8 +1,8 @@
 //! A walk with digests, content read in the order of the disk.
 //!
-//! Files lie on a disk in the order in which they were written, not in that of their names. Read in the order of names,
-//! a hard disk seeks for each, and the frames of an image's packs are unpacked again and again (measured on a Debian
-//! image: docs/drift.md). So some tens of thousands of entries are gathered, read by place, and handed on by name.
+//! Files lie on a disk in the order in which they were written, not in that of their names. Read in the order of names, a
+//! hard disk seeks for each, and frames of an image's packs are unpacked more than once. So some tens of thousands of
+//! entries are gathered, read by place, and handed on by name.
 
 use std::collections::{HashMap, VecDeque};
 
