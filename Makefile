@@ -24,7 +24,7 @@ help:
 	@echo "make build      the release binary, target/release/regild"
 	@echo "make fuzz       hostile input for every parser, FUZZ_SECONDS (30) for each of the targets in fuzz/"
 	@echo "make bench      measures speed, memory and sizes, beside peers (docs/benchmarks.md; as root, about 8 minutes)"
-	@echo "make bench-NAME one of: sizes, serve, fleet (the first time about 20 minutes), agents, dhcp, tftp, image, http, netboot"
+	@echo "make bench-NAME one of: sizes, serve, fleet (the first time about 20 minutes), agents, dhcp, tftp, image, drift, http, netboot"
 	@echo "make audit      licences, bans and sources of the crates; the Vagrantfile"
 
 setup:
@@ -100,6 +100,7 @@ test-fast:
 	cargo test --lib --bins --test tidy --test rollout_text
 	cargo test --test net --test write_path --test write_cuts
 	cargo test --test store_cuts
+	cargo test --test drift
 	cargo test --test watch
 	cargo test --test sim
 	@# These wait for the server, for timers and for disks more than they compute.
@@ -149,6 +150,10 @@ bench: setup bench-setup build assets images
 # A large fleet on record, and one of which a thousand machines are written at once.
 bench-fleet: setup bench-setup build assets images
 	benches/run.py fleet agents
+
+# A Debian's files beside AIDE, and the service while a package upgrade runs: needs no server.
+bench-drift: setup bench-setup assets
+	benches/run.py drift drift_watch
 
 bench-%: setup bench-setup build assets images
 	benches/run.py $*

@@ -11,12 +11,12 @@ need_tools apt-get:apt dpkg-deb:dpkg flock:util-linux
 
 PEERS=$CACHE/peers
 # kea-admin holds perfdhcp.
-SETS=("kea-dhcp4-server kea-admin" nginx-light atftpd tftpd-hpa dnsmasq-base)
+SETS=("kea-dhcp4-server kea-admin" nginx-light atftpd tftpd-hpa dnsmasq-base aide)
 
 # missing PACKAGE...: what apt would install along with them.
 missing() { apt-get -s install --no-install-recommends "$@" 2>/dev/null | sed -n 's/^Inst \([^ ]*\).*/\1/p'; }
 
-[ ! -e "$PEERS/complete" ] || exit 0
+[ "$(cat "$PEERS/complete" 2>/dev/null)" != "${SETS[*]}" ] || exit 0
 rm -rf "$PEERS"
 mkdir -p "$PEERS"
 for set in "${SETS[@]}"; do
@@ -26,8 +26,8 @@ for set in "${SETS[@]}"; do
     cp -a --link --force "$directory/." "$PEERS/"
   done
 done
-for program in usr/sbin/{kea-dhcp4,perfdhcp,nginx,atftpd,in.tftpd,dnsmasq}; do
+for program in usr/sbin/{kea-dhcp4,perfdhcp,nginx,atftpd,in.tftpd,dnsmasq} usr/bin/aide; do
   [ -x "$PEERS/$program" ] || die "$PEERS/$program is missing: Debian has moved it"
 done
-touch "$PEERS/complete"
+printf '%s\n' "${SETS[*]}" >"$PEERS/complete"
 step "$PEERS is complete"

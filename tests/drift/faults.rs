@@ -164,7 +164,8 @@ fn a_full_disk_loses_the_state_and_no_finding() {
     place.write("etc/new", b"1");
     let scan = format!(
         "mkdir '{room}'; mount -t tmpfs -o size=16k tmpfs '{room}'; status=0; \
-         '{agent}' scan --json --root '{root}' --baseline '{baseline}' --state '{room}/state' || status=$?; ls '{room}'; exit $status",
+         head -c 16384 /dev/zero > '{room}/full'; \
+         '{agent}' scan --json --root '{root}' --baseline '{baseline}' --state '{room}/state' || status=$?; rm '{room}/full'; ls '{room}'; exit $status",
         room = place.beside("room").display(),
         root = place.root().display(),
         baseline = place.beside("baseline").display(),

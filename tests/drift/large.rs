@@ -18,7 +18,7 @@ fn report_bytes(summary: &Summary) -> usize {
 fn findings_without_number_need_no_memory_and_fit_into_a_report() {
     let mut place = Place::small();
     place.record();
-    let count = 200_000;
+    let count = 100_000;
     for at in 0..count {
         let in_one = at % 2 == 0;
         let path = if in_one { format!("srv/one/{at}") } else { format!("srv/{}/{at}", at % 100) };
