@@ -152,9 +152,9 @@ bench: setup bench-setup build assets images
 bench-fleet: setup bench-setup build assets images
 	benches/run.py fleet agents
 
-# A Debian's files beside AIDE: needs no server.
+# A Debian's files beside AIDE, and the service while a package upgrade runs: needs no server.
 bench-drift: setup bench-setup assets
-	benches/run.py drift
+	benches/run.py drift drift_watch
 
 bench-%: setup bench-setup build assets images
 	benches/run.py $*

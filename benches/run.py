@@ -21,7 +21,9 @@ import report
 from regild import BINARY, BOOT_ASSETS, ROOT, built
 
 # Quiet ones first: they do not heat up the disk for the others.
-BENCHES = ["sizes", "serve", "fleet", "agents", "drift_fleet", "dhcp", "tftp", "image", "drift", "http", "netboot"]
+BENCHES = [
+    "sizes", "serve", "fleet", "agents", "drift_fleet", "dhcp", "tftp", "image", "drift", "drift_watch", "http", "netboot",
+]
 WORK = ROOT / "target/bench"
 
 

@@ -197,4 +197,35 @@ fn a_lost_key_and_a_second_service_are_said() {
     fs::remove_file(host.state.join("key.json")).unwrap();
     let (succeeded, why) = said(host.command().arg("--once"));
     assert!(!succeeded && why.contains("another key for this host"), "{why}");
+    // An operator has the server forget it.
+    server.world().terms.key = None;
+    assert!(host.command().arg("--once").status().unwrap().success());
+    let world = server.world();
+    assert_ne!(world.keys[0].public_key, world.keys[1].public_key);
+}
+
+/// Promise: a report that the server will never take does not stand in the way of those behind it.
+#[test]
+fn reports_against_a_baseline_that_is_gone_do_not_block_the_queue() {
+    let mut host = Host::new();
+    let server = host.server("[]");
+    host.start();
+    server.wait_findings(&[]);
+    all_told(&host);
+    server.set(Fault::Down);
+    host.write("etc/passwd", "one");
+    until("one waits", || waits_in_queue(&host) == 1);
+    {
+        // The server reads the image anew, and better; one file of it is another.
+        host.write("usr/lib/unit", "two");
+        let mut world = server.world();
+        world.baseline = host.baseline();
+        world.terms.baseline = Some(blake3::hash(&world.baseline).to_hex().to_string());
+        world.fault = Fault::None;
+    }
+    host.write("usr/lib/unit", "three");
+    server.wait("told against the new one", |world| {
+        let last = world.taken.last().unwrap();
+        Some(&last.baseline) == world.terms.baseline.as_ref() && world.findings() == ["content /usr/lib/unit"]
+    });
 }

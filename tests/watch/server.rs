@@ -166,6 +166,9 @@ impl World {
         if (&report.host, report.generation) != (&self.terms.host, self.terms.generation) {
             return Err("another host or generation".into());
         }
+        if Some(&report.baseline) != self.terms.baseline.as_ref() {
+            return Err("another baseline".into());
+        }
         if report.sequence <= self.terms.sequence {
             return Err(format!("{} was taken", self.terms.sequence));
         }

@@ -296,3 +296,37 @@ fn decide(scope: &Covered, directory: &Handle) -> io::Result<Option<Decision>> {
     let passed = policy::prunes(&scope.rules, inner, scope.now).is_some();
     Ok(Some(if passed { Decision::Pass } else { Decision::At(inner.to_vec()) }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// struct fanotify_event_metadata without a place, as for an overflow.
+    fn event(mask: u64) -> Vec<u8> {
+        let mut bytes = vec![24, 0, 0, 0, 3, 0, 24, 0];
+        bytes.extend(mask.to_ne_bytes());
+        bytes.extend([0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
+        bytes
+    }
+
+    #[test]
+    fn what_the_kernel_lost_and_what_is_not_understood_is_everything_and_counted_once() {
+        let scope = Scope {
+            root: "/".into(),
+            mounts: Vec::new(),
+            rules: Arc::default(),
+            own: "/var/lib/regild-agent".into(),
+            now: 0,
+        };
+        let scope = Arc::new(Covered { scope, mounts: Vec::new() });
+        for lost in [event(libc::FAN_Q_OVERFLOW), event(libc::FAN_CREATE), vec![1, 2, 3]] {
+            let state = State { dirty: Dirty::default(), overflows: 0, scope: Arc::clone(&scope), lost: None };
+            let shared = Shared { state: Mutex::new(state), rung: Condvar::new() };
+            let mut reader = Reader::default();
+            reader.turn(&[&lost[..], &lost[..]].concat(), &shared);
+            reader.turn(&lost, &shared);
+            let mut state = shared.state();
+            assert_eq!((state.dirty.take(), state.overflows), (Changes::Everything, 1));
+        }
+    }
+}

@@ -21,11 +21,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const SCAN_STATE: &str = "scan";
-/// After a look that events asked for, they ask for the next one only after so many times its own length: a host that
+/// After a look, events ask for the next one only after so many times the processor time that it took: a host that
 /// floods the queue, or one with a million files where something always changes, costs a twentieth of one core at most.
+/// Not times how long it took: at idle priority on a busy host that is many times as much, and changes would wait.
 const REST_FACTOR: u32 = 20;
 /// But what changed is looked at by then.
-const CHANGES_REST_MAX: Duration = Duration::from_secs(120);
+const REST_MAX: Duration = Duration::from_secs(120);
 /// After a look that failed: a disk that is gone does not come back within a second.
 const FAILED_REST: Duration = Duration::from_secs(60);
 
@@ -164,7 +165,7 @@ impl Looks {
     /// # Errors
     /// [`LookError`].
     pub(super) fn at_everything(&mut self, state: &StateDir) -> Result<(), LookError> {
-        let began = clock::instant();
+        let used = clock::processor_time();
         self.cover(state);
         if let Watching::Events(watch) = &self.watching {
             // What comes from now on may come behind the look's back.
@@ -175,7 +176,7 @@ impl Looks {
         let kind = if former.is_some() { "metadata" } else { "full" };
         let mut out = state::Writer::create(&state.file(SCAN_STATE));
         let summary = self.look(|cycle_seconds| Look::Due { cycle_seconds }, former, &mut out);
-        self.everything_not_before = clock::instant() + began.elapsed() * REST_FACTOR;
+        self.everything_not_before = rest_after(used);
         let summary = summary.inspect_err(|_| {
             self.everything_wanted = true;
             self.everything_not_before += FAILED_REST;
@@ -192,8 +193,7 @@ impl Looks {
     /// [`LookError`].
     pub(super) fn at_changes(&mut self, state: &StateDir, settle: Duration) -> Result<bool, LookError> {
         let Watching::Events(watch) = &self.watching else { return Ok(false) };
-        let began = clock::instant();
-        if self.baseline.is_none() || began < self.changes_not_before {
+        if self.baseline.is_none() || clock::instant() < self.changes_not_before {
             return Ok(false);
         }
         let changed = match watch.take_ripe(settle) {
@@ -210,8 +210,9 @@ impl Looks {
         }
         let spots = view::spots(&changed);
         let former = state::Reader::open(&state.file(SCAN_STATE));
+        let used = clock::processor_time();
         let looked = self.look_only(&spots, former);
-        self.changes_not_before = clock::instant() + (began.elapsed() * REST_FACTOR).min(CHANGES_REST_MAX);
+        self.changes_not_before = rest_after(used);
         match looked {
             Ok(summary) => self.put_in(&changed, summary),
             Err(error) => {
@@ -308,6 +309,12 @@ impl Looks {
         self.has_looked = false;
         self.everything_wanted = true;
     }
+}
+
+/// `used`: the processor time before the look.
+fn rest_after(used: Duration) -> Instant {
+    let took = clock::processor_time().saturating_sub(used);
+    clock::instant() + (took * REST_FACTOR).min(REST_MAX)
 }
 
 fn own(state: &StateDir) -> PathBuf {

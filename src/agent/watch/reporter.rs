@@ -77,6 +77,8 @@ pub(super) struct Reporter {
     taken: u64,
     /// The number of the last report could be written down.
     is_kept: bool,
+    /// Number of the last report that was refused although it is right by itself.
+    refused: Option<u64>,
 }
 
 impl Reporter {
@@ -89,7 +91,7 @@ impl Reporter {
             said = serde_json::from_str::<Report>(&last.payload).ok().as_ref().map(Told::of);
         }
         let voice = Voice::None("not yet agreed with the server".to_string());
-        Reporter { voice, queue, told, said, taken: 0, is_kept: true }
+        Reporter { voice, queue, told, said, taken: 0, is_kept: true, refused: None }
     }
 
     /// Takes on the terms: the key of their generation, known to the server.
@@ -106,7 +108,7 @@ impl Reporter {
             Some(known) if *known == key.public_hex() => {}
             Some(_) => {
                 let why = "the server has another key for this host and generation: the state directory was lost, or \
-                           another machine spoke first; a rebuild of the host begins a new generation";
+                           another machine spoke first; an operator says `regild drift forget-key HOST`, or rebuilds it";
                 self.voice = Voice::None(why.to_string());
             }
         }
@@ -149,10 +151,22 @@ impl Reporter {
             }
             self.queue.remove(state, number);
         }
+        // What was compared with another baseline is refused for ever.
+        for number in self.queue.numbers() {
+            if self.baseline_of(state, number) != terms.baseline {
+                self.queue.drop_one(state, number);
+                self.said = None;
+            }
+        }
         // A server that was set back has forgotten the report that others are "the same as".
         if self.told.as_ref().is_some_and(|told| told.sequence > terms.sequence) {
             (self.told, self.said) = (None, None);
         }
+    }
+
+    fn baseline_of(&self, state: &StateDir, number: u64) -> Option<String> {
+        let signed = self.queue.get(state, number)?;
+        serde_json::from_str::<Report>(&signed.payload).ok().map(|report| report.baseline)
     }
 
     fn took(&mut self, state: &StateDir, signed: Option<&Signed>) {
@@ -217,8 +231,9 @@ impl Reporter {
                 }
                 Err(error) if error.is_passing() => return Sent::Away(error),
                 Err(error) => {
-                    if matches!(error.status(), Some(400 | 413 | 422) | None) {
-                        // It never will take this one; what stands in it may be said otherwise by the next.
+                    let again = error.status() == Some(409) && self.refused.replace(number) == Some(number);
+                    if again || matches!(error.status(), Some(400 | 413 | 422) | None) {
+                        // It never will take this one, fresh terms or not: those behind it must not wait for it.
                         self.queue.drop_one(state, number);
                         self.said = None;
                     }

@@ -20,6 +20,8 @@ use std::time::{Duration, Instant};
 const RETRY_SECONDS: u64 = 5;
 /// Terms are asked for again so often, even when no answer says that they changed.
 const TERMS_SECONDS: u64 = 3600;
+/// So often while nothing can be told: an operator may let the server forget a key.
+const MUTE_SECONDS: u64 = 600;
 /// And so often while there is nothing to compare with: a baseline is being made.
 const NO_BASELINE_SECONDS: u64 = 120;
 
@@ -163,7 +165,11 @@ impl Service<'_> {
         match self.agree() {
             Ok(()) => {
                 self.unanswered = 0;
-                let seconds = if self.looks.has_baseline() { TERMS_SECONDS } else { NO_BASELINE_SECONDS };
+                let seconds = match self.reporter.mute() {
+                    _ if !self.looks.has_baseline() => NO_BASELINE_SECONDS,
+                    Some(_) => MUTE_SECONDS,
+                    None => TERMS_SECONDS,
+                };
                 self.terms_at = clock::instant() + pause(seconds, 0, dice());
             }
             Err(error) => {
