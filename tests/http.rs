@@ -21,6 +21,8 @@ mod credentials;
 mod deploy;
 #[path = "http/drift.rs"]
 mod drift;
+#[path = "http/drift_cli.rs"]
+mod drift_cli;
 #[path = "http/fleet.rs"]
 mod fleet;
 #[path = "http/lab.rs"]

@@ -16,7 +16,7 @@ pub const TERMS: &str = "/agent/v1/drift/terms";
 pub const KEY: &str = "/agent/v1/drift/key";
 pub const REPORT: &str = "/agent/v1/drift/report";
 
-const POLICY: &str = r#"
+pub const POLICY: &str = r#"
 [group.default]
 drift = "test"
 [[drift.test.rule]]
@@ -33,7 +33,7 @@ why = "it is looked at"
 "#;
 
 /// A golden image with a few files, as ext4.
-fn import(lab: &Lab) {
+pub fn import(lab: &Lab) {
     let tree = lab.path("tree");
     let write = |path: &str, content: &str| {
         let path = tree.join(path);
@@ -66,15 +66,15 @@ fn is_built(lab: &Lab, machine: &Machine) {
 }
 
 /// An installed agent of a machine, with its key.
-struct Agent {
-    machine: Machine,
+pub struct Agent {
+    pub machine: Machine,
     key: SigningKey,
-    terms: Value,
+    pub terms: Value,
 }
 
 impl Agent {
     /// Of a machine that runs the image; its key is known.
-    fn new(lab: &Lab, number: u8) -> Agent {
+    pub fn new(lab: &Lab, number: u8) -> Agent {
         let machine = Machine::approved(lab, number);
         is_built(lab, &machine);
         let mut agent = Agent { machine, key: SigningKey::from_bytes(&[number; 32]), terms: Value::Null };
@@ -85,7 +85,7 @@ impl Agent {
         agent
     }
 
-    fn asks(&mut self, lab: &Lab) {
+    pub fn asks(&mut self, lab: &Lab) {
         self.terms = lab.from(self.machine.address).get(TERMS).json();
     }
 
@@ -99,7 +99,7 @@ impl Agent {
         self.machine.say(lab, KEY, &said)
     }
 
-    fn report(&self, sequence: u64, findings: Vec<Finding>) -> Report {
+    pub fn report(&self, sequence: u64, findings: Vec<Finding>) -> Report {
         Report {
             host: self.machine.host.clone(),
             generation: self.terms["generation"].as_u64().unwrap(),
@@ -120,7 +120,7 @@ impl Agent {
     }
 
     /// From any address: the signature decides.
-    fn sends(&self, lab: &Lab, report: &Report) -> Answer {
+    pub fn sends(&self, lab: &Lab, report: &Report) -> Answer {
         lab.from(STRANGER).ask("POST", REPORT, &serde_json::to_vec(&self.sign(report)).unwrap())
     }
 }
@@ -140,7 +140,7 @@ fn file(content: &str) -> Node {
     }
 }
 
-fn changed(path: &[u8], from: &str, to: &str) -> Finding {
+pub fn changed(path: &[u8], from: &str, to: &str) -> Finding {
     let (path, expected, seen) = (PathText(path.to_vec()), Some(file(from)), Some(file(to)));
     Finding { path, expected, seen, first_seen: 1, scans: 1, content: None }
 }

