@@ -13,7 +13,8 @@ import time
 import report
 from cable import SERVER_IP, SERVER_LINK
 from fleet import FLEET_CONFIG
-from regild import HTTP_PORT, ROOT, Regild, UnixConnection, built
+import regild
+from regild import HTTP_PORT, Regild, UnixConnection, built
 
 HOSTS = 10_000
 # At the real pace of 10,000 an hour. A change is reported faster than the ten minutes that agents need at least, which is
@@ -55,7 +56,7 @@ def measure(bench, cable, load, fleet):
     (directory / "hosts.txt").write_text(hosts.stdout)
     server = Regild(cable, directory, FLEET_CONFIG)
     (directory / "policy.toml").write_text(POLICY)
-    apply = [ROOT / "target/release/regild", "--server", "state/regild.sock", "apply", "--loosen", "-f", "policy.toml"]
+    apply = [regild.BINARY, "--server", "state/regild.sock", "apply", "--loosen", "-f", "policy.toml"]
     subprocess.run([str(word) for word in apply], cwd=directory, check=True, stdout=subprocess.DEVNULL)
     hosts = directory / "hosts.txt"
 

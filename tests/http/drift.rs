@@ -1,5 +1,6 @@
 //! Drift over HTTP: the real server, real signatures, a real baseline, and what no well-behaved agent or operator says.
 
+use std::io::Write;
 use std::process::Command;
 
 use ed25519_dalek::{Signer, SigningKey};
@@ -315,6 +316,38 @@ fn paths_with_every_byte_and_a_million_findings_are_shown_and_counted() {
     let encoded: String = shown_path.bytes().map(|byte| format!("%{byte:02X}")).collect();
     let explained = get(&lab, &format!("/v1/drift/hosts/{}/explain?path={encoded}", second.machine.host));
     assert_eq!((&explained["path"], explained["finding"].is_object()), (&shown_path.into(), true));
+}
+
+/// Rule 7, for reports: killed at any moment between a report and its answer the server has all of it or nothing, and the
+/// agent that says it once more is answered alike. What was answered is never lost.
+#[test]
+fn a_server_killed_between_report_and_answer_has_the_report_whole_or_not_at_all() {
+    let mut lab = Lab::new();
+    import(&lab);
+    let agent = Agent::new(&lab, 1);
+    let found = |count: u64| (0..count).map(|number| added(format!("/srv/{number:03}").as_bytes())).collect::<Vec<_>>();
+    let mut taken = 0;
+    for (sequence, millis) in (1u64..).zip([0, 2, 4, 6, 8, 10, 15, 20, 40]) {
+        // Long, so that it takes several values of the store.
+        let report = agent.report(sequence, found(40 * sequence));
+        let body = serde_json::to_vec(&agent.sign(&report)).unwrap();
+        let mut connection = lab.from(STRANGER);
+        let length = format!("Content-Length: {}", body.len());
+        let head = [&format!("POST {REPORT} HTTP/1.1")[..], "Host: regild", &length, "", ""].join("\r\n");
+        connection.writer.write_all(&[head.as_bytes(), &body].concat()).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(millis));
+        lab.kill();
+        lab.start();
+        let kept = shown(&lab, &agent)["found"].as_array().unwrap().len() as u64;
+        assert!([40 * (sequence - 1), 40 * sequence].contains(&kept), "{kept} findings after report {sequence}");
+        taken += u64::from(kept == 40 * sequence);
+        assert_eq!(agent.sends(&lab, &report).json()["sequence"], sequence);
+        lab.kill();
+        lab.start();
+        let host = shown(&lab, &agent);
+        assert_eq!(host["found"].as_array().unwrap().len() as u64, 40 * sequence, "an answered report is lost");
+    }
+    eprintln!("of nine reports whose server was killed {taken} were taken");
 }
 
 /// Exceptions: checked, numbered, listed, shown as the rule that decides, and taken away.
