@@ -104,6 +104,7 @@ test-roads: assets images
 # What takes minutes each. One machine at a time: two cores emulate one at a pace that the tests' patience was made for.
 test-full: test images-full
 	tests/with-ticker.sh cargo test --test long_roads -- --ignored --test-threads 1
+	tests/with-ticker.sh cargo test --test verify_road -- --ignored --nocapture --test-threads 1
 	tests/with-ticker.sh cargo test --test standby_road -- --ignored --nocapture --test-threads 1
 	tests/with-ticker.sh cargo test --test debian_road -- --ignored --test-threads 1
 	tests/with-ticker.sh cargo test --test store_cuts -- --ignored --nocapture --test-threads 1
