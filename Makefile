@@ -4,7 +4,7 @@
 .PHONY: bench bench-setup rules test-sim
 
 ASSETS := target/boot-assets/SHA256SUMS
-AGENT_SOURCES := $(shell find src/agent src/wire src/decide src/bin src/gpt.rs src/clock.rs src/lib.rs Cargo.toml Cargo.lock 2>/dev/null)
+AGENT_SOURCES := $(shell find src/agent src/volume src/wire src/decide src/bin src/gpt.rs src/clock.rs src/lib.rs Cargo.toml Cargo.lock 2>/dev/null)
 ASSET_SOURCES := $(shell find boot-assets -type f)
 IMAGE_SOURCES := tests/images/gpt-image.sh boot-assets/debian.sh
 
