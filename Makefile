@@ -4,7 +4,7 @@
 .PHONY: bench bench-setup rules test-sim deb
 
 ASSETS := target/boot-assets/SHA256SUMS
-AGENT_SOURCES := $(shell find src/agent src/wire src/decide src/bin src/gpt.rs src/clock.rs src/lib.rs Cargo.toml Cargo.lock 2>/dev/null)
+AGENT_SOURCES := $(shell find src/agent src/volume src/wire src/decide src/bin src/gpt.rs src/clock.rs src/lib.rs Cargo.toml Cargo.lock 2>/dev/null)
 ASSET_SOURCES := $(shell find boot-assets -type f -not -path 'boot-assets/package/*')
 PACKAGE_SOURCES := $(shell find boot-assets/package -type f) boot-assets/debian.sh boot-assets/agent.sh
 IMAGE_SOURCES := tests/images/gpt-image.sh boot-assets/debian.sh
@@ -125,6 +125,7 @@ test-roads: assets images
 # What takes minutes each. One machine at a time: two cores emulate one at a pace that the tests' patience was made for.
 test-full: test images-full
 	tests/with-ticker.sh cargo test --test long_roads -- --ignored --test-threads 1
+	tests/with-ticker.sh cargo test --test verify_road -- --ignored --nocapture --test-threads 1
 	tests/with-ticker.sh cargo test --test standby_road -- --ignored --nocapture --test-threads 1
 	tests/with-ticker.sh cargo test --test debian_road -- --ignored --test-threads 1
 	tests/with-ticker.sh cargo test --test store_cuts -- --ignored --nocapture --test-threads 1

@@ -208,3 +208,17 @@ fn what_boots_the_machine_is_looked_at_outside_of_any_file_system() {
     deployed.flip(at + 5000);
     assert_eq!(deployed.found(), paths(&[&format!("/.regild/disk/partition-{partition}")]));
 }
+
+/// A host that lost its power in the middle: what stands only in its journal counts, and the journal stays as it is.
+#[test]
+fn a_dirty_journal_is_read_and_not_replayed_onto_the_disk() {
+    let deployed = Deployed::new();
+    let (disk, dir) = (deployed.disk.display().to_string(), deployed.dir.path().display().to_string());
+    let at = deployed.offset("/");
+    {
+        let root = Mounted::new(&deployed.disk, &deployed.dir.path().join("mnt"), &format!("rw,offset={at}"));
+        sh(&format!("echo late >{}/etc/late; sync; cp --sparse=always {disk} {dir}/cut", root.0.display()));
+    }
+    sh(&format!("cp --sparse=always {dir}/cut {disk}; dumpe2fs -h '{disk}?offset={at}' 2>&1 | grep -q needs_recovery"));
+    assert_eq!(deployed.found(), paths(&["/etc/late"]));
+}

@@ -72,7 +72,7 @@ impl Direct {
     /// [`RegistryError`].
     pub fn netboot(&mut self, mac: Mac, client: NetbootClient, now: u64) -> Result<BootDecision, RegistryError> {
         let policy = boot_policy(self.attempts_max, &self.writer.stop);
-        let (decision, news) = self.read(|view| netboot(view, mac, client, policy));
+        let (decision, news) = self.read(|view| netboot(view, mac, client, policy, now));
         if news {
             self.ask(now, |reply| Command::Netbooted { mac, client, reply })?;
         }

@@ -14,6 +14,7 @@
 mod breaker;
 mod due;
 pub mod exceptions;
+mod outside;
 mod report;
 mod rules;
 mod said;

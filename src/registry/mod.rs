@@ -454,7 +454,7 @@ impl Registry {
     /// [`RegistryError`]: the caller then still has [`Self::peek`].
     pub async fn netboot(&self, mac: Mac, client: NetbootClient) -> Result<BootDecision, RegistryError> {
         let policy = self.boot_policy();
-        let (decision, news) = self.read(|view| netboot(view, mac, client, policy));
+        let (decision, news) = self.read(|view| netboot(view, mac, client, policy, clock::now()));
         if news {
             self.ask(|reply| Command::Netbooted { mac, client, reply }).await?;
         }
@@ -524,12 +524,19 @@ impl Registry {
 }
 
 /// What a netboot client on DHCP boots, and whether that tells the writer something new.
-fn netboot(view: &View, mac: Mac, client: NetbootClient, policy: BootPolicy) -> (BootDecision, bool) {
+fn netboot(view: &View, mac: Mac, client: NetbootClient, policy: BootPolicy, now: u64) -> (BootDecision, bool) {
     let host = view.by_mac(mac);
     let policy = host.as_ref().map_or(policy, |host| {
         policy_of(policy, &host.host, view.policy(), &view.group(&host.host.group), view.images())
     });
     let decision = boot(client, host.as_ref().map(|host| &host.host), policy);
+    let is_due = |host: &HostView| policy.halt == Halt::Nothing && view.is_verify_due(&host.host, now);
+    if let (BootDecision::BootLocal { .. }, NetbootClient::Firmware { arch }) = (&decision, client)
+        && host.as_ref().is_some_and(|host| is_due(host))
+    {
+        // The writer asks for the look before this is said; iPXE then gets its script.
+        return (BootDecision::Chainload { arch }, true);
+    }
     let news = match (&decision, &host) {
         (BootDecision::Ignore { .. }, _) => false,
         (_, None) => true,

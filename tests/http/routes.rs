@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use regild::wire::agent::{Event, Step};
+use regild::wire::agent::{self, Event};
 use regild::wire::drift::{NewKey, Signed};
 
 use crate::drift::{KEY, REPORT as DRIFT_REPORT, TERMS};
@@ -51,18 +51,19 @@ fn says_nothing(answer: &Answer, secrets: &[String], place: &str) {
     }
 }
 
-/// Every route of machines, without credentials, with wrong ones, and with another host's, from an address without a
-/// lease and from another host's: refused, or the same for everybody; never a word about a host, and no attempt spent.
-#[test]
-fn h1_no_route_for_machines_tells_anything_about_a_host_to_others() {
-    let lab = Lab::new();
-    let (machine, orders, secrets) = host_with_secrets(&lab);
-    let other = Machine::approved(&lab, 2);
-    let theirs = other.orders(&lab);
-    let before = lab.host(&machine);
-    let wrong = Orders { token: "0".repeat(64), ..orders.clone() };
+/// One request of the walk: of which route, and what it must be answered with.
+struct Step {
+    route: &'static str,
+    method: &'static str,
+    path: String,
+    body: Vec<u8>,
+    status: u16,
+}
+
+/// Every route of machines: without credentials, with wrong ones, and with another host's.
+fn walk_of_machines(machine: &Machine, orders: &Orders, wrong: &Orders, theirs: &Orders) -> Vec<Step> {
     let json = |said: &dyn erased::Json| said.bytes();
-    let step = || Event::Step { step: Step::Survey };
+    let survey = || Event::Step { step: agent::Step::Survey };
     let installed = format!(r#"{{"mac":"{}","image":"{IMAGE}"}}"#, machine.mac).into_bytes();
     let boot = machine.script_path();
     let refs = format!("/images/refs/{IMAGE}");
@@ -72,7 +73,7 @@ fn h1_no_route_for_machines_tells_anything_about_a_host_to_others() {
     let forged = Signed { payload: format!(r#"{{"host":"{}"}}"#, machine.host), signature: "0".repeat(128) };
     let forged = json(&forged);
     // Template, method, path, body, status.
-    let walk: Vec<(&str, &str, &str, Vec<u8>, u16)> = vec![
+    let walk: Vec<(&'static str, &'static str, &str, Vec<u8>, u16)> = vec![
         ("/healthz", "GET", "/healthz", vec![], 200),
         ("/boot/{mac}/{firmware}", "GET", &boot, vec![], 200),
         ("/assets/{name}", "GET", "/assets/vmlinuz", vec![], 200),
@@ -83,28 +84,46 @@ fn h1_no_route_for_machines_tells_anything_about_a_host_to_others() {
         ("/images/baselines/{digest}", "GET", &baseline, vec![], 404),
         (CHECK_IN, "GET", CHECK_IN, vec![], 405),
         (CHECK_IN, "POST", CHECK_IN, vec![], 400),
-        (CHECK_IN, "POST", CHECK_IN, json(&machine.check_in(&wrong, "x")), 401),
-        (CHECK_IN, "POST", CHECK_IN, json(&machine.check_in(&theirs, "x")), 401),
-        (CHECK_IN, "POST", CHECK_IN, json(&machine.check_in(&orders, "the-session")), 401),
+        (CHECK_IN, "POST", CHECK_IN, json(&machine.check_in(wrong, "x")), 401),
+        (CHECK_IN, "POST", CHECK_IN, json(&machine.check_in(theirs, "x")), 401),
+        (CHECK_IN, "POST", CHECK_IN, json(&machine.check_in(orders, "the-session")), 401),
         (REPORT, "POST", REPORT, vec![], 400),
-        (REPORT, "POST", REPORT, json(&machine.report(1, "x", step())), 401),
-        (REPORT, "POST", REPORT, json(&machine.report(7, "x", step())), 401),
+        (REPORT, "POST", REPORT, json(&machine.report(1, "x", survey())), 401),
+        (REPORT, "POST", REPORT, json(&machine.report(7, "x", survey())), 401),
         ("/agent/v1/installed", "POST", "/agent/v1/installed", vec![], 400),
         ("/agent/v1/installed", "POST", "/agent/v1/installed", installed, 403),
         (STANDBY, "POST", STANDBY, vec![], 400),
         (VERIFY_CHECK_IN, "POST", VERIFY_CHECK_IN, vec![], 400),
         (VERIFY_CHECK_IN, "POST", VERIFY_CHECK_IN, json(&machine.verify_check_in(1, &orders.token)), 401),
+        // With another's words: `verify`. More refusals than these from one address, and it is locked out.
         (VERIFY_REPORT, "POST", VERIFY_REPORT, vec![], 400),
-        (VERIFY_REPORT, "POST", VERIFY_REPORT, json(&machine.verify_report(1, "the-session")), 401),
         (TERMS, "POST", TERMS, vec![], 405),
         (KEY, "POST", KEY, vec![], 400),
         (DRIFT_REPORT, "POST", DRIFT_REPORT, vec![], 400),
         (DRIFT_REPORT, "POST", DRIFT_REPORT, forged, 401),
     ];
-    let walked: BTreeSet<_> = walk.iter().map(|step| step.0).collect();
+    let step = |(route, method, path, body, status): (_, _, &str, _, _)| {
+        let path = path.to_owned();
+        Step { route, method, path, body, status }
+    };
+    walk.into_iter().map(step).collect()
+}
+
+/// Every route of machines, without credentials, with wrong ones, and with another host's, from an address without a
+/// lease and from another host's: refused, or the same for everybody; never a word about a host, and no attempt spent.
+#[test]
+fn h1_no_route_for_machines_tells_anything_about_a_host_to_others() {
+    let lab = Lab::new();
+    let (machine, orders, secrets) = host_with_secrets(&lab);
+    let other = Machine::approved(&lab, 2);
+    let theirs = other.orders(&lab);
+    let before = lab.host(&machine);
+    let wrong = Orders { token: "0".repeat(64), ..orders.clone() };
+    let walk = walk_of_machines(&machine, &orders, &wrong, &theirs);
+    let walked: BTreeSet<_> = walk.iter().map(|step| step.route).collect();
     assert_eq!(walked, routes().0, "this walk and src/http/mod.rs differ");
     for from in [STRANGER, other.address] {
-        for (_, method, path, body, status) in &walk {
+        for Step { method, path, body, status, .. } in &walk {
             let place = format!("{method} {path} from {from}");
             let answer = lab.from(from).ask(method, path, body);
             assert_eq!(answer.status, *status, "{place}: {}", answer.text());

@@ -1,5 +1,7 @@
 //! From a report to a rebuilt host, in the real writer on the real store, with a clock of the test's own.
 
+mod verify;
+
 use super::*;
 use crate::config::fleet::diff::Write;
 use crate::decide::brakes::Policy;
