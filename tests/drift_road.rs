@@ -86,7 +86,7 @@ fn a_machine_that_was_changed_by_hand_is_found_and_rebuilt() {
     node.shell.run(&format!("busybox touch -r /run/old {program}"));
     fleet.until("drift asks for a rebuild, and waits since the machine was built just now", WATCH, || {
         let host = fleet.server.host(node.name);
-        host["waits"].as_str().is_some_and(|waits| waits.contains("pause")).then_some(())
+        host["waits"].as_str().is_some_and(|waits| waits.contains("rebuilt too short a time ago")).then_some(())
     });
     fleet.server.kill();
     fleet.server.start_later(&fleet.lab, PAUSE_SECONDS);
