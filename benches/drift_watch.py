@@ -21,7 +21,7 @@ DEBS = ROOT / "target/bench-drift/debs"
 PACKAGES = ["linux-image-amd64", "linux-image-cloud-amd64", "git", "vim-runtime", "cloud-init", "libpython3.11-stdlib",
             "coreutils", "systemd", "libc6", "gcc-12", "cpp-12", "perl-modules-5.36", "locales", "python3-jinja2"]
 # A host on which an upgrade runs: it takes a part of these minutes.
-WINDOW_SECONDS, QUIET_SECONDS = 240, 60
+WINDOW_SECONDS, QUIET_SECONDS = 300, 120
 # Between two packages apt configures what it unpacked, runs triggers, asks.
 PACKAGE_PAUSE_SECONDS = 2
 RULES = [{"pattern": pattern, "action": "allow"} for pattern in
