@@ -112,11 +112,17 @@ fn counted(members: &[Member], limit: usize) -> Vec<Run> {
         }
         rows.sort_unstable_by_key(|row| row.mark.path);
         for run in rows.chunk_by_mut(|a, b| a.mark.path == b.mark.path) {
-            let hosts = run.len() as u64;
             // Most paths of a fleet that drifted apart are on one host, and there is no room for them.
-            if best.len() < limit || best.last().is_some_and(|last| last.hosts < hosts) {
-                best.push(run_of(run, members));
-                best.sort_by(|a, b| b.hosts.cmp(&a.hosts).then(b.same_content.cmp(&a.same_content)));
+            let last = best.last().filter(|_| best.len() >= limit).map(|last| (last.hosts, last.same_content));
+            let hosts = run.len() as u64;
+            if last.is_some_and(|last| last >= (hosts, hosts)) {
+                continue;
+            }
+            run.sort_unstable_by_key(|row| (row.mark.content, row.host));
+            let same_content = same_content(run);
+            if last.is_none_or(|last| last < (hosts, same_content)) {
+                best.push(run_of(run, same_content, members));
+                best.sort_by_key(|run| std::cmp::Reverse((run.hosts, run.same_content)));
                 best.truncate(limit);
             }
         }
@@ -124,11 +130,14 @@ fn counted(members: &[Member], limit: usize) -> Vec<Run> {
     best
 }
 
-fn run_of(rows: &mut [Row], members: &[Member]) -> Run {
-    rows.sort_unstable_by_key(|row| (row.mark.content, row.host));
+/// The most hosts that have the same thing at a path; `rows` are by content.
+fn same_content(rows: &[Row]) -> u64 {
     let same = rows.chunk_by(|a, b| a.mark.content == b.mark.content);
     let known = same.filter(|same| same.first().is_some_and(|row| row.mark.content != 0));
-    let same_content = known.map(<[Row]>::len).max().unwrap_or(0) as u64;
+    known.map(<[Row]>::len).max().unwrap_or(0) as u64
+}
+
+fn run_of(rows: &[Row], same_content: u64, members: &[Member]) -> Run {
     let mut names = BTreeSet::new();
     let one_of_each = |host: &u32| names.len() < GROUPS_MAX && names.insert(members[*host as usize].group.as_str());
     Run {
@@ -171,13 +180,14 @@ mod tests {
 
     #[test]
     fn paths_are_counted_by_hosts_and_by_what_is_there() {
-        // All have path 1, half of them the same there; each has a path of its own; nobody read what is at path 2.
+        // All have path 1, half of them the same there; each has a path of its own; nobody read what is at path 0.
         let members: Vec<Member> = (0..10u64)
-            .map(|host| member(host, [(1, 7 + (host % 2) as u32), (2, 0), (100 + host, 9)].into_iter()))
+            .map(|host| member(host, [(1, 7 + (host % 2) as u32), (0, 0), (100 + host, 9)].into_iter()))
             .collect();
         let best = counted(&members, 3);
+        assert_eq!(counted(&members, 1)[0].path, 1, "of paths on as many hosts the one with the same content on most");
         let seen: Vec<(u64, u64, u64)> = best.iter().map(|run| (run.path, run.hosts, run.same_content)).collect();
-        assert_eq!(seen[..2], [(1, 10, 5), (2, 10, 0)]);
+        assert_eq!(seen[..2], [(1, 10, 5), (0, 10, 0)]);
         assert_eq!((seen[2].1, seen.len()), (1, 3));
         assert_eq!(best[0].groups.len(), 3);
     }
