@@ -101,7 +101,7 @@ test-fast:
 	cargo test --lib --bins --test tidy --test rollout_text
 	cargo test --test net --test write_path --test write_cuts
 	cargo test --test store_cuts
-	cargo test --test watch --test drift
+	cargo test --test watch --test drift --test volume --test baseline
 	cargo test --test sim
 	@# These wait for the server, for timers and for disks more than they compute.
 	cargo test --test http -- --test-threads 6
@@ -116,11 +116,12 @@ $(CONTROLLERS): tests/power/requirements.txt
 	$(@D)/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	touch $@
 
-test-roads: assets images
+test-roads: assets images target/lab/watch-v1.raw
 	cargo test --test outside
 	tests/with-ticker.sh cargo test --test lab_selftest --test boot_path -- --test-threads 2
 	tests/with-ticker.sh cargo test --test power -- --ignored
 	tests/with-ticker.sh cargo test --test fleet_road -- --nocapture
+	tests/with-ticker.sh cargo test --test drift_road -- --nocapture
 
 # What takes minutes each. One machine at a time: two cores emulate one at a pace that the tests' patience was made for.
 test-full: test images-full

@@ -61,7 +61,7 @@ const WATCH: Duration = Duration::from_secs(120);
 fn a_machine_that_was_changed_by_hand_is_found_and_rebuilt() {
     let mut fleet = Fleet::with_shells(env!("CARGO_BIN_EXE_regild"), &[MACHINE]);
     let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/lab/watch-v1.raw");
-    assert!(image.exists(), "no {}; do: make images", image.display());
+    assert!(image.exists(), "no {}; do: make target/lab/watch-v1.raw", image.display());
     fleet.server.regild(&["image", "import", image.to_str().unwrap(), "--as", "tiny:v1"]);
     fleet.apply(&format!("{}{POLICY}", fleet.hosts()));
     fleet.give_power();
