@@ -122,7 +122,8 @@ fn verification(host: Option<&Host>, policy: BootPolicy) -> Result<VerifyNumber,
     }
     match policy.halt {
         Halt::NotBegun | Halt::Everything => Err(Some(LocalReason::Stopped)),
-        Halt::Nothing | Halt::Barred => Ok(wish.number),
+        Halt::Barred => Err(Some(LocalReason::Barred)),
+        Halt::Nothing => Ok(wish.number),
     }
 }
 

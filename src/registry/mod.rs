@@ -530,7 +530,9 @@ fn netboot(view: &View, mac: Mac, client: NetbootClient, policy: BootPolicy, now
         policy_of(policy, &host.host, view.policy(), &view.group(&host.host.group), view.images())
     });
     let decision = boot(client, host.as_ref().map(|host| &host.host), policy);
-    let is_due = |host: &HostView| policy.halt == Halt::Nothing && view.is_verify_due(&host.host, now);
+    let is_due = |host: &HostView| {
+        policy.halt == Halt::Nothing && view.allowed(&host.host).is_ok() && view.is_verify_due(&host.host, now)
+    };
     if let (BootDecision::BootLocal { .. }, NetbootClient::Firmware { arch }) = (&decision, client)
         && host.as_ref().is_some_and(|host| is_due(host))
     {
@@ -558,9 +560,9 @@ fn policy_of(
     group: &Group,
     images: &ImageFacts,
 ) -> BootPolicy {
-    let barred = host.order.as_ref().is_some_and(|order| {
-        brakes::allowed(host, group, brakes).is_err() || images.blocked(&order.image.name).is_some()
-    });
+    let is_blocked = host.order.as_ref().is_some_and(|order| images.blocked(&order.image.name).is_some());
+    let is_asked = host.order.is_some() || host.verify.wish.is_some();
+    let barred = is_blocked || is_asked && brakes::allowed(host, group, brakes).is_err();
     if barred && policy.halt == Halt::Nothing { BootPolicy { halt: Halt::Barred, ..policy } } else { policy }
 }
 

@@ -41,6 +41,8 @@ pub struct StoredHost {
     asks: Vec<StoredCause>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     ordered_at: Vec<u64>,
+    #[serde(default)]
+    drift_asked_at: u64,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     request_keys: Vec<u64>,
     /// Of records from before `request_keys`; read, not written.
@@ -146,6 +148,7 @@ pub fn encode(host: &Host, inventory: Option<&wire::agent::Inventory>) -> Result
         verify: (host.verify != Verification::default()).then(|| (&host.verify).into()),
         asks: host.asks.iter().map(store_cause).collect(),
         ordered_at: host.ordered_at.clone(),
+        drift_asked_at: host.drift_asked_at,
         request_keys: host.request_keys.clone(),
         last_key: None,
         own_disk: host.own_disk.clone().map(Into::into),
@@ -170,6 +173,7 @@ pub fn decode(raw: &[u8]) -> Result<(Host, Option<wire::agent::Inventory>), Stor
         built_at: stored.built_at,
         asks: stored.asks.into_iter().map(load_cause).collect::<Result<_, _>>()?,
         ordered_at: stored.ordered_at,
+        drift_asked_at: stored.drift_asked_at,
         request_keys: last_key.chain(stored.request_keys).collect(),
         macs: stored.macs.iter().map(|mac| mac.parse()).collect::<Result<_, _>>()?,
         state: load_state(stored.state)?,
@@ -400,6 +404,7 @@ mod tests {
             built_at: 8,
             asks: vec![cause(CauseKind::Drift)],
             ordered_at: vec![5, 6],
+            drift_asked_at: 4,
             request_keys: vec![7],
             ..Host::discovered(mac, "default", 1)
         };

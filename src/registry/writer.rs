@@ -462,7 +462,7 @@ impl Writer {
         let Some(id) = self.discover(mac, batch, now)? else {
             return Ok(Script::Local { reason: LocalReason::UnknownHost });
         };
-        self.ask_due_verification(&id, client, batch, now)?;
+        self.ask_due_verification(&id, client, batch, now);
         // Decided on the record as it was: the attempt that this script is must not count against itself.
         let decision = boot(client, Some(&self.hosts[&id].host), self.boot_policy(&id));
         let token_digest = blake3::hash(token.as_bytes()).to_hex().to_string();
@@ -479,7 +479,7 @@ impl Writer {
 
     fn netbooted(&mut self, mac: Mac, client: NetbootClient, batch: &mut Batch, now: u64) -> Result<(), RegistryError> {
         let Some(id) = self.discover(mac, batch, now)? else { return Ok(()) };
-        self.ask_due_verification(&id, client, batch, now)?;
+        self.ask_due_verification(&id, client, batch, now);
         // Asked again here: the record may have moved since the reader looked.
         let decision = boot(client, Some(&self.hosts[&id].host), self.boot_policy(&id));
         if matches!((decision, client), (BootDecision::BootLocal { .. }, NetbootClient::Firmware { .. })) {

@@ -241,7 +241,15 @@ impl Reader {
         directory: Handle,
         name: &[u8],
     ) -> io::Result<Option<(Vec<u8>, Depth)>> {
-        let moved = mask & (libc::FAN_MOVED_FROM | libc::FAN_MOVED_TO) != 0 && mask & libc::FAN_ONDIR != 0;
+        let of_directory = |kinds: u64| mask & libc::FAN_ONDIR != 0 && mask & kinds != 0;
+        let moved = of_directory(libc::FAN_MOVED_FROM | libc::FAN_MOVED_TO);
+        // What was removed and made again under the same name: by now nothing tells where the events of what was in it
+        // belong, since the old directory's handle is stale.
+        let whole = moved || of_directory(libc::FAN_CREATE | libc::FAN_DELETE);
+        if moved {
+            // Whatever is in it is called otherwise now, also when the next lines cannot tell what.
+            self.known.clear();
+        }
         let decision = match self.known.get(&directory) {
             Some(known) => known.clone(),
             None => match decide(scope, &directory)? {
@@ -255,10 +263,6 @@ impl Reader {
                 None => return Ok(None),
             },
         };
-        if moved {
-            // Whatever is in it is called otherwise now.
-            self.known.clear();
-        }
         let Decision::At(mut path) = decision else { return Ok(None) };
         if !name.is_empty() {
             if path.last() != Some(&b'/') {
@@ -266,7 +270,7 @@ impl Reader {
             }
             path.extend_from_slice(name);
         }
-        let depth = if moved { Depth::AllUnder } else { Depth::Itself };
+        let depth = if whole { Depth::AllUnder } else { Depth::Itself };
         Ok(Some((path, depth)))
     }
 }

@@ -67,7 +67,9 @@ impl HostKey {
     /// # Errors
     /// What the state directory says.
     pub(super) fn of(state: &StateDir, host: &str, generation: u64) -> io::Result<HostKey> {
-        let kept: Option<Kept> = state.read_json(KEY, KEY_BYTES_MAX);
+        // A file that cannot be read now is not one that is missing: a new key in its place would make the host mute.
+        let kept = state.read(KEY, KEY_BYTES_MAX)?;
+        let kept: Option<Kept> = kept.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         let kept = kept.filter(|kept| kept.host == host && kept.generation == generation);
         let secret = match kept.and_then(|kept| manifest::from_hex(&kept.secret)) {
             Some(secret) => secret,

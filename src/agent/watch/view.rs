@@ -41,6 +41,8 @@ impl View {
 
     /// After a look at some places: what was known of them is over, what was found there holds.
     pub(super) fn merge(&mut self, looked_at: &BTreeMap<Vec<u8>, Depth>, summary: Summary) {
+        // What was found but did not fit: counted, and with it everything is looked at again.
+        let cut = summary.findings_total.saturating_sub(summary.findings.len() as u64);
         let is_of = |path: &PathText| covers(looked_at, &path.0);
         let before: BTreeMap<PathText, u64> =
             self.findings.iter().map(|finding| (finding.path.clone(), finding.first_seen)).collect();
@@ -53,8 +55,11 @@ impl View {
         self.findings.sort_by(|a, b| path::order(&a.path.0, &b.path.0));
         self.findings.dedup_by(|a, b| a.path == b.path);
         self.gaps.extend(summary.gaps);
-        self.gaps.sort_by(|a, b| path::order(&a.path.0, &b.path.0));
-        let cut = summary.findings_total.saturating_sub(self.findings.len() as u64);
+        // By path, of one reason the oldest first: what is known of a volume is said again by every look.
+        self.gaps.sort_by(|a, b| {
+            path::order(&a.path.0, &b.path.0).then_with(|| (&a.reason, a.since).cmp(&(&b.reason, b.since)))
+        });
+        self.gaps.dedup_by(|a, b| (&a.path, &a.reason) == (&b.path, &b.reason));
         self.findings_total = self.findings.len() as u64 + cut;
         self.findings.truncate(FINDINGS_MAX);
         // Of the whole tree are its number, how many paths it has and since when all content is known.
@@ -166,6 +171,27 @@ mod tests {
         assert_eq!((view.findings_total(), view.is_cut()), (4, false));
         view.replace("metadata", summary(&[("/d/n", 12)]));
         assert_eq!(view.findings()[0].first_seen, 9, "an event showed it before the state knew it");
+    }
+
+    /// A look at what changed that finds more than it can list must not make the rest vanish.
+    #[test]
+    fn what_did_not_fit_is_counted_beside_what_was_known() {
+        let mut view = View::default();
+        view.replace("full", summary(&[("/a", 5), ("/b", 5), ("/c", 5)]));
+        let looked_at = [(b"/d".to_vec(), Depth::AllUnder)].into();
+        view.merge(&looked_at, Summary { findings_total: 3, ..summary(&[("/d/n", 9)]) });
+        assert_eq!((view.findings().len(), view.findings_total(), view.is_cut()), (4, 6, true));
+    }
+
+    #[test]
+    fn a_volume_that_every_look_names_is_one_gap() {
+        let gap = |since| Gap { path: PathText(b"/srv".to_vec()), reason: "xfs".into(), since };
+        let mut view = View::default();
+        view.replace("full", Summary { gaps: vec![gap(5)], ..summary(&[]) });
+        for since in [9, 10] {
+            view.merge(&[(b"/a".to_vec(), Depth::Itself)].into(), Summary { gaps: vec![gap(since)], ..summary(&[]) });
+        }
+        assert_eq!(view.report(&[]).gaps, [gap(5)]);
     }
 
     #[test]

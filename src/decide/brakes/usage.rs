@@ -2,7 +2,6 @@
 //! taken out and counted again: counts cannot drift away from the records.
 
 use super::is_approved;
-use crate::decide::cause::CauseKind;
 use crate::decide::host::{Host, State};
 use crate::decide::labels::{FEED, RACK};
 use std::collections::{BTreeMap, BTreeSet};
@@ -139,10 +138,10 @@ fn number(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-/// When drift began to ask for this host; an order that was opened for it counts as asking.
+/// When drift last asked for this host. Also when it was rebuilt since, or asks no more: a bad baseline that sends hosts
+/// into a rebuild one after the other shows only when those that are done still count (faults.md C5).
 fn drifted_at(host: &Host) -> Option<u64> {
-    let causes = host.asks.iter().chain(host.order.iter().flat_map(|order| &order.causes));
-    causes.filter(|cause| cause.kind == CauseKind::Drift).map(|cause| cause.at).max()
+    Some(host.drift_asked_at).filter(|at| *at > 0)
 }
 
 fn failed_at(host: &Host) -> Option<u64> {

@@ -44,6 +44,8 @@ pub struct Host {
     pub asks: Vec<Cause>,
     /// When orders were opened for it within the last hour: what the hourly caps count.
     pub ordered_at: Vec<u64>,
+    /// When drift last asked for a rebuild, whatever became of it: what the breaker counts. 0: never.
+    pub drift_asked_at: u64,
     /// Hashes of the keys of the latest requests: the same request again is no new one (faults.md H7). Not the keys, which
     /// may be long.
     pub request_keys: Vec<u64>,
@@ -86,6 +88,7 @@ impl Host {
             verify: Verification::default(),
             asks: Vec::new(),
             ordered_at: Vec::new(),
+            drift_asked_at: 0,
             request_keys: Vec::new(),
             own_disk: None,
             history_length: 0,

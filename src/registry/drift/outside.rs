@@ -1,10 +1,11 @@
 //! A host that netboots anyway is looked at from outside when its policy says that it is time (`verify_every`).
 
+use crate::decide::brakes;
 use crate::decide::host::{Event, Host};
 use crate::decide::netboot::NetbootClient;
 use crate::decide::span::span;
+use crate::registry::View;
 use crate::registry::writer::{Batch, Writer};
-use crate::registry::{RegistryError, View};
 
 impl View {
     /// Whether this boot is one by which the host is looked at.
@@ -22,15 +23,20 @@ impl Writer {
         client: NetbootClient,
         batch: &mut Batch,
         now: u64,
-    ) -> Result<(), RegistryError> {
+    ) {
         let comes = matches!(client, NetbootClient::Ipxe { .. } | NetbootClient::Firmware { .. });
-        let Some(host) = self.hosts.get(id).map(|view| &view.host).filter(|_| comes) else { return Ok(()) };
+        let Some(host) = self.hosts.get(id).map(|view| &view.host).filter(|_| comes) else { return };
         let every = self.drift_rules(host, now).pace.verify_every_seconds;
-        if !host.is_verify_due(every, now) || self.stop.pressed().is_some() {
-            return Ok(());
+        let group = self.brakes.fleet.group(&host.group);
+        let is_denied = brakes::allowed(host, &group, &self.brakes.fleet.policy).is_err();
+        if !host.is_verify_due(every, now) || is_denied || self.stop.pressed().is_some() {
+            return;
         }
         let reason = format!("not looked at from outside for {}", span(every.unwrap_or_default()));
         let event = Event::AskVerify { by: "policy".to_string(), reason, power: false };
-        self.host_event(id, &event, None, batch, now).map(drop)
+        // A look that cannot be asked for is asked for at the next boot: this one gets its answer.
+        if let Err(error) = self.host_event(id, &event, None, batch, now) {
+            tracing::warn!(host = id, %error, "no look from outside could be asked for");
+        }
     }
 }
