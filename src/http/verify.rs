@@ -8,6 +8,7 @@ use super::listen::Peer;
 use super::problem::Problem;
 use super::{Shared, drift, said};
 use crate::decide::host::{Event, Host, Refusal, VerifyNumber, VerifyResult};
+use crate::registry::drift::FINDINGS_TOTAL_MAX;
 use crate::registry::{HostView, RegistryError};
 use crate::wire::agent::PROTOCOL;
 use crate::wire::drift::{FINDINGS_MAX, Report};
@@ -128,7 +129,7 @@ async fn looked(shared: &Arc<Shared>, view: &HostView, report: Report) -> Result
     if report.scan.kind != "outside" || report.same_as.is_some() || report.findings.len() > FINDINGS_MAX {
         return Err(bad("it is not one from outside"));
     }
-    let findings = report.findings_total.max(report.findings.len() as u64);
+    let findings = report.findings_total.min(FINDINGS_TOTAL_MAX).max(report.findings.len() as u64);
     let gaps = report.gaps.len() as u64;
     if report.baseline.is_empty() {
         // Of its files nothing is known, so it can neither clear the host nor take the place of a look that could.

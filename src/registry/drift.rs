@@ -23,7 +23,7 @@ mod stored;
 mod top;
 
 pub use exceptions::{Exception, Exceptions, NewException};
-pub use said::Said;
+pub use said::{FINDINGS_TOTAL_MAX, Said};
 pub use state::{Heard, Source, Watched};
 pub use stored::{Found, Listed};
 pub use top::Counted;

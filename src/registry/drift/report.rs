@@ -395,7 +395,7 @@ fn summed(watched: &Watched, listed: &AllListed, rules: &[Rule], now: u64) -> Su
     }
     for (heard, listed) in [(&watched.agent, &listed.agent), (&watched.outside, &listed.outside)] {
         let total = heard.as_ref().map_or(0, |heard| heard.total);
-        sum.findings += total.saturating_sub(listed.found.len() as u64);
+        sum.findings = sum.findings.saturating_add(total.saturating_sub(listed.found.len() as u64));
     }
     sum
 }

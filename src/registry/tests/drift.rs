@@ -12,7 +12,7 @@ use crate::decide::drift::policy::{Action, Pattern};
 use crate::decide::group::Limits;
 use crate::registry::direct::Direct;
 use crate::registry::drift::exceptions::Scope;
-use crate::registry::drift::{AllListed, DriftCommand, DriftRefusal, NewException, Said, Source};
+use crate::registry::drift::{AllListed, DriftCommand, DriftRefusal, FINDINGS_TOTAL_MAX, NewException, Said, Source};
 use crate::registry::stop::StopSwitch;
 use crate::wire::drift::{Finding, Node, PathText, Report, Scan};
 use std::collections::BTreeMap;
@@ -483,6 +483,18 @@ fn of_millions_of_findings_five_hundred_are_kept_and_all_are_counted() {
     story.restarts();
     assert_eq!(story.listed(0).agent.found[0].known_since(), story.listed(0).agent.found[0].known[0].since);
     assert_eq!(story.listed(0).agent.found.len(), 1);
+}
+
+/// A host that lies about how many findings it has makes neither itself clean nor a sum wrap: what was seen from outside
+/// stays one finding more.
+#[test]
+fn a_count_without_bound_neither_clears_a_host_nor_wraps_a_sum() {
+    let mut story = Story::new(1);
+    story.enrol(0, KEY).unwrap();
+    story.sees_outside(0, vec![swapped("/usr/bin/ssh", "trojan")]);
+    let lies = Report { findings_total: u64::MAX, ..story.report(0, 1, 1, Vec::new()) };
+    story.takes(0, KEY, lies).unwrap();
+    assert_eq!(story.standing(0), (Some(true), FINDINGS_TOTAL_MAX + 1, 0));
 }
 
 /// A host that is removed leaves nothing behind; a record of its machine begins anew.
