@@ -88,7 +88,7 @@ pub async fn report(
             tracing::warn!(host = id, %number, reason, "the disk could not be verified");
             VerifyResult::Failed { reason }
         }
-        VerifyOutcome::Looked { report } => looked(&shared, &view, report).await?,
+        VerifyOutcome::Looked { report } => looked(&shared, &view, number, report).await?,
     };
     let event = Event::VerifyReported { number, session_digest, result };
     match shared.registry.host_event(id, event).await {
@@ -120,7 +120,12 @@ fn standing(host: &Host, number: VerifyNumber, session_digest: &str) -> Standing
 }
 
 /// Takes what was seen into the host's drift, where its own agent's reports are.
-async fn looked(shared: &Arc<Shared>, view: &HostView, report: Report) -> Result<VerifyResult, Problem> {
+async fn looked(
+    shared: &Arc<Shared>,
+    view: &HostView,
+    number: VerifyNumber,
+    report: Report,
+) -> Result<VerifyResult, Problem> {
     let bad = |what: &str| Problem::new(StatusCode::BAD_REQUEST, format!("the report is not right: {what}"));
     let host = &view.host;
     if report.host != host.id || report.generation != host.reported_generation {
@@ -138,6 +143,6 @@ async fn looked(shared: &Arc<Shared>, view: &HostView, report: Report) -> Result
             reason: format!("{findings} differences outside of file systems; {reason}"),
         });
     }
-    drift::report_from_outside(shared, view, report).await?;
+    drift::report_from_outside(shared, view, number, report).await?;
     Ok(VerifyResult::Compared { findings, gaps })
 }

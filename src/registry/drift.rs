@@ -30,6 +30,7 @@ pub use top::Counted;
 
 use super::writer::{Batch, Writer};
 use super::{Command, Registry, RegistryError, Reply};
+use crate::decide::host::VerifyNumber;
 use crate::wire::drift::Report;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -175,13 +176,20 @@ impl Registry {
         self.ask_drift(|reply| DriftCommand::Report { host: host.to_string(), said, reply }).await
     }
 
-    /// Takes what the deploy environment saw on the host's disk; that it was this host's agent session the caller has
-    /// checked, and that it compared with the baseline of what the host runs.
+    /// Takes what the deploy environment saw on the host's disk in this verification; that it was this host's agent session
+    /// the caller has checked, and that it compared with the baseline of what the host runs. Said again for the same
+    /// verification (the answer was lost, or what follows could not be written) it is the same look.
     ///
     /// # Errors
     /// [`DriftRefusal`].
-    pub async fn take_outside_report(&self, host: &str, report: Report) -> Result<(), RegistryError> {
-        let said = Box::new(Said::of(report, Source::Outside).map_err(DriftRefusal::Meaning)?);
+    pub async fn take_outside_report(
+        &self,
+        host: &str,
+        verification: VerifyNumber,
+        report: Report,
+    ) -> Result<(), RegistryError> {
+        let said = Said::of(report, Source::Outside).map_err(DriftRefusal::Meaning)?;
+        let said = Box::new(Said { verification: Some(verification.0), ..said });
         self.ask_drift(|reply| DriftCommand::Report { host: host.to_string(), said, reply }).await.map(drop)
     }
 

@@ -120,7 +120,12 @@ impl Writer {
         }
         let sequence = watched.sequence;
         self.keep_watched(&id, watched, batch);
-        self.judge_drift(&id, batch, now);
+        if self.is_clock_held() {
+            // A clock that jumped ends no grace, by a report no more than by a tick.
+            self.drift.set_due(&id, Some(now));
+        } else {
+            self.judge_drift(&id, batch, now);
+        }
         Ok(sequence)
     }
 
@@ -134,11 +139,7 @@ impl Writer {
         now: u64,
     ) -> Result<Heard, RegistryError> {
         let before = watched.heard(said.source);
-        let look = match said.source {
-            Source::Agent => said.scan.number.max(before.map_or(0, |heard| heard.look)),
-            // Each look from outside is one of the whole tree.
-            Source::Outside => before.map_or(0, |heard| heard.look) + 1,
-        };
+        let look = look_of(before, said);
         let former = self.listed(id, said.source)?;
         let (found, listed_in, total) = match (said.same_as, before) {
             (Some(number), Some(before)) if before.listed_in == number => (former.found.clone(), number, before.total),
@@ -151,7 +152,8 @@ impl Writer {
             chunks = self.put_listed(id, said.source, listed, chunks, batch)?;
         }
         let scan = said.scan.clone();
-        Ok(Heard { at: now, listed_in, scan, look, gaps: said.gaps_total, total, chunks })
+        let verification = said.verification;
+        Ok(Heard { at: now, listed_in, scan, look, verification, gaps: said.gaps_total, total, chunks })
     }
 
     fn put_listed(
@@ -329,6 +331,18 @@ impl Writer {
             tracing::debug!(host = id, %error, "what drift says of this host was not taken");
         }
     }
+}
+
+/// The number of the whole look that a report is of, by the server's own count: an agent that lost its state begins again at
+/// 1, and one that lies says any number; a quorum must neither stand still nor jump by it. One report is one more look at
+/// most, and one verification is one look, however often its machine has to say what it saw.
+fn look_of(before: Option<&Heard>, said: &Said) -> u64 {
+    let Some(before) = before else { return 1 };
+    let is_another = match said.source {
+        Source::Agent => before.scan.number != said.scan.number,
+        Source::Outside => before.verification != said.verification,
+    };
+    before.look.saturating_add(u64::from(is_another))
 }
 
 /// When an agent that reported once is late; only of a host that should run.

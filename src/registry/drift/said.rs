@@ -20,6 +20,8 @@ const OUTSIDE: &str = "outside";
 #[derive(Debug, Clone)]
 pub struct Said {
     pub source: Source,
+    /// Number of the verification that a look from outside is for.
+    pub verification: Option<u64>,
     /// The agent's key that signed it, and the digest of what was signed.
     pub key: Option<[u8; 32]>,
     pub digest: [u8; 32],
@@ -54,6 +56,7 @@ impl Said {
         let reason = |gap: Gap| Gap { reason: line(&gap.reason, REASON_BYTES_MAX), ..gap };
         Ok(Said {
             source,
+            verification: None,
             key: None,
             digest: [0; 32],
             generation: report.generation,

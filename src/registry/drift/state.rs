@@ -92,8 +92,11 @@ pub struct Heard {
     /// Number of the report that listed the findings.
     pub listed_in: u64,
     pub scan: Scan,
-    /// Looks of the whole tree so far, as a quorum counts them: a number that only rises.
+    /// Looks of the whole tree so far, as a quorum counts them: the server's own count, which only rises.
     pub look: u64,
+    /// Number of the verification that it came with, of a look from outside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<u64>,
     pub gaps: u64,
     /// Findings in all, also those that were too many to be listed.
     pub total: u64,

@@ -1,0 +1,65 @@
+//! What a host, or a machine that says things twice, cannot bring about by what it says.
+
+use super::*;
+use crate::registry::drift::FINDINGS_TOTAL_MAX;
+
+/// A host that lies about how many findings it has makes neither itself clean nor a sum wrap: what was seen from outside
+/// stays one finding more.
+#[test]
+fn a_count_without_bound_neither_clears_a_host_nor_wraps_a_sum() {
+    let mut story = Story::new(1);
+    story.enrol(0, KEY).unwrap();
+    story.sees_outside(0, 1, vec![swapped("/usr/bin/ssh", "trojan")]);
+    let lies = Report { findings_total: u64::MAX, ..story.report(0, 1, 1, Vec::new()) };
+    story.takes(0, KEY, lies).unwrap();
+    assert_eq!(story.standing(0), (Some(true), FINDINGS_TOTAL_MAX + 1, 0));
+}
+
+/// A quorum counts on when the agent lost its state and begins again at 1, or said any number once; one report is one look
+/// at most.
+#[test]
+fn a_quorum_counts_on_whatever_numbers_the_agent_gives_its_looks() {
+    let mut story = Story::new(1);
+    story.rules(rebuild(0, 3));
+    story.enrol(0, KEY).unwrap();
+    story.reports(0, 1, 40, Vec::new()).unwrap();
+    let found = || vec![swapped("/usr/bin/ssh", "trojan")];
+    for (sequence, look, asking) in [(2, u64::MAX, 0), (3, u64::MAX, 0), (4, 1, 0), (5, 1, 0), (6, 2, 1)] {
+        story.reports(0, sequence, look, found()).unwrap();
+        assert_eq!(story.standing(0), (Some(true), 1, asking), "report {sequence}, look {look}");
+    }
+}
+
+/// A look from outside that is said twice, because what follows it could not be written, is one look.
+#[test]
+fn one_verification_is_one_look_however_often_it_is_said() {
+    let mut story = Story::new(1);
+    story.rules(rebuild(0, 2));
+    let found = || vec![swapped("/usr/bin/ssh", "trojan")];
+    for (verification, asking) in [(1, 0), (1, 0), (2, 1)] {
+        story.sees_outside(0, verification, found());
+        assert_eq!(story.standing(0), (Some(true), 1, asking), "verification {verification}");
+        story.restarts();
+    }
+}
+
+/// While a clock that jumped is held a report is kept, and judged once a person has looked at the clock.
+#[test]
+fn a_report_ends_no_grace_while_a_clock_that_jumped_is_held() {
+    let mut story = Story::new(1);
+    story.rules(rebuild(HOUR, 1));
+    story.enrol(0, KEY).unwrap();
+    let found = || vec![swapped("/usr/bin/ssh", "trojan")];
+    story.reports(0, 1, 1, found()).unwrap();
+    let held = |held| StoredClock { evaluated_to: BEGAN, held };
+    story.ask(|reply| Command::AcceptClock { clock: held(Some(86_400)), reply }).unwrap();
+    story.now += 2 * HOUR;
+    assert_eq!(story.reports(0, 2, 2, found()).unwrap(), 2);
+    assert_eq!(story.standing(0), (Some(true), 1, 0), "a report has ended the grace");
+    assert_eq!(story.listed(0).agent.found.len(), 1);
+    story.pass(1);
+    assert_eq!(story.standing(0), (Some(true), 1, 0));
+    story.ask(|reply| Command::AcceptClock { clock: held(None), reply }).unwrap();
+    story.pass(1);
+    assert_eq!(story.standing(0), (Some(true), 1, 1));
+}
