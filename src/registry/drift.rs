@@ -14,6 +14,7 @@
 mod breaker;
 mod due;
 pub mod exceptions;
+mod listed;
 mod outside;
 mod report;
 mod rules;
@@ -23,6 +24,7 @@ mod stored;
 mod top;
 
 pub use exceptions::{Exception, Exceptions, NewException};
+pub use listed::{AllListed, AtPath, JudgedPath};
 pub use said::{FINDINGS_TOTAL_MAX, Said};
 pub use state::{Heard, Source, Watched};
 pub use stored::{Found, Listed};
@@ -100,24 +102,6 @@ pub enum DriftCommand {
         host: String,
         reply: Reply<AllListed>,
     },
-}
-
-/// What was listed of a host, by its own agent and from outside.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct AllListed {
-    pub agent: Arc<Listed>,
-    pub outside: Arc<Listed>,
-}
-
-impl AllListed {
-    /// All findings, each with the one who saw it. At a path that both list it is the agent's that counts: it is the newer
-    /// word, and no less of a finding.
-    pub fn found(&self) -> impl Iterator<Item = (Source, &Found)> {
-        let paths: std::collections::HashSet<&[u8]> = self.agent.found.iter().map(Found::path).collect();
-        let outside = self.outside.found.iter().filter(move |found| !paths.contains(found.path()));
-        let agent = self.agent.found.iter().map(|found| (Source::Agent, found));
-        agent.chain(outside.map(|found| (Source::Outside, found)))
-    }
 }
 
 /// As readers see it: what lies in the store, no more.

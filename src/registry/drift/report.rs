@@ -1,12 +1,13 @@
 //! Reports and keys in the writer, and what a host's findings come to.
 
+use super::listed::JudgedPath;
 use super::state::{Heard, Mark, Source, Watched, path_mark};
 use super::stored::{Found, Listed};
 use super::{AllListed, DriftRefusal, Said};
 use crate::db::DbError;
 use crate::decide::cause::{Cause, CauseKind};
 use crate::decide::drift::finding::Aspects;
-use crate::decide::drift::judge::{self, Verdict, judge, known};
+use crate::decide::drift::judge::{self, Verdict, known};
 use crate::decide::drift::path;
 use crate::decide::drift::policy::Rule;
 use crate::decide::host::{Entry, Event, Host, State};
@@ -380,31 +381,25 @@ fn merged(before: &[Found], said: &[(Finding, Aspects)], look: u64, now: u64) ->
 
 fn summed(watched: &Watched, listed: &AllListed, rules: &[Rule], now: u64) -> Sum {
     let mut sum = Sum::default();
-    for (source, found) in listed.found() {
-        let look = watched.heard(source).map_or(0, |heard| heard.look);
-        let judged = judge(rules, found.path(), &found.known, look, now);
+    for at in listed.paths() {
+        let Some(JudgedPath { found, judged, again_at }) = at.judged(Some(watched), rules, now) else { continue };
         if judged.left.is_empty() {
             continue;
         }
         sum.findings += 1;
-        let it = || Some((found.path().to_vec(), judged.left));
+        let it = || Some((at.path.to_vec(), judged.left));
         sum.first = sum.first.take().or_else(it);
-        match judged.verdict {
-            Verdict::Asks => {
-                sum.asking += 1;
-                sum.first_asking = sum.first_asking.take().or_else(it);
-            }
-            Verdict::Later { at: Some(at), .. } => {
-                sum.again_at = Some(sum.again_at.map_or(at, |again| again.min(at)));
-            }
-            Verdict::Later { at: None, .. } | Verdict::Reported | Verdict::Allowed => {}
-        }
         let asks = judged.verdict == Verdict::Asks;
+        if asks {
+            sum.asking += 1;
+            sum.first_asking = sum.first_asking.take().or_else(it);
+        }
+        sum.again_at = sum.again_at.into_iter().chain(again_at).min();
         let content = content_mark(found.finding.seen.as_ref());
-        sum.marks.push(Mark { path: path_mark(found.path()), content, aspects: judged.left, asks });
+        sum.marks.push(Mark { path: path_mark(at.path), content, aspects: judged.left, asks });
     }
     // A rule that ends matters only where it might have let something be.
-    if listed.found().next().is_some() {
+    if listed.paths().next().is_some() {
         sum.again_at = sum.again_at.into_iter().chain(judge::next_end(rules, now)).min();
     }
     for (heard, listed) in [(&watched.agent, &listed.agent), (&watched.outside, &listed.outside)] {

@@ -1,6 +1,7 @@
 //! What a host, or a machine that says things twice, cannot bring about by what it says.
 
 use super::*;
+use crate::decide::drift::finding::Aspect;
 use crate::registry::drift::FINDINGS_TOTAL_MAX;
 
 /// A host that lies about how many findings it has makes neither itself clean nor a sum wrap: what was seen from outside
@@ -62,4 +63,34 @@ fn a_report_ends_no_grace_while_a_clock_that_jumped_is_held() {
     story.ask(|reply| Command::AcceptClock { clock: held(None), reply }).unwrap();
     story.pass(1);
     assert_eq!(story.standing(0), (Some(true), 1, 1));
+}
+
+/// What was seen from outside at a path is judged, counted and asked for whatever the agent lists there; the path counts
+/// once, and its grace does not begin anew.
+#[test]
+fn an_agents_harmless_word_takes_nothing_from_what_was_seen_outside() {
+    let mut story = Story::new(1);
+    let mut policy = rebuild(HOUR, 1);
+    policy.rules[0].aspects = Aspects::NONE.with(Aspect::Content);
+    story.rules(policy);
+    story.enrol(0, KEY).unwrap();
+    story.sees_outside(0, 1, vec![swapped("/usr/bin/ssh", "trojan")]);
+    let harmless = |mode: u16, uid: u32| {
+        let seen = Node { mode, uid, ..file("of the image") };
+        vec![Finding { seen: Some(seen), ..swapped("/usr/bin/ssh", "") }]
+    };
+    story.pass(HOUR / 2);
+    story.reports(0, 1, 1, harmless(0o700, 0)).unwrap();
+    assert_eq!(story.standing(0), (Some(true), 1, 0));
+    story.pass(HOUR / 2);
+    assert_eq!(story.standing(0), (Some(true), 1, 1), "the grace of what was seen outside is over");
+    story.reports(0, 2, 2, harmless(0o755, 7)).unwrap();
+    assert_eq!(story.standing(0), (Some(true), 1, 1));
+    let listed = story.listed(0);
+    let watched = story.registry.as_ref().unwrap().read(|view| view.drift().host(&id(0)).cloned());
+    let rules = story.registry.as_ref().unwrap().read(|view| view.drift_rules(&story.host(0), story.now));
+    let at = listed.paths().next().unwrap();
+    let judged = at.judged(watched.as_deref(), &rules.rules, story.now).unwrap();
+    assert_eq!(judged.judged.left, Aspects::NONE.with(Aspect::Content).with(Aspect::Owner));
+    assert_eq!(judged.found, &listed.outside.found[0], "the heavier one is shown");
 }
