@@ -61,6 +61,8 @@ pub enum DriftRefusal {
     Replayed { last: u64, said: u64 },
     #[error("the findings of report {said} are not known here: send all of them")]
     NotKept { said: u64 },
+    #[error("the report before it came a moment ago: say this one again in {seconds} s")]
+    TooSoon { seconds: u64 },
     #[error("the report is not right: {0}")]
     Meaning(String),
     #[error("there are {0} exceptions; take some away first")]

@@ -1,7 +1,7 @@
 //! Reports and keys in the writer, and what a host's findings come to.
 
 use super::listed::JudgedPath;
-use super::state::{Heard, Mark, Source, Watched, path_mark};
+use super::state::{Heard, Mark, Noted, Source, Watched, path_mark};
 use super::stored::{Found, Listed};
 use super::{AllListed, DriftRefusal, Said};
 use crate::db::DbError;
@@ -23,6 +23,10 @@ const HOSTS: &str = "drift/host/";
 const ACTOR: &str = "drift";
 /// When the store could not be read the host is looked at again.
 const AGAIN_SECONDS: u64 = 60;
+/// Between two lines of a host's history about its standing, and between two asks of one generation.
+const PAUSE_SECONDS: u64 = 600;
+/// Between two reports of one agent: what it has to say takes it a look, and each is a commit of ours.
+const REPORTS_APART_SECONDS: u64 = 2;
 
 /// What the findings of a host come to now.
 #[derive(Default)]
@@ -109,6 +113,10 @@ impl Writer {
             }
             if said.sequence <= watched.sequence {
                 return Err(DriftRefusal::Replayed { last: watched.sequence, said: said.sequence }.into());
+            }
+            let since = watched.agent.as_ref().map_or(u64::MAX, |heard| now.abs_diff(heard.at));
+            if since < REPORTS_APART_SECONDS {
+                return Err(DriftRefusal::TooSoon { seconds: REPORTS_APART_SECONDS - since }.into());
             }
         }
         let heard = self.heard(&id, &watched, &said, batch, now)?;
@@ -252,7 +260,7 @@ impl Writer {
         let mut sum = summed(&before, &listed, &rules.rules, now);
         let has_looked = before.agent.is_some() || before.outside.is_some();
         let silent_at = silent_at(&before, &host, rules.pace.report_seconds, self.drift.started_at);
-        let after = Watched {
+        let mut after = Watched {
             drifted: has_looked.then_some(sum.findings > 0),
             silent: silent_at.is_some_and(|at| at <= now),
             findings: sum.findings,
@@ -260,20 +268,26 @@ impl Writer {
             marks: std::mem::take(&mut sum.marks).into(),
             ..Watched::clone(&before)
         };
-        let again = sum.again_at.into_iter().chain(silent_at.filter(|at| *at > now)).min();
-        self.drift.set_due(id, again);
-        self.note_standing(&before, &after, &sum, id, batch, now);
+        let noted_at = self.note_standing(&mut after, &sum, id, batch, now);
+        let asks_at = self.ask_is_put_off_to(id, &sum, &after, now);
+        let again = sum.again_at.into_iter().chain(silent_at.filter(|at| *at > now)).chain(noted_at).chain(asks_at);
+        self.drift.set_due(id, again.min());
         if !after.stands_as(&before) {
             self.keep_watched(id, after, batch);
         } else if after.marks != before.marks {
             self.drift.hosts.insert(id.to_string(), Arc::new(after));
             batch.drift.push(id.to_string());
         }
-        self.ask_or_withdraw(id, &sum, batch, now);
+        if asks_at.is_none() {
+            self.ask_or_withdraw(id, &sum, batch, now);
+        }
         listed.agent.found.len() + listed.outside.found.len()
     }
 
-    fn note_standing(&mut self, before: &Watched, after: &Watched, sum: &Sum, id: &str, batch: &mut Batch, now: u64) {
+    /// Writes a change of the standing into the history, once in a while at most; what holds still by then is written then.
+    /// The answer is when that is.
+    fn note_standing(&mut self, after: &mut Watched, sum: &Sum, id: &str, batch: &mut Batch, now: u64) -> Option<u64> {
+        let before = after.noted;
         let mut lines = Vec::new();
         match (before.silent, after.silent) {
             (false, true) => lines.push("silent: the installed agent reports no longer".to_string()),
@@ -292,11 +306,19 @@ impl Writer {
             }
             _ => {}
         }
+        if lines.is_empty() {
+            return None;
+        }
+        if is_within_pause(before.at, now) {
+            return Some(before.at.min(now) + PAUSE_SECONDS);
+        }
+        after.noted = Noted { drifted: after.drifted, silent: after.silent, at: now, ..before };
         for line in lines {
             if let Err(error) = self.note_drift(id, &line, ACTOR, batch, now) {
                 tracing::warn!(host = id, %error, line, "not in the host's history");
             }
         }
+        None
     }
 
     fn note_drift(
@@ -314,11 +336,19 @@ impl Writer {
         self.replace(view, &[entry], batch, now)
     }
 
+    /// When a host may ask that asked a moment ago: what asked is taken back at once, and so is asked for again only after a
+    /// pause, or a host whose findings come and go would write two lines for each report.
+    fn ask_is_put_off_to(&self, id: &str, sum: &Sum, after: &Watched, now: u64) -> Option<u64> {
+        let host = self.hosts.get(id).map(|view| &view.host)?;
+        let would_ask = sum.first_asking.is_some() && is_at_rest(host) && !asks_already(host);
+        let asked_at = after.noted.asked_at;
+        (would_ask && is_within_pause(asked_at, now)).then(|| asked_at.min(now) + PAUSE_SECONDS)
+    }
+
     /// A host asks once, and only from rest; what it asked for is taken back when nothing asks any more.
     fn ask_or_withdraw(&mut self, id: &str, sum: &Sum, batch: &mut Batch, now: u64) {
         let Some(host) = self.hosts.get(id).map(|view| &view.host) else { return };
-        let asks_already = host.asks.iter().any(|cause| cause.kind == CauseKind::Drift);
-        let is_at_rest = matches!(host.state, State::Ready { .. }) && host.order.is_none();
+        let (asks_already, is_at_rest) = (asks_already(host), is_at_rest(host));
         let event = match &sum.first_asking {
             Some((path, aspects)) if is_at_rest && !asks_already => {
                 let reason = judge::sentence(path, *aspects, sum.asking - 1);
@@ -330,8 +360,26 @@ impl Writer {
         // A protected host, say: its findings are shown, and it does not ask.
         if let Err(error) = self.host_event(id, &event, None, batch, now) {
             tracing::debug!(host = id, %error, "what drift says of this host was not taken");
+        } else if matches!(event, Event::Ask { .. })
+            && let Some(mut watched) = self.drift.hosts.get(id).map(|watched| Watched::clone(watched))
+        {
+            watched.noted.asked_at = now;
+            self.keep_watched(id, watched, batch);
         }
     }
+}
+
+/// A clock that was set back prolongs no pause beyond its length.
+fn is_within_pause(before: u64, now: u64) -> bool {
+    before != 0 && now.abs_diff(before) < PAUSE_SECONDS
+}
+
+fn asks_already(host: &Host) -> bool {
+    host.asks.iter().any(|cause| cause.kind == CauseKind::Drift)
+}
+
+fn is_at_rest(host: &Host) -> bool {
+    matches!(host.state, State::Ready { .. }) && host.order.is_none()
 }
 
 /// The number of the whole look that a report is of, by the server's own count: an agent that lost its state begins again at

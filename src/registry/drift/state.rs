@@ -56,6 +56,8 @@ pub struct Watched {
     /// Findings that the policy does not allow, with those that are not listed; and how many ask for a rebuild.
     pub findings: u64,
     pub asking: u64,
+    #[serde(default)]
+    pub noted: Noted,
     /// One for each listed finding that the policy does not allow; found anew after a start.
     #[serde(skip)]
     pub marks: Box<[Mark]>,
@@ -72,7 +74,7 @@ impl Watched {
 
     /// Whether what is stored of the judgement is the same.
     pub(super) fn stands_as(&self, other: &Watched) -> bool {
-        let stored = |one: &Watched| (one.drifted, one.silent, one.findings, one.asking);
+        let stored = |one: &Watched| (one.drifted, one.silent, one.findings, one.asking, one.noted);
         stored(self) == stored(other)
     }
 
@@ -82,6 +84,17 @@ impl Watched {
         let heard = Source::ALL.into_iter().filter_map(|source| Some((source, self.heard(source)?)));
         heard.max_by_key(|(_, heard)| heard.at)
     }
+}
+
+/// What the host's history says of its standing, so that a host that changes it with each report writes no more than a few
+/// lines an hour.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Noted {
+    pub drifted: Option<bool>,
+    pub silent: bool,
+    /// Unix seconds of the last line, and of the last ask; 0: none yet.
+    pub at: u64,
+    pub asked_at: u64,
 }
 
 /// The last report of one source.

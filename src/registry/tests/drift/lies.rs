@@ -94,3 +94,39 @@ fn an_agents_harmless_word_takes_nothing_from_what_was_seen_outside() {
     assert_eq!(judged.judged.left, Aspects::NONE.with(Aspect::Content).with(Aspect::Owner));
     assert_eq!(judged.found, &listed.outside.found[0], "the heavier one is shown");
 }
+
+/// A host whose findings come and go with each report writes some lines an hour; its standing is shown at once, and what
+/// holds still after the pause is in the history without another report.
+#[test]
+fn findings_that_come_and_go_do_not_fill_the_history() {
+    let mut story = Story::new(1);
+    story.rules(rebuild(0, 1));
+    story.enrol(0, KEY).unwrap();
+    let before = story.told(0).len();
+    for sequence in 1..=200 {
+        let found = if sequence % 2 == 1 { vec![swapped("/usr/bin/ssh", "trojan")] } else { Vec::new() };
+        story.reports(0, sequence, sequence, found).unwrap();
+        assert_eq!(story.standing(0).0, Some(sequence % 2 == 1), "it is shown at once");
+    }
+    let told = story.told(0);
+    assert!(told.len() - before <= 4, "{told:?}");
+    assert_eq!(told.last().unwrap(), "drift no longer asks for a rebuild");
+    story.restarts();
+    story.pass(600);
+    assert_eq!(story.told(0).last().unwrap(), "clean: nothing differs that the policy does not allow");
+    story.reports(0, 201, 201, vec![swapped("/usr/bin/ssh", "trojan")]).unwrap();
+    assert_eq!(story.host(0).asks.len(), 1, "and it asks again after the pause");
+}
+
+/// Each report is a commit: one that comes in the same moment as the one before is put off, the very same one is not.
+#[test]
+fn a_report_right_after_another_is_put_off() {
+    let mut story = Story::new(1);
+    story.enrol(0, KEY).unwrap();
+    let (first, second) = (story.report(0, 1, 1, Vec::new()), story.report(0, 2, 2, Vec::new()));
+    story.takes(0, KEY, first.clone()).unwrap();
+    assert!(matches!(refusal(story.takes_at_once(0, KEY, second.clone())), DriftRefusal::TooSoon { seconds: 2 }));
+    assert_eq!(story.takes_at_once(0, KEY, first).unwrap(), 1, "its answer was lost");
+    story.now += 2;
+    assert_eq!(story.takes_at_once(0, KEY, second).unwrap(), 2);
+}
