@@ -9,7 +9,7 @@ use super::listen::Peer;
 use super::problem::Problem;
 use super::{body, drift_image, said};
 use crate::clock;
-use crate::decide::host::Host;
+use crate::decide::host::{Host, VerifyNumber};
 use crate::registry::drift::DriftRefusal;
 use crate::registry::{HostView, RegistryError};
 use crate::wire::drift::{KeyTaken, NewKey, REPORT_BYTES_MAX, Received, Report, SIGNED_FOR, Signed, Terms};
@@ -120,9 +120,14 @@ pub async fn report(State(shared): State<Arc<Shared>>, request: Request) -> Resu
 ///
 /// # Errors
 /// As for a report.
-pub async fn report_from_outside(shared: &Arc<Shared>, view: &HostView, report: Report) -> Result<(), Problem> {
+pub async fn report_from_outside(
+    shared: &Arc<Shared>,
+    view: &HostView,
+    number: VerifyNumber,
+    report: Report,
+) -> Result<(), Problem> {
     compared_with_its_image(shared, view, &report).await?;
-    Ok(shared.registry.take_outside_report(&view.host.id, report).await?)
+    Ok(shared.registry.take_outside_report(&view.host.id, number, report).await?)
 }
 
 /// The host whose address asks.

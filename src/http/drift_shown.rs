@@ -5,11 +5,11 @@ use super::{Shared, drift_image};
 use crate::clock;
 use crate::decide::drift::effective::EXCEPTION;
 use crate::decide::drift::finding::Aspects;
-use crate::decide::drift::judge::{Judged, judge};
+use crate::decide::drift::judge::Judged;
 use crate::decide::drift::policy::{Rule, prunes, rule};
 use crate::decide::drift::{finding, path};
 use crate::registry::HostView;
-use crate::registry::drift::{AllListed, Found, Source, Watched};
+use crate::registry::drift::{AllListed, Found, JudgedPath, Source, Watched};
 use crate::wire::drift as drift_wire;
 use crate::wire::drift::CONTENT_BYTES_MAX;
 use crate::wire::operator_drift as wire;
@@ -65,9 +65,10 @@ pub(super) async fn shown(shared: &Arc<Shared>, view: &HostView) -> Result<wire:
     };
     let has_baseline = baseline.is_ok();
     let (mut found, mut accepted) = (Vec::new(), Vec::new());
-    for (source, one) in listed.found() {
-        let look = watched.as_ref().and_then(|watched| watched.heard(source)).map_or(0, |heard| heard.look);
-        let judged = judge(&rules.rules, one.path(), &one.known, look, now);
+    for at in listed.paths() {
+        let Some(JudgedPath { found: one, judged, .. }) = at.judged(watched.as_deref(), &rules.rules, now) else {
+            continue;
+        };
         if !judged.left.is_empty() {
             found.push(shown_finding(one, &judged));
         } else if judged.rule.is_some_and(|rule| rule.from.starts_with(EXCEPTION)) {
@@ -163,9 +164,15 @@ pub(super) async fn explained(shared: &Arc<Shared>, view: &HostView, at: &[u8]) 
     let host = &view.host;
     let now = clock::now();
     let listed = shared.registry.drift_listed(&host.id).await?;
-    let rules = shared.registry.read(|all| all.drift_rules(host, now));
-    let present = listed.found().find(|(_, found)| found.path() == at).map(|(_, found)| found.finding.clone());
-    let aspects = present.as_ref().map_or(Aspects::ALL, aspects_of);
+    let (rules, watched) =
+        shared.registry.read(|all| (all.drift_rules(host, now), all.drift().host(&host.id).cloned()));
+    let known = listed.paths().find(|known| known.path == at);
+    let heaviest = known.and_then(|known| known.judged(watched.as_deref(), &rules.rules, now));
+    let present = heaviest.map(|judged| judged.found.finding.clone());
+    let aspects = known.map_or(Aspects::ALL, |known| {
+        let both = known.agent.into_iter().chain(known.outside);
+        both.flat_map(|found| aspects_of(&found.finding).iter().collect::<Vec<_>>()).collect()
+    });
     let ruling = rule(&rules.rules, at, aspects, now);
     let decided = ruling.decided.iter().map(|(aspect, rule)| wire::Decided {
         aspect: aspect.word().to_string(),

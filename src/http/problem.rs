@@ -5,7 +5,7 @@ use crate::registry::drift::DriftRefusal;
 use crate::registry::requests::Proposal;
 use crate::wire::operator::Problem as Body;
 use axum::Json;
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 /// A status and a sentence.
@@ -13,11 +13,13 @@ use axum::response::{IntoResponse, Response};
 pub struct Problem {
     pub status: StatusCode,
     pub error: String,
+    /// Seconds.
+    pub retry_after: Option<u64>,
 }
 
 impl Problem {
     pub fn new(status: StatusCode, error: impl Into<String>) -> Problem {
-        Problem { status, error: error.into() }
+        Problem { status, error: error.into(), retry_after: None }
     }
 
     /// For the second person: what was proposed cannot be confirmed as things are now.
@@ -34,7 +36,11 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        (self.status, Json(Body { error: self.error })).into_response()
+        let mut answer = (self.status, Json(Body { error: self.error })).into_response();
+        if let Some(seconds) = self.retry_after {
+            answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        answer
     }
 }
 
@@ -58,13 +64,18 @@ impl From<RegistryError> for Problem {
             RegistryError::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             RegistryError::Store(_) | RegistryError::Busy => StatusCode::SERVICE_UNAVAILABLE,
         };
-        Problem::new(status, error.to_string())
+        let retry_after = match &error {
+            RegistryError::Drift(DriftRefusal::TooSoon { seconds }) => Some(*seconds),
+            _ => None,
+        };
+        Problem { retry_after, ..Problem::new(status, error.to_string()) }
     }
 }
 
 fn of_drift(refusal: &DriftRefusal) -> StatusCode {
     match refusal {
         DriftRefusal::WrongKey => StatusCode::UNAUTHORIZED,
+        DriftRefusal::TooSoon { .. } => StatusCode::TOO_MANY_REQUESTS,
         DriftRefusal::Meaning(_) => StatusCode::UNPROCESSABLE_ENTITY,
         DriftRefusal::NoException(_) => StatusCode::NOT_FOUND,
         DriftRefusal::NotBuilt

@@ -8,6 +8,7 @@ use super::listen::Peer;
 use super::problem::Problem;
 use super::{Shared, drift, said};
 use crate::decide::host::{Event, Host, Refusal, VerifyNumber, VerifyResult};
+use crate::registry::drift::FINDINGS_TOTAL_MAX;
 use crate::registry::{HostView, RegistryError};
 use crate::wire::agent::PROTOCOL;
 use crate::wire::drift::{FINDINGS_MAX, Report};
@@ -87,7 +88,7 @@ pub async fn report(
             tracing::warn!(host = id, %number, reason, "the disk could not be verified");
             VerifyResult::Failed { reason }
         }
-        VerifyOutcome::Looked { report } => looked(&shared, &view, report).await?,
+        VerifyOutcome::Looked { report } => looked(&shared, &view, number, report).await?,
     };
     let event = Event::VerifyReported { number, session_digest, result };
     match shared.registry.host_event(id, event).await {
@@ -119,7 +120,12 @@ fn standing(host: &Host, number: VerifyNumber, session_digest: &str) -> Standing
 }
 
 /// Takes what was seen into the host's drift, where its own agent's reports are.
-async fn looked(shared: &Arc<Shared>, view: &HostView, report: Report) -> Result<VerifyResult, Problem> {
+async fn looked(
+    shared: &Arc<Shared>,
+    view: &HostView,
+    number: VerifyNumber,
+    report: Report,
+) -> Result<VerifyResult, Problem> {
     let bad = |what: &str| Problem::new(StatusCode::BAD_REQUEST, format!("the report is not right: {what}"));
     let host = &view.host;
     if report.host != host.id || report.generation != host.reported_generation {
@@ -128,7 +134,7 @@ async fn looked(shared: &Arc<Shared>, view: &HostView, report: Report) -> Result
     if report.scan.kind != "outside" || report.same_as.is_some() || report.findings.len() > FINDINGS_MAX {
         return Err(bad("it is not one from outside"));
     }
-    let findings = report.findings_total.max(report.findings.len() as u64);
+    let findings = report.findings_total.min(FINDINGS_TOTAL_MAX).max(report.findings.len() as u64);
     let gaps = report.gaps.len() as u64;
     if report.baseline.is_empty() {
         // Of its files nothing is known, so it can neither clear the host nor take the place of a look that could.
@@ -137,6 +143,6 @@ async fn looked(shared: &Arc<Shared>, view: &HostView, report: Report) -> Result
             reason: format!("{findings} differences outside of file systems; {reason}"),
         });
     }
-    drift::report_from_outside(shared, view, report).await?;
+    drift::report_from_outside(shared, view, number, report).await?;
     Ok(VerifyResult::Compared { findings, gaps })
 }

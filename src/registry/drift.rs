@@ -14,6 +14,7 @@
 mod breaker;
 mod due;
 pub mod exceptions;
+mod listed;
 mod outside;
 mod report;
 mod rules;
@@ -23,13 +24,15 @@ mod stored;
 mod top;
 
 pub use exceptions::{Exception, Exceptions, NewException};
-pub use said::Said;
+pub use listed::{AllListed, AtPath, JudgedPath};
+pub use said::{FINDINGS_TOTAL_MAX, Said};
 pub use state::{Heard, Source, Watched};
 pub use stored::{Found, Listed};
 pub use top::Counted;
 
 use super::writer::{Batch, Writer};
 use super::{Command, Registry, RegistryError, Reply};
+use crate::decide::host::VerifyNumber;
 use crate::wire::drift::Report;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -58,6 +61,8 @@ pub enum DriftRefusal {
     Replayed { last: u64, said: u64 },
     #[error("the findings of report {said} are not known here: send all of them")]
     NotKept { said: u64 },
+    #[error("the report before it came a moment ago: say this one again in {seconds} s")]
+    TooSoon { seconds: u64 },
     #[error("the report is not right: {0}")]
     Meaning(String),
     #[error("there are {0} exceptions; take some away first")]
@@ -99,24 +104,6 @@ pub enum DriftCommand {
         host: String,
         reply: Reply<AllListed>,
     },
-}
-
-/// What was listed of a host, by its own agent and from outside.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct AllListed {
-    pub agent: Arc<Listed>,
-    pub outside: Arc<Listed>,
-}
-
-impl AllListed {
-    /// All findings, each with the one who saw it. At a path that both list it is the agent's that counts: it is the newer
-    /// word, and no less of a finding.
-    pub fn found(&self) -> impl Iterator<Item = (Source, &Found)> {
-        let paths: std::collections::HashSet<&[u8]> = self.agent.found.iter().map(Found::path).collect();
-        let outside = self.outside.found.iter().filter(move |found| !paths.contains(found.path()));
-        let agent = self.agent.found.iter().map(|found| (Source::Agent, found));
-        agent.chain(outside.map(|found| (Source::Outside, found)))
-    }
 }
 
 /// As readers see it: what lies in the store, no more.
@@ -175,13 +162,20 @@ impl Registry {
         self.ask_drift(|reply| DriftCommand::Report { host: host.to_string(), said, reply }).await
     }
 
-    /// Takes what the deploy environment saw on the host's disk; that it was this host's agent session the caller has
-    /// checked, and that it compared with the baseline of what the host runs.
+    /// Takes what the deploy environment saw on the host's disk in this verification; that it was this host's agent session
+    /// the caller has checked, and that it compared with the baseline of what the host runs. Said again for the same
+    /// verification (the answer was lost, or what follows could not be written) it is the same look.
     ///
     /// # Errors
     /// [`DriftRefusal`].
-    pub async fn take_outside_report(&self, host: &str, report: Report) -> Result<(), RegistryError> {
-        let said = Box::new(Said::of(report, Source::Outside).map_err(DriftRefusal::Meaning)?);
+    pub async fn take_outside_report(
+        &self,
+        host: &str,
+        verification: VerifyNumber,
+        report: Report,
+    ) -> Result<(), RegistryError> {
+        let said = Said::of(report, Source::Outside).map_err(DriftRefusal::Meaning)?;
+        let said = Box::new(Said { verification: Some(verification.0), ..said });
         self.ask_drift(|reply| DriftCommand::Report { host: host.to_string(), said, reply }).await.map(drop)
     }
 

@@ -143,7 +143,8 @@ pub struct Report {
 pub struct Scan {
     /// `full`, `metadata`, `events`, or `outside` (from the deploy environment).
     pub kind: String,
-    /// Looks of the whole tree so far in this generation: what a quorum counts.
+    /// Looks of the whole tree so far in this generation. Another number than before is another look; it is the server that
+    /// counts them for a quorum.
     pub number: u64,
     pub began: u64,
     pub ended: u64,

@@ -60,6 +60,8 @@ enum Voice {
 pub(super) enum Sent {
     /// All is told. True: the terms changed meanwhile.
     All { terms_changed: bool },
+    /// One is told, and the next waits: a server takes two in a row only with a pause between them.
+    More,
     /// The server knows it otherwise: terms are to be asked for before anything else is sent.
     Refused(AskError),
     /// Later.
@@ -228,6 +230,9 @@ impl Reporter {
                     self.took(state, Some(&signed));
                     self.queue.remove(state, number);
                     terms_changed |= self.note(&received);
+                    if self.has_to_send() {
+                        return Sent::More;
+                    }
                 }
                 Err(error) if error.is_passing() => return Sent::Away(error),
                 Err(error) => {

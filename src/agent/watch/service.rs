@@ -24,6 +24,10 @@ const TERMS_SECONDS: u64 = 3600;
 const MUTE_SECONDS: u64 = 600;
 /// And so often while there is nothing to compare with: a baseline is being made.
 const NO_BASELINE_SECONDS: u64 = 120;
+/// Between two reports: the server refuses one that comes sooner than two seconds after the one before.
+const APART_SECONDS: u64 = 3;
+/// Turns of `--once`: ten reports that waited, its own, and some that came too soon.
+const ONCE_ASKED_MAX: usize = 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
@@ -117,14 +121,24 @@ impl Service<'_> {
         }
         let report = self.report();
         self.note_status();
-        match self.reporter.send(&self.state, &self.server) {
-            Sent::All { .. } => {}
-            Sent::Refused(error) | Sent::Away(error) => return Err(WatchError::Report(error)),
+        let mut is_told = !self.reporter.has_to_send();
+        for _ in 0..ONCE_ASKED_MAX {
+            let sent = if is_told {
+                self.reporter.heartbeat(&self.state, &self.server, report.clone())
+            } else {
+                self.reporter.send(&self.state, &self.server)
+            };
+            match sent {
+                Sent::All { .. } if is_told => return Ok(()),
+                Sent::All { .. } => is_told = true,
+                Sent::More => {}
+                // Another report came a moment ago.
+                Sent::Away(error) if error.status() == Some(429) => {}
+                Sent::Refused(error) | Sent::Away(error) => return Err(WatchError::Report(error)),
+            }
+            std::thread::sleep(Duration::from_secs(APART_SECONDS));
         }
-        match self.reporter.heartbeat(&self.state, &self.server, report) {
-            Sent::All { .. } => Ok(()),
-            Sent::Refused(error) | Sent::Away(error) => Err(WatchError::Report(error)),
-        }
+        Err(WatchError::Mute("the server takes no more reports for now".to_string()))
     }
 
     /// The server may be away for long: what it said last holds until it says otherwise.
@@ -272,6 +286,10 @@ impl Service<'_> {
                 if terms_changed {
                     self.terms_at = clock::instant();
                 }
+            }
+            Sent::More => {
+                self.untold = 0;
+                self.send_at = clock::instant() + Duration::from_secs(APART_SECONDS);
             }
             Sent::Away(error) => self.retry(&error),
             Sent::Refused(error) => {

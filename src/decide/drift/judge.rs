@@ -1,7 +1,7 @@
 //! What the findings of one host come to, now: which ask for a rebuild, which will, which are only reported.
 //!
 //! A finding is as old as the server's own knowledge of it: a host's clock proves nothing. A quorum counts looks of the
-//! whole tree by the number that the host's agent gives them, which only rises. Both are kept for each aspect, so that a
+//! whole tree by the server's own count of them, which only rises. Both are kept for each aspect, so that a
 //! file whose mode has long been another does not make its content, swapped just now, a finding of old.
 
 use super::finding::{Aspect, Aspects};

@@ -35,7 +35,7 @@ impl Writer {
         let has = |host: &Watched| host.marks.iter().any(|known| known.path == mark);
         let (id, _) = hosts.iter().find(|(_, host)| has(host))?;
         let listed = self.all_listed(id).ok()?;
-        let found = listed.found().map(|(_, found)| found.path()).find(|path| path_mark(path) == mark);
+        let found = listed.paths().map(|at| at.path).find(|path| path_mark(path) == mark);
         found.map(<[u8]>::to_vec)
     }
 }

@@ -15,9 +15,13 @@ impl Writer {
         self.judge_due(batch, now);
     }
 
+    pub(super) fn is_clock_held(&self) -> bool {
+        self.clock.is_some_and(|clock| clock.held.is_some())
+    }
+
     pub(super) fn judge_due(&mut self, batch: &mut Batch, now: u64) {
         // A clock that jumped ends no grace and makes nobody late, until a person has looked at it.
-        if self.clock.is_some_and(|clock| clock.held.is_some()) {
+        if self.is_clock_held() {
             return;
         }
         let mut findings = 0;

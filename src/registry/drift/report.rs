@@ -1,12 +1,13 @@
 //! Reports and keys in the writer, and what a host's findings come to.
 
-use super::state::{Heard, Mark, Source, Watched, path_mark};
+use super::listed::JudgedPath;
+use super::state::{Heard, Mark, Noted, Source, Watched, path_mark};
 use super::stored::{Found, Listed};
 use super::{AllListed, DriftRefusal, Said};
 use crate::db::DbError;
 use crate::decide::cause::{Cause, CauseKind};
 use crate::decide::drift::finding::Aspects;
-use crate::decide::drift::judge::{self, Verdict, judge, known};
+use crate::decide::drift::judge::{self, Verdict, known};
 use crate::decide::drift::path;
 use crate::decide::drift::policy::Rule;
 use crate::decide::host::{Entry, Event, Host, State};
@@ -22,6 +23,10 @@ const HOSTS: &str = "drift/host/";
 const ACTOR: &str = "drift";
 /// When the store could not be read the host is looked at again.
 const AGAIN_SECONDS: u64 = 60;
+/// Between two lines of a host's history about its standing, and between two asks of one generation.
+const PAUSE_SECONDS: u64 = 600;
+/// Between two reports of one agent: what it has to say takes it a look, and each is a commit of ours.
+const REPORTS_APART_SECONDS: u64 = 2;
 
 /// What the findings of a host come to now.
 #[derive(Default)]
@@ -109,6 +114,10 @@ impl Writer {
             if said.sequence <= watched.sequence {
                 return Err(DriftRefusal::Replayed { last: watched.sequence, said: said.sequence }.into());
             }
+            let since = watched.agent.as_ref().map_or(u64::MAX, |heard| now.abs_diff(heard.at));
+            if since < REPORTS_APART_SECONDS {
+                return Err(DriftRefusal::TooSoon { seconds: REPORTS_APART_SECONDS - since }.into());
+            }
         }
         let heard = self.heard(&id, &watched, &said, batch, now)?;
         match said.source {
@@ -120,7 +129,12 @@ impl Writer {
         }
         let sequence = watched.sequence;
         self.keep_watched(&id, watched, batch);
-        self.judge_drift(&id, batch, now);
+        if self.is_clock_held() {
+            // A clock that jumped ends no grace, by a report no more than by a tick.
+            self.drift.set_due(&id, Some(now));
+        } else {
+            self.judge_drift(&id, batch, now);
+        }
         Ok(sequence)
     }
 
@@ -134,11 +148,7 @@ impl Writer {
         now: u64,
     ) -> Result<Heard, RegistryError> {
         let before = watched.heard(said.source);
-        let look = match said.source {
-            Source::Agent => said.scan.number.max(before.map_or(0, |heard| heard.look)),
-            // Each look from outside is one of the whole tree.
-            Source::Outside => before.map_or(0, |heard| heard.look) + 1,
-        };
+        let look = look_of(before, said);
         let former = self.listed(id, said.source)?;
         let (found, listed_in, total) = match (said.same_as, before) {
             (Some(number), Some(before)) if before.listed_in == number => (former.found.clone(), number, before.total),
@@ -151,7 +161,8 @@ impl Writer {
             chunks = self.put_listed(id, said.source, listed, chunks, batch)?;
         }
         let scan = said.scan.clone();
-        Ok(Heard { at: now, listed_in, scan, look, gaps: said.gaps_total, total, chunks })
+        let verification = said.verification;
+        Ok(Heard { at: now, listed_in, scan, look, verification, gaps: said.gaps_total, total, chunks })
     }
 
     fn put_listed(
@@ -249,7 +260,7 @@ impl Writer {
         let mut sum = summed(&before, &listed, &rules.rules, now);
         let has_looked = before.agent.is_some() || before.outside.is_some();
         let silent_at = silent_at(&before, &host, rules.pace.report_seconds, self.drift.started_at);
-        let after = Watched {
+        let mut after = Watched {
             drifted: has_looked.then_some(sum.findings > 0),
             silent: silent_at.is_some_and(|at| at <= now),
             findings: sum.findings,
@@ -257,20 +268,26 @@ impl Writer {
             marks: std::mem::take(&mut sum.marks).into(),
             ..Watched::clone(&before)
         };
-        let again = sum.again_at.into_iter().chain(silent_at.filter(|at| *at > now)).min();
-        self.drift.set_due(id, again);
-        self.note_standing(&before, &after, &sum, id, batch, now);
+        let noted_at = self.note_standing(&mut after, &sum, id, batch, now);
+        let asks_at = self.ask_is_put_off_to(id, &sum, &after, now);
+        let again = sum.again_at.into_iter().chain(silent_at.filter(|at| *at > now)).chain(noted_at).chain(asks_at);
+        self.drift.set_due(id, again.min());
         if !after.stands_as(&before) {
             self.keep_watched(id, after, batch);
         } else if after.marks != before.marks {
             self.drift.hosts.insert(id.to_string(), Arc::new(after));
             batch.drift.push(id.to_string());
         }
-        self.ask_or_withdraw(id, &sum, batch, now);
+        if asks_at.is_none() {
+            self.ask_or_withdraw(id, &sum, batch, now);
+        }
         listed.agent.found.len() + listed.outside.found.len()
     }
 
-    fn note_standing(&mut self, before: &Watched, after: &Watched, sum: &Sum, id: &str, batch: &mut Batch, now: u64) {
+    /// Writes a change of the standing into the history, once in a while at most; what holds still by then is written then.
+    /// The answer is when that is.
+    fn note_standing(&mut self, after: &mut Watched, sum: &Sum, id: &str, batch: &mut Batch, now: u64) -> Option<u64> {
+        let before = after.noted;
         let mut lines = Vec::new();
         match (before.silent, after.silent) {
             (false, true) => lines.push("silent: the installed agent reports no longer".to_string()),
@@ -289,11 +306,19 @@ impl Writer {
             }
             _ => {}
         }
+        if lines.is_empty() {
+            return None;
+        }
+        if is_within_pause(before.at, now) {
+            return Some(before.at.min(now) + PAUSE_SECONDS);
+        }
+        after.noted = Noted { drifted: after.drifted, silent: after.silent, at: now, ..before };
         for line in lines {
             if let Err(error) = self.note_drift(id, &line, ACTOR, batch, now) {
                 tracing::warn!(host = id, %error, line, "not in the host's history");
             }
         }
+        None
     }
 
     fn note_drift(
@@ -311,11 +336,19 @@ impl Writer {
         self.replace(view, &[entry], batch, now)
     }
 
+    /// When a host may ask that asked a moment ago: what asked is taken back at once, and so is asked for again only after a
+    /// pause, or a host whose findings come and go would write two lines for each report.
+    fn ask_is_put_off_to(&self, id: &str, sum: &Sum, after: &Watched, now: u64) -> Option<u64> {
+        let host = self.hosts.get(id).map(|view| &view.host)?;
+        let would_ask = sum.first_asking.is_some() && is_at_rest(host) && !asks_already(host);
+        let asked_at = after.noted.asked_at;
+        (would_ask && is_within_pause(asked_at, now)).then(|| asked_at.min(now) + PAUSE_SECONDS)
+    }
+
     /// A host asks once, and only from rest; what it asked for is taken back when nothing asks any more.
     fn ask_or_withdraw(&mut self, id: &str, sum: &Sum, batch: &mut Batch, now: u64) {
         let Some(host) = self.hosts.get(id).map(|view| &view.host) else { return };
-        let asks_already = host.asks.iter().any(|cause| cause.kind == CauseKind::Drift);
-        let is_at_rest = matches!(host.state, State::Ready { .. }) && host.order.is_none();
+        let (asks_already, is_at_rest) = (asks_already(host), is_at_rest(host));
         let event = match &sum.first_asking {
             Some((path, aspects)) if is_at_rest && !asks_already => {
                 let reason = judge::sentence(path, *aspects, sum.asking - 1);
@@ -327,8 +360,38 @@ impl Writer {
         // A protected host, say: its findings are shown, and it does not ask.
         if let Err(error) = self.host_event(id, &event, None, batch, now) {
             tracing::debug!(host = id, %error, "what drift says of this host was not taken");
+        } else if matches!(event, Event::Ask { .. })
+            && let Some(mut watched) = self.drift.hosts.get(id).map(|watched| Watched::clone(watched))
+        {
+            watched.noted.asked_at = now;
+            self.keep_watched(id, watched, batch);
         }
     }
+}
+
+/// A clock that was set back prolongs no pause beyond its length.
+fn is_within_pause(before: u64, now: u64) -> bool {
+    before != 0 && now.abs_diff(before) < PAUSE_SECONDS
+}
+
+fn asks_already(host: &Host) -> bool {
+    host.asks.iter().any(|cause| cause.kind == CauseKind::Drift)
+}
+
+fn is_at_rest(host: &Host) -> bool {
+    matches!(host.state, State::Ready { .. }) && host.order.is_none()
+}
+
+/// The number of the whole look that a report is of, by the server's own count: an agent that lost its state begins again at
+/// 1, and one that lies says any number; a quorum must neither stand still nor jump by it. One report is one more look at
+/// most, and one verification is one look, however often its machine has to say what it saw.
+fn look_of(before: Option<&Heard>, said: &Said) -> u64 {
+    let Some(before) = before else { return 1 };
+    let is_another = match said.source {
+        Source::Agent => before.scan.number != said.scan.number,
+        Source::Outside => before.verification != said.verification,
+    };
+    before.look.saturating_add(u64::from(is_another))
 }
 
 /// When an agent that reported once is late; only of a host that should run.
@@ -366,36 +429,30 @@ fn merged(before: &[Found], said: &[(Finding, Aspects)], look: u64, now: u64) ->
 
 fn summed(watched: &Watched, listed: &AllListed, rules: &[Rule], now: u64) -> Sum {
     let mut sum = Sum::default();
-    for (source, found) in listed.found() {
-        let look = watched.heard(source).map_or(0, |heard| heard.look);
-        let judged = judge(rules, found.path(), &found.known, look, now);
+    for at in listed.paths() {
+        let Some(JudgedPath { found, judged, again_at }) = at.judged(Some(watched), rules, now) else { continue };
         if judged.left.is_empty() {
             continue;
         }
         sum.findings += 1;
-        let it = || Some((found.path().to_vec(), judged.left));
+        let it = || Some((at.path.to_vec(), judged.left));
         sum.first = sum.first.take().or_else(it);
-        match judged.verdict {
-            Verdict::Asks => {
-                sum.asking += 1;
-                sum.first_asking = sum.first_asking.take().or_else(it);
-            }
-            Verdict::Later { at: Some(at), .. } => {
-                sum.again_at = Some(sum.again_at.map_or(at, |again| again.min(at)));
-            }
-            Verdict::Later { at: None, .. } | Verdict::Reported | Verdict::Allowed => {}
-        }
         let asks = judged.verdict == Verdict::Asks;
+        if asks {
+            sum.asking += 1;
+            sum.first_asking = sum.first_asking.take().or_else(it);
+        }
+        sum.again_at = sum.again_at.into_iter().chain(again_at).min();
         let content = content_mark(found.finding.seen.as_ref());
-        sum.marks.push(Mark { path: path_mark(found.path()), content, aspects: judged.left, asks });
+        sum.marks.push(Mark { path: path_mark(at.path), content, aspects: judged.left, asks });
     }
     // A rule that ends matters only where it might have let something be.
-    if listed.found().next().is_some() {
+    if listed.paths().next().is_some() {
         sum.again_at = sum.again_at.into_iter().chain(judge::next_end(rules, now)).min();
     }
     for (heard, listed) in [(&watched.agent, &listed.agent), (&watched.outside, &listed.outside)] {
         let total = heard.as_ref().map_or(0, |heard| heard.total);
-        sum.findings += total.saturating_sub(listed.found.len() as u64);
+        sum.findings = sum.findings.saturating_add(total.saturating_sub(listed.found.len() as u64));
     }
     sum
 }

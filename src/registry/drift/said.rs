@@ -11,12 +11,17 @@ use std::cmp::Ordering;
 const GAPS_MAX: usize = 200;
 const REASON_BYTES_MAX: usize = 200;
 const KIND_BYTES_MAX: usize = 20;
+/// More findings than any tree of a host has files: what is said beyond it is a lie, and must wrap no sum (over two lists,
+/// over the hosts of a fleet).
+pub const FINDINGS_TOTAL_MAX: u64 = 1 << 32;
 const OUTSIDE: &str = "outside";
 
 /// A report whose words mean something.
 #[derive(Debug, Clone)]
 pub struct Said {
     pub source: Source,
+    /// Number of the verification that a look from outside is for.
+    pub verification: Option<u64>,
     /// The agent's key that signed it, and the digest of what was signed.
     pub key: Option<[u8; 32]>,
     pub digest: [u8; 32],
@@ -51,6 +56,7 @@ impl Said {
         let reason = |gap: Gap| Gap { reason: line(&gap.reason, REASON_BYTES_MAX), ..gap };
         Ok(Said {
             source,
+            verification: None,
             key: None,
             digest: [0; 32],
             generation: report.generation,
@@ -59,7 +65,7 @@ impl Said {
             gaps: report.gaps.into_iter().take(GAPS_MAX).map(reason).collect(),
             gaps_total,
             same_as: report.same_as,
-            total: report.findings_total.max(listed) - nothing,
+            total: report.findings_total.min(FINDINGS_TOTAL_MAX).max(listed) - nothing,
             findings,
         })
     }
@@ -143,6 +149,10 @@ mod tests {
         assert!(refused(report(many.clone())).contains("501 findings"));
         let counted = Report { findings_total: 1_000_000, ..report(many[..FINDINGS_MAX].to_vec()) };
         assert_eq!(Said::of(counted, Source::Agent).unwrap().total, 1_000_000);
+        let lies = Report { findings_total: u64::MAX, ..report(vec![link(b"/a", b"t")]) };
+        assert_eq!(Said::of(lies, Source::Agent).unwrap().total, FINDINGS_TOTAL_MAX);
+        let less = Report { findings_total: 0, ..report(vec![link(b"/a", b"t")]) };
+        assert_eq!(Said::of(less, Source::Agent).unwrap().total, 1, "no less than it lists");
         assert!(refused(report(vec![link(b"/b", b"t"), link(b"/a", b"t")])).contains("order of their paths"));
         assert!(refused(report(vec![link(b"/a", b"t"), link(b"/a", b"u")])).contains("each once"));
         assert!(refused(report(vec![link(b"etc\n", b"t")])).contains("absolute path"));

@@ -56,6 +56,8 @@ pub struct Watched {
     /// Findings that the policy does not allow, with those that are not listed; and how many ask for a rebuild.
     pub findings: u64,
     pub asking: u64,
+    #[serde(default)]
+    pub noted: Noted,
     /// One for each listed finding that the policy does not allow; found anew after a start.
     #[serde(skip)]
     pub marks: Box<[Mark]>,
@@ -72,7 +74,7 @@ impl Watched {
 
     /// Whether what is stored of the judgement is the same.
     pub(super) fn stands_as(&self, other: &Watched) -> bool {
-        let stored = |one: &Watched| (one.drifted, one.silent, one.findings, one.asking);
+        let stored = |one: &Watched| (one.drifted, one.silent, one.findings, one.asking, one.noted);
         stored(self) == stored(other)
     }
 
@@ -84,6 +86,17 @@ impl Watched {
     }
 }
 
+/// What the host's history says of its standing, so that a host that changes it with each report writes no more than a few
+/// lines an hour.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Noted {
+    pub drifted: Option<bool>,
+    pub silent: bool,
+    /// Unix seconds of the last line, and of the last ask; 0: none yet.
+    pub at: u64,
+    pub asked_at: u64,
+}
+
 /// The last report of one source.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Heard {
@@ -92,8 +105,11 @@ pub struct Heard {
     /// Number of the report that listed the findings.
     pub listed_in: u64,
     pub scan: Scan,
-    /// Looks of the whole tree so far, as a quorum counts them: a number that only rises.
+    /// Looks of the whole tree so far, as a quorum counts them: the server's own count, which only rises.
     pub look: u64,
+    /// Number of the verification that it came with, of a look from outside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<u64>,
     pub gaps: u64,
     /// Findings in all, also those that were too many to be listed.
     pub total: u64,

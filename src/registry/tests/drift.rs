@@ -1,5 +1,6 @@
 //! From a report to a rebuilt host, in the real writer on the real store, with a clock of the test's own.
 
+mod lies;
 mod verify;
 
 use super::*;
@@ -170,15 +171,22 @@ impl Story {
     }
 
     fn takes(&mut self, number: u16, key: [u8; 32], report: Report) -> Result<u64, RegistryError> {
+        // An agent that is right leaves a pause between two reports.
+        self.now += 2;
+        self.takes_at_once(number, key, report)
+    }
+
+    fn takes_at_once(&mut self, number: u16, key: [u8; 32], report: Report) -> Result<u64, RegistryError> {
         let digest = *blake3::hash(&serde_json::to_vec(&report).unwrap()).as_bytes();
         let said = Said { key: Some(key), digest, ..Said::of(report, Source::Agent).unwrap() };
         self.drift(|reply| DriftCommand::Report { host: id(number), said: Box::new(said), reply })
     }
 
-    fn sees_outside(&mut self, number: u16, findings: Vec<Finding>) {
+    fn sees_outside(&mut self, number: u16, verification: u64, findings: Vec<Finding>) {
         let mut report = self.report(number, 0, 0, findings);
         report.scan.kind = "outside".into();
-        let said = Box::new(Said::of(report, Source::Outside).unwrap());
+        let said = Said::of(report, Source::Outside).unwrap();
+        let said = Box::new(Said { verification: Some(verification), ..said });
         self.drift(|reply| DriftCommand::Report { host: id(number), said, reply }).unwrap();
     }
 
@@ -295,6 +303,7 @@ fn an_ask_is_withdrawn_when_the_host_is_clean_or_the_policy_lets_it_be() {
     story.enrol(0, KEY).unwrap();
     story.reports(0, 1, 1, vec![swapped("/usr/bin/ssh", "trojan")]).unwrap();
     assert_eq!(story.host(0).asks.len(), 1, "it waits for the schedule to be looked at");
+    story.now += 600;
     story.reports(0, 2, 1, Vec::new()).unwrap();
     assert!(story.host(0).asks.is_empty());
     let lines = story.told(0);
@@ -380,7 +389,7 @@ fn a_host_that_stops_reporting_is_silent_and_a_server_that_was_off_makes_nobody_
         story.enrol(number, KEY).unwrap();
         story.reports(number, 1, 1, Vec::new()).unwrap();
     }
-    story.pass(3 * HOUR - 1);
+    story.pass(3 * HOUR - 5);
     story.reports(1, 2, 1, Vec::new()).unwrap();
     assert!(!story.is_silent(0));
     story.pass(1);
@@ -393,6 +402,7 @@ fn a_host_that_stops_reporting_is_silent_and_a_server_that_was_off_makes_nobody_
     story.restarts();
     story.pass(3 * HOUR);
     assert!(story.is_silent(0));
+    story.pass(600);
     story.reports(0, 2, 1, Vec::new()).unwrap();
     assert!(!story.is_silent(0));
     assert_eq!(story.told(0).last().unwrap(), "the installed agent reports again");
@@ -405,16 +415,16 @@ fn what_was_seen_from_outside_stays_until_it_is_looked_at_from_outside_again() {
     story.rules(rebuild(0, 1));
     story.enrol(0, KEY).unwrap();
     story.reports(0, 1, 1, vec![swapped("/etc/motd", "hello")]).unwrap();
-    story.sees_outside(0, vec![swapped("/etc/motd", "hello"), swapped("/usr/bin/ssh", "trojan")]);
+    story.sees_outside(0, 1, vec![swapped("/etc/motd", "hello"), swapped("/usr/bin/ssh", "trojan")]);
     assert_eq!(story.standing(0), (Some(true), 2, 1));
     story.reports(0, 2, 2, Vec::new()).unwrap();
     story.restarts();
     story.pass(0);
     assert_eq!(story.standing(0), (Some(true), 2, 1), "{:?}", story.listed(0));
     let mut story_of_another = Story::new(1);
-    story_of_another.sees_outside(0, vec![swapped("/etc/motd", "hello")]);
+    story_of_another.sees_outside(0, 1, vec![swapped("/etc/motd", "hello")]);
     assert_eq!(story_of_another.standing(0), (Some(true), 1, 0), "no agent is needed for it");
-    story_of_another.sees_outside(0, Vec::new());
+    story_of_another.sees_outside(0, 2, Vec::new());
     assert_eq!(story_of_another.standing(0), (Some(false), 0, 0));
 }
 
