@@ -181,8 +181,8 @@ fn change_by_hand(lab: &Lab) -> Vec<String> {
     let bytes = std::fs::read(&deb).unwrap();
     let hex: String = bytes.iter().map(|byte| format!("\\\\x{byte:02x}")).collect();
     for command in [
-        &format!("printf '%b' {hex} > /run/user/$(id -u)/hot-fix.deb")[..],
-        "sudo cp /run/user/$(id -u)/hot-fix.deb /run/ && sudo apt-get install --yes /run/hot-fix.deb",
+        &format!("printf '%b' {hex} | sudo tee /run/hot-fix.deb >/dev/null")[..],
+        "sudo apt-get install --yes /run/hot-fix.deb",
         "echo 'PermitRootLogin yes' | sudo tee -a /etc/ssh/sshd_config",
         "sudo cp -p /usr/bin/who /run/who && printf X | sudo dd of=/usr/bin/who bs=1 seek=9000 conv=notrunc",
         "sudo touch -r /run/who /usr/bin/who",

@@ -136,7 +136,7 @@ impl Service<'_> {
                 Sent::Away(error) if error.status() == Some(429) => {}
                 Sent::Refused(error) | Sent::Away(error) => return Err(WatchError::Report(error)),
             }
-            std::thread::sleep(Duration::from_secs(APART_SECONDS));
+            clock::sleep(Duration::from_secs(APART_SECONDS));
         }
         Err(WatchError::Mute("the server takes no more reports for now".to_string()))
     }
