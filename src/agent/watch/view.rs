@@ -41,6 +41,8 @@ impl View {
 
     /// After a look at some places: what was known of them is over, what was found there holds.
     pub(super) fn merge(&mut self, looked_at: &BTreeMap<Vec<u8>, Depth>, summary: Summary) {
+        // What did not fit into the summary; the view is not cut, or it would not be merged.
+        let cut = summary.findings_total.saturating_sub(summary.findings.len() as u64);
         let is_of = |path: &PathText| covers(looked_at, &path.0);
         let before: BTreeMap<PathText, u64> =
             self.findings.iter().map(|finding| (finding.path.clone(), finding.first_seen)).collect();
@@ -54,7 +56,6 @@ impl View {
         self.findings.dedup_by(|a, b| a.path == b.path);
         self.gaps.extend(summary.gaps);
         self.gaps.sort_by(|a, b| path::order(&a.path.0, &b.path.0));
-        let cut = summary.findings_total.saturating_sub(self.findings.len() as u64);
         self.findings_total = self.findings.len() as u64 + cut;
         self.findings.truncate(FINDINGS_MAX);
         // Of the whole tree are its number, how many paths it has and since when all content is known.
@@ -166,6 +167,16 @@ mod tests {
         assert_eq!((view.findings_total(), view.is_cut()), (4, false));
         view.replace("metadata", summary(&[("/d/n", 12)]));
         assert_eq!(view.findings()[0].first_seen, 9, "an event showed it before the state knew it");
+    }
+
+    /// What did not fit into one look is counted, however many findings the view has.
+    #[test]
+    fn what_did_not_fit_a_look_at_changes_is_counted() {
+        let mut view = View::default();
+        view.replace("full", summary(&[("/a", 5), ("/b", 5), ("/c", 5)]));
+        let looked_at = [(b"/d".to_vec(), Depth::AllUnder)].into();
+        view.merge(&looked_at, Summary { findings_total: 4, ..summary(&[("/d/x", 9), ("/d/y", 9)]) });
+        assert_eq!((view.findings_total(), view.findings().len(), view.is_cut()), (7, 5, true));
     }
 
     #[test]
