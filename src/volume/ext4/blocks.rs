@@ -91,6 +91,7 @@ impl<R: Read + Seek> Blocks<R> {
     /// A block of the journal itself: never replaced by what the journal says.
     pub fn raw(&mut self, number: u64) -> Result<Vec<u8>, Fault> {
         self.check(number, 1)?;
+        self.charge(self.block_bytes())?;
         let mut bytes = vec![0; self.block_bytes as usize];
         self.device.seek(SeekFrom::Start(number * self.block_bytes()))?;
         self.device.read_exact(&mut bytes)?;

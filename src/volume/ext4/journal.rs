@@ -137,7 +137,14 @@ impl Journal {
                     self.tags(&block, at, sequence, &mut tags)?;
                     step += (tags.len() - before) as u32;
                 }
-                REVOKE if self.tail_is_right(&block)? => open_revoked.extend(self.revoked(&block)?),
+                REVOKE if self.tail_is_right(&block)? => {
+                    // What lies outside is never asked for.
+                    let count = blocks.count();
+                    open_revoked.extend(self.revoked(&block)?.into_iter().filter(|target| *target < count));
+                    if open_revoked.len() + revoked.len() > BLOCKS_MAX {
+                        return Err(Fault::TooMuch("its journal revokes more blocks than it has".to_owned()));
+                    }
+                }
                 COMMIT if self.commit_is_right(&block)? => {
                     open_revoked.drain(..).for_each(|target| {
                         revoked.insert(target, sequence);
@@ -240,5 +247,49 @@ impl Journal {
     fn commit_is_right(&self, block: &[u8]) -> Result<bool, Fault> {
         let Some(seed) = self.seed else { return Ok(true) };
         Ok(crc32c(seed, &[&block[..0x10], &[0; 4], &block[0x14..]]) == be32(block, 0x10)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Cursor;
+
+    /// A device that says it is an ext4 of 64 blocks of 4 KiB, with this in block 5.
+    fn blocks(block: &[u8]) -> Blocks<Cursor<Vec<u8>>> {
+        let mut device = vec![0; 64 << 12];
+        device[5 << 12..][..block.len()].copy_from_slice(block);
+        Blocks::new(Cursor::new(device), &Superblock::of_size(64, 4096))
+    }
+
+    /// All of whose blocks lie in one.
+    fn journal(length: u32) -> Journal {
+        Journal { places: vec![5; length as usize], first: 1, length, incompat: 0, seed: None }
+    }
+
+    fn revocations(targets: impl IntoIterator<Item = u32>) -> Vec<u8> {
+        let targets: Vec<u8> = targets.into_iter().flat_map(u32::to_be_bytes).collect();
+        let words = [MAGIC, REVOKE, 7, 16 + targets.len() as u32];
+        [words.into_iter().flat_map(u32::to_be_bytes).collect(), targets].concat()
+    }
+
+    /// Bad input: a journal that revokes without an end, in a transaction that is never finished.
+    #[test]
+    fn a_journal_that_revokes_without_an_end_is_too_much() {
+        let mut hostile = blocks(&revocations([0; 1020]));
+        let length = (BLOCKS_MAX / 1020 + 3) as u32;
+        assert!(matches!(journal(length).replay(&mut hostile, 1, 7), Err(Fault::TooMuch(_))));
+        let mut outside = blocks(&revocations([64; 1020]));
+        assert!(journal(length).replay(&mut outside, 1, 7).unwrap().is_empty(), "what lies outside takes no memory");
+    }
+
+    /// Bad input: reads of the journal are counted as all others are.
+    #[test]
+    fn reading_a_journal_has_a_budget() {
+        let mut all = blocks(&[]);
+        let budget = (64u64 << 12) * 8 + (1 << 30);
+        all.charge(budget - 4096).unwrap();
+        all.raw(5).unwrap();
+        assert!(matches!(all.raw(5), Err(Fault::TooMuch(_))));
     }
 }

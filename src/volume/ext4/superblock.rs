@@ -46,6 +46,29 @@ pub(super) struct Superblock {
 }
 
 impl Superblock {
+    /// One that has nothing but a size.
+    #[cfg(test)]
+    pub fn of_size(blocks: u64, block_bytes: u32) -> Superblock {
+        Superblock {
+            block_bytes,
+            blocks,
+            inodes: 16,
+            inode_bytes: 256,
+            journal_inode: 0,
+            needs_recovery: false,
+            checksum_seed: None,
+            first_data_block: 0,
+            blocks_per_group: 32768,
+            inodes_per_group: 16,
+            descriptor_bytes: 32,
+            is_64bit: false,
+            first_meta_group: None,
+            compat: 0,
+            ro_compat: 0,
+            backup_groups: [0; 2],
+        }
+    }
+
     pub fn read(device: &mut (impl Read + Seek)) -> Result<Superblock, Fault> {
         let mut bytes = [0; 1024];
         device.seek(SeekFrom::Start(OFFSET_BYTES))?;
