@@ -20,6 +20,24 @@ const ALL_BYTES_MAX: usize = 224 << 10;
 /// Names and values.
 type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
+/// Those of one file, so far.
+#[derive(Debug, Default)]
+struct Collected {
+    all: Xattrs,
+    bytes: usize,
+}
+
+impl Collected {
+    fn add(&mut self, name: Vec<u8>, value: Vec<u8>) -> Result<(), Fault> {
+        self.bytes += name.len() + value.len();
+        if self.bytes > ALL_BYTES_MAX {
+            return Err(Fault::TooMuch(format!("more than {ALL_BYTES_MAX} bytes of extended attributes")));
+        }
+        self.all.push((name, value));
+        Ok(())
+    }
+}
+
 /// One attribute as stored.
 struct Entry<'a> {
     index: u8,
@@ -35,7 +53,7 @@ pub(super) fn read<R: Read + Seek>(
     superblock: &Superblock,
     inode: &Inode,
 ) -> Result<Xattrs, Fault> {
-    let mut all = Vec::new();
+    let mut all = Collected::default();
     if let Some(area) = inside(inode)? {
         collect(blocks, superblock, area, area, &mut all)?;
     }
@@ -48,12 +66,8 @@ pub(super) fn read<R: Read + Seek>(
         let entries = block.get(BLOCK_HEADER_BYTES..).unwrap_or_default();
         collect(blocks, superblock, entries, &block, &mut all)?;
     }
-    all.sort_unstable();
-    let bytes: usize = all.iter().map(|(name, value)| name.len() + value.len()).sum();
-    if bytes > ALL_BYTES_MAX {
-        return Err(Fault::TooMuch(format!("{bytes} bytes of extended attributes")));
-    }
-    Ok(all)
+    all.all.sort_unstable();
+    Ok(all.all)
 }
 
 /// What of an inline file does not fit into the block map's place: the value of `system.data`, which nobody is shown.
@@ -110,7 +124,7 @@ fn collect<R: Read + Seek>(
     superblock: &Superblock,
     area: &[u8],
     values: &[u8],
-    all: &mut Xattrs,
+    all: &mut Collected,
 ) -> Result<(), Fault> {
     for entry in entries(area)? {
         let Some(name) = full_name(&entry) else { continue };
@@ -131,7 +145,7 @@ fn collect<R: Read + Seek>(
             (_, b"security.capability") => capability(value),
             _ => value,
         };
-        all.push((name, value));
+        all.add(name, value)?;
     }
     Ok(())
 }
@@ -160,4 +174,19 @@ fn capability(value: Vec<u8>) -> Vec<u8> {
     let mut shorter = vec![value[0] & 1, 0, 0, 2];
     shorter.extend_from_slice(&value[4..20]);
     shorter
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bad input: an inode whose thousand attributes are each the same large inode.
+    #[test]
+    fn attributes_are_too_much_as_soon_as_they_are() {
+        let mut all = Collected::default();
+        all.add(b"user.a".to_vec(), vec![0; ALL_BYTES_MAX - 12]).unwrap();
+        all.add(b"user.b".to_vec(), Vec::new()).unwrap();
+        assert!(matches!(all.add(b"user.c".to_vec(), vec![0]), Err(Fault::TooMuch(_))));
+        assert_eq!(all.all.len(), 2, "it is not kept");
+    }
 }
