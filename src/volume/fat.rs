@@ -4,6 +4,8 @@
 use std::collections::VecDeque;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 mod lookup;
 
@@ -16,6 +18,8 @@ use crate::decide::drift::path;
 /// A firmware's or loader's partition has some hundred.
 const ENTRIES_MAX: usize = 200_000;
 const DEPTH_MAX: usize = 64;
+/// Of all paths. Deep directories with long names would make gigabytes of the entries that are allowed.
+const PATHS_BYTES_MAX: usize = 64 << 20;
 
 /// Options of a mount that show in what `stat` tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,14 +62,17 @@ impl Options {
 /// What fatfs reads: bounded, since a chain of clusters can run in a circle.
 struct Bounded<R> {
     section: Section<R>,
-    budget_bytes: u64,
+    /// What may be read yet, by all that share it.
+    budget_bytes: Arc<AtomicU64>,
 }
 
 impl<R: Read + Seek> Read for Bounded<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         // A read costs something, so that endless reads of nothing end too.
         let cost = (out.len() as u64).max(32);
-        self.budget_bytes = self.budget_bytes.checked_sub(cost).ok_or(io::ErrorKind::FileTooLarge)?;
+        let spend = |left: u64| left.checked_sub(cost);
+        let spent = self.budget_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend);
+        spent.map_err(|_| io::ErrorKind::FileTooLarge)?;
         self.section.read(out)
     }
 }
@@ -105,12 +112,13 @@ impl<R: Read + Seek> Fat<R> {
     /// # Errors
     /// It is no FAT, or a damaged one.
     pub fn open(device: R, options: Options) -> Result<Fat<R>, VolumeError> {
-        let bounded = bounded(device)?;
+        let bounded = bounded(device, None)?;
         let listed = caught(|| {
             let files = fatfs::FileSystem::new(bounded, fatfs::FsOptions::new())?;
-            let mut all = vec![found(b"/".to_vec(), Kind::Directory, 0, &options, false)];
-            list(&files.root_dir(), b"/", 0, &options, &mut all)?;
-            Ok((files, all))
+            let mut listing = Listing { options, all: Vec::new(), paths_bytes: 0 };
+            listing.add(found(b"/".to_vec(), Kind::Directory, 0, &options, false))?;
+            list(&files.root_dir(), b"/", 0, &mut listing)?;
+            Ok((files, listing.all))
         });
         let (files, mut all) = listed?;
         all.sort_by(|a, b| path::order(&a.path, &b.path));
@@ -141,9 +149,11 @@ impl<R: Read + Seek> Fat<R> {
     }
 }
 
-fn bounded<R: Read + Seek>(mut device: R) -> Result<Bounded<R>, Fault> {
+/// `budget_bytes`: what others have left; `None`: a new one.
+fn bounded<R: Read + Seek>(mut device: R, budget_bytes: Option<Arc<AtomicU64>>) -> Result<Bounded<R>, Fault> {
     let length = device.seek(SeekFrom::End(0)).map_err(Fault::Io)?;
-    let budget_bytes = length.saturating_mul(64).saturating_add(1 << 30);
+    let new = || Arc::new(AtomicU64::new(length.saturating_mul(64).saturating_add(1 << 30)));
+    let budget_bytes = budget_bytes.unwrap_or_else(new);
     Ok(Bounded { section: Section::new(device, 0, length), budget_bytes })
 }
 
@@ -153,12 +163,32 @@ fn caught<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
     done.unwrap_or_else(|_| Fault::damaged("the FAT reader gave up on it"))
 }
 
+/// What was found so far.
+struct Listing {
+    options: Options,
+    all: Vec<Found>,
+    paths_bytes: usize,
+}
+
+impl Listing {
+    fn add(&mut self, found: Found) -> Result<(), Fault> {
+        self.paths_bytes += found.path.len();
+        if self.paths_bytes > PATHS_BYTES_MAX {
+            return Err(Fault::TooMuch(format!("more than {PATHS_BYTES_MAX} bytes of paths on a FAT")));
+        }
+        if self.all.len() >= ENTRIES_MAX {
+            return Err(Fault::TooMuch(format!("more than {ENTRIES_MAX} files on a FAT")));
+        }
+        self.all.push(found);
+        Ok(())
+    }
+}
+
 fn list<R: Read + Seek>(
     directory: &fatfs::Dir<'_, Bounded<R>>,
     above: &[u8],
     depth: usize,
-    options: &Options,
-    all: &mut Vec<Found>,
+    listing: &mut Listing,
 ) -> Result<(), Fault> {
     if depth > DEPTH_MAX {
         return Err(Fault::TooMuch(format!("more than {DEPTH_MAX} directories within each other")));
@@ -180,12 +210,9 @@ fn list<R: Read + Seek>(
         let path = [above, separator, name.as_bytes()].concat();
         let kind = if entry.is_dir() { Kind::Directory } else { Kind::File { bytes: entry.len(), digest: None } };
         let is_read_only = entry.is_file() && entry.attributes().contains(fatfs::FileAttributes::READ_ONLY);
-        all.push(found(path.clone(), kind, seconds(entry.modified()), options, is_read_only));
-        if all.len() > ENTRIES_MAX {
-            return Err(Fault::TooMuch(format!("more than {ENTRIES_MAX} files on a FAT")));
-        }
+        listing.add(found(path.clone(), kind, seconds(entry.modified()), &listing.options, is_read_only))?;
         if entry.is_dir() {
-            list(&entry.to_dir(), &path, depth + 1, options, all)?;
+            list(&entry.to_dir(), &path, depth + 1, listing)?;
         }
     }
     Ok(())
@@ -248,5 +275,31 @@ impl<R: Read + Seek> Tree for Fat<R> {
 
     fn find(&mut self, path: &[u8]) -> Result<Option<Found>, VolumeError> {
         Ok(self.all.iter().find(|found| found.path == path).cloned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bad input: 200,000 entries in deep directories with long names.
+    #[test]
+    fn paths_have_a_bound_of_bytes() {
+        let options = Options::default();
+        let mut listing = Listing { options, all: Vec::new(), paths_bytes: PATHS_BYTES_MAX - 2 };
+        let file = || found(b"/a".to_vec(), Kind::Directory, 0, &options, false);
+        listing.add(file()).unwrap();
+        assert!(matches!(listing.add(file()), Err(Fault::TooMuch(_))));
+        assert_eq!(listing.all.len(), 1);
+    }
+
+    /// Bad input: many readers of one file system, each of which begins anew.
+    #[test]
+    fn who_shares_a_budget_spends_it_together() {
+        let device = || io::Cursor::new(vec![0u8; 4096]);
+        let budget = Arc::new(AtomicU64::new(150));
+        let read = || bounded(device(), Some(Arc::clone(&budget))).unwrap().read(&mut [0; 100]);
+        assert_eq!(read().unwrap(), 100);
+        assert_eq!(read().unwrap_err().kind(), io::ErrorKind::FileTooLarge);
     }
 }

@@ -3,6 +3,8 @@
 //! fatfs keeps references that no other thread may have, so nothing of it is kept.
 
 use std::io::{Read, Seek, SeekFrom};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use super::{Fat, Options, caught, found};
 use crate::decide::drift::finding::Kind;
@@ -16,6 +18,8 @@ pub struct FatLookup<R> {
     options: Options,
     /// In the order of paths.
     all: Vec<Found>,
+    /// Of all reads: each opens the file system anew.
+    budget_bytes: Arc<AtomicU64>,
 }
 
 impl<R: Read + Seek + Clone> FatLookup<R> {
@@ -23,7 +27,8 @@ impl<R: Read + Seek + Clone> FatLookup<R> {
     /// It is no FAT, or a damaged one.
     pub fn open(device: R, options: Options) -> Result<FatLookup<R>, VolumeError> {
         let all = Fat::open(device.clone(), options)?.all;
-        Ok(FatLookup { device, options, all })
+        let budget_bytes = super::bounded(device.clone(), None).map_err(|fault| fault.at(b"/"))?.budget_bytes;
+        Ok(FatLookup { device, options, all, budget_bytes })
     }
 
     fn numbered(&self, number: u64, path: &[u8]) -> Result<Found, VolumeError> {
@@ -34,7 +39,7 @@ impl<R: Read + Seek + Clone> FatLookup<R> {
     fn read_from(&self, path: &[u8], bytes: u64, offset_bytes: u64, out: &mut [u8]) -> Result<usize, Fault> {
         let left = usize::try_from(bytes.saturating_sub(offset_bytes)).unwrap_or(usize::MAX).min(out.len());
         let name = std::str::from_utf8(path).unwrap_or_default().trim_start_matches('/');
-        let bounded = super::bounded(self.device.clone())?;
+        let bounded = super::bounded(self.device.clone(), Some(Arc::clone(&self.budget_bytes)))?;
         caught(|| {
             let files = fatfs::FileSystem::new(bounded, fatfs::FsOptions::new())?;
             let mut file = files.root_dir().open_file(name)?;
