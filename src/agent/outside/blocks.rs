@@ -205,8 +205,7 @@ impl Look<'_> {
     fn zone(&mut self, name: &str, ranges: &[Range<u64>]) -> Result<(), WriteError> {
         let (mut wanted, mut got) = (blake3::Hasher::new(), blake3::Hasher::new());
         let mut bytes = 0;
-        for range in ranges {
-            bytes += range.end - range.start;
+        'compared: for range in ranges {
             for piece in pieces(self.job, range) {
                 self.job.go_on()?;
                 let expected = match piece.digest {
@@ -217,8 +216,10 @@ impl Look<'_> {
                 let mut seen = vec![0; (piece.range.end - piece.range.start) as usize];
                 if let Err(error) = self.read(piece.range.start, &mut seen) {
                     self.gap(name, &format!("{} (at byte {})", unreadable(&error), piece.range.start));
-                    return Ok(());
+                    // What differs in front of it is told all the same.
+                    break 'compared;
                 }
+                bytes += piece.range.end - piece.range.start;
                 wanted.update(&expected);
                 got.update(&manifest::digest(&seen));
             }
