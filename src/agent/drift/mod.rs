@@ -29,5 +29,5 @@ mod rows;
 mod walk;
 
 pub use live::LiveTree;
-pub use scan::{Found, Look, Reach, Scan, ScanError, Spots, Summary};
+pub use scan::{Found, Look, Reach, Scan, ScanError, Spots, Summary, more_gaps};
 pub use tree::{Content, Identity, Names, Seen, Tree};

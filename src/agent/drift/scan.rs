@@ -99,6 +99,20 @@ pub enum ScanError {
     Baseline(#[from] BaselineError),
 }
 
+/// The last gap that is listed where there is no room for all of them; `None`: there is.
+pub fn more_gaps(count: u64, since: UnixSeconds) -> Option<words::Gap> {
+    let reason = format!("and {count} more places were not looked at");
+    (count > 0).then(|| words::Gap { path: words::PathText(b"/".to_vec()), reason, since })
+}
+
+impl Summary {
+    /// Gaps that are not among [`Summary::gaps`].
+    #[must_use]
+    pub fn gaps_left_out(&self) -> u64 {
+        self.gaps_total.saturating_sub(self.gaps.len() as u64)
+    }
+}
+
 impl Spots {
     /// A place that is there already keeps the longer reach.
     pub fn add(&mut self, path: &[u8], reach: Reach) {
@@ -192,7 +206,10 @@ impl<T: Tree> Scan<'_, T> {
         for volume in &baseline.header.volumes {
             if let Known::Not { reason } = &volume.known {
                 let place = volume.mounted_at.clone().unwrap_or_else(|| format!("partition {}", volume.partition));
-                judge.gap(place.as_bytes(), reason, self.now);
+                // A look at some places says nothing of the others.
+                if self.spots().is_none_or(|spots| spots.wants(place.as_bytes())) {
+                    judge.gap(place.as_bytes(), reason, self.now);
+                }
             }
         }
         let prunes = |directory: &[u8]| {

@@ -10,7 +10,7 @@ use super::kernel::Mounted;
 use super::table;
 use super::tree::{Files, OutsideTree, Volume};
 use crate::agent::drift::scan::{Look, Scan, ScanError};
-use crate::agent::drift::{LiveTree, state};
+use crate::agent::drift::{LiveTree, Summary, more_gaps, state};
 use crate::agent::write::{Job, WriteError};
 use crate::causes;
 use crate::clock;
@@ -28,6 +28,8 @@ use crate::wire::manifest::WINDOW_BYTES;
 const FSTAB_BYTES_MAX: usize = 64 << 10;
 /// Gaps of a report, with those of the scan.
 const GAPS_MAX: usize = 200;
+/// Of the disk's own, so that those of its files have room: a hostile table has thousands of partitions.
+const GAPS_OF_DISK_MAX: usize = 50;
 
 /// Why nothing can be said of a disk.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +69,7 @@ pub(in crate::agent) fn look(job: &Job, disk: &ReadOnlyDisk, means: &Means<'_>) 
         let reason = format!("its files are not compared: {}", means.terms.reason);
         looked.gaps.insert(0, (b"/".to_vec(), reason));
         let scan = words::Scan { kind: "outside".to_owned(), began, ended: clock::now(), ..words::Scan::default() };
-        return Ok(report(means, scan, joined(Vec::new(), 0, Vec::new(), looked, &rules, began)));
+        return Ok(report(means, scan, joined(Summary::default(), looked, &rules, began)));
     };
     let reader = baseline::Reader::new(again(file)?)?;
     let looked = blocks::look(job, disk, &reader.header.volumes)?;
@@ -84,10 +86,11 @@ pub(in crate::agent) fn look(job: &Job, disk: &ReadOnlyDisk, means: &Means<'_>) 
     let mut summary = scan.run(reader, None, &mut state::Writer::none(), &mut |_| ())?;
     "outside".clone_into(&mut summary.scan.kind);
     summary.scan.read_bytes += looked.read_bytes;
-    let found = joined(summary.findings, summary.findings_total, summary.gaps, looked, &rules, began);
+    let scan = summary.scan.clone();
+    let found = joined(summary, looked, &rules, began);
     drop(tree);
     drop(opened.mounted);
-    Ok(report(means, words::Scan { ended: clock::now(), ..summary.scan }, found))
+    Ok(report(means, words::Scan { ended: clock::now(), ..scan }, found))
 }
 
 fn again(mut file: &File) -> Result<std::io::BufReader<&File>, BaselineError> {
@@ -199,14 +202,9 @@ struct All {
 }
 
 /// Those of the disk among those of its files, by path. The disk's own are few and come in, whatever else there is.
-fn joined(
-    mut findings: Vec<words::Finding>,
-    mut findings_total: u64,
-    gaps: Vec<Gap>,
-    looked: Looked,
-    rules: &[Rule],
-    now: u64,
-) -> All {
+fn joined(summary: Summary, looked: Looked, rules: &[Rule], now: u64) -> All {
+    let mut gaps_left_out = summary.gaps_left_out();
+    let Summary { mut findings, mut findings_total, gaps, .. } = summary;
     let of_disk = looked.findings.iter().filter(|finding| !left(rules, finding, now).is_empty());
     let of_disk: Vec<words::Finding> = of_disk.map(|finding| to_words(finding, now)).collect();
     findings_total += of_disk.len() as u64;
@@ -218,10 +216,14 @@ fn joined(
         reason: reason.chars().take(200).collect(),
         since: now,
     };
-    let mut all: Vec<Gap> = looked.gaps.into_iter().map(gap).collect();
+    gaps_left_out += looked.gaps.len().saturating_sub(GAPS_OF_DISK_MAX) as u64;
+    let mut all: Vec<Gap> = looked.gaps.into_iter().take(GAPS_OF_DISK_MAX).map(gap).collect();
     all.extend(gaps);
-    all.truncate(GAPS_MAX);
+    // The last one says how many more there are.
+    gaps_left_out += all.len().saturating_sub(GAPS_MAX - 1) as u64;
+    all.truncate(GAPS_MAX - 1);
     all.sort_by(|a, b| path::order(&a.path.0, &b.path.0));
+    all.extend(more_gaps(gaps_left_out, now));
     All { findings, findings_total, gaps: all }
 }
 
@@ -253,5 +255,23 @@ fn report(means: &Means<'_>, scan: words::Scan, all: All) -> Report {
         same_as: None,
         findings: all.findings,
         findings_total: all.findings_total,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bad input: a table of thousands of partitions that no image has.
+    #[test]
+    fn gaps_of_the_disk_leave_room_for_those_of_its_files_and_the_rest_is_counted() {
+        let gaps = (0..3000).map(|number| (format!("/.regild/disk/{number}").into_bytes(), "r".to_owned())).collect();
+        let looked = Looked { gaps, ..Looked::default() };
+        let of_files = Gap { path: PathText(b"/srv".to_vec()), reason: "busy".to_owned(), since: 1 };
+        let summary = Summary { gaps: vec![of_files.clone()], gaps_total: 8, ..Summary::default() };
+        let all = joined(summary, looked, &[], 1).gaps;
+        assert_eq!(all.len(), GAPS_OF_DISK_MAX + 2);
+        assert!(all.contains(&of_files));
+        assert_eq!(all[GAPS_OF_DISK_MAX + 1].reason, "and 2957 more places were not looked at");
     }
 }

@@ -241,13 +241,10 @@ impl Reader {
         directory: Handle,
         name: &[u8],
     ) -> io::Result<Option<(Vec<u8>, Depth)>> {
-        let of_directory = |kinds: u64| mask & libc::FAN_ONDIR != 0 && mask & kinds != 0;
-        let moved = of_directory(libc::FAN_MOVED_FROM | libc::FAN_MOVED_TO);
-        // What was removed and made again under the same name: by now nothing tells where the events of what was in it
-        // belong, since the old directory's handle is stale.
-        let whole = moved || of_directory(libc::FAN_CREATE | libc::FAN_DELETE);
-        if moved {
-            // Whatever is in it is called otherwise now, also when the next lines cannot tell what.
+        const MOVED: u64 = libc::FAN_MOVED_FROM | libc::FAN_MOVED_TO;
+        let of_directory = if mask & libc::FAN_ONDIR != 0 { mask } else { 0 };
+        if of_directory & MOVED != 0 {
+            // Whatever is in it is called otherwise now.
             self.known.clear();
         }
         let decision = match self.known.get(&directory) {
@@ -270,7 +267,9 @@ impl Reader {
             }
             path.extend_from_slice(name);
         }
-        let depth = if whole { Depth::AllUnder } else { Depth::Itself };
+        // Of one that came or went, what happened within may have no name any more: its handles are stale.
+        let is_whole = of_directory & (MOVED | libc::FAN_CREATE | libc::FAN_DELETE) != 0;
+        let depth = if is_whole { Depth::AllUnder } else { Depth::Itself };
         Ok(Some((path, depth)))
     }
 }
@@ -332,5 +331,32 @@ mod tests {
             let mut state = shared.state();
             assert_eq!((state.dirty.take(), state.overflows), (Changes::Everything, 1));
         }
+    }
+
+    /// Removed and made again, a directory has another handle: what happened in the first one cannot be named.
+    #[test]
+    fn a_directory_that_comes_or_goes_is_looked_at_with_all_under_it() {
+        let scope = Scope {
+            root: "/".into(),
+            mounts: Vec::new(),
+            rules: Arc::default(),
+            own: "/var/lib/regild-agent".into(),
+            now: 0,
+        };
+        let covered = Covered { scope, mounts: Vec::new() };
+        let handle = || Handle { fsid: [0; 8], kind: 1, bytes: vec![1] };
+        let known = HashMap::from([(handle(), Decision::At(b"/etc".to_vec()))]);
+        let mut reader = Reader { known, ..Reader::default() };
+        let mut depth = |mask| reader.change(&covered, mask, handle(), b"x").unwrap();
+        for (mask, wanted) in [
+            (libc::FAN_DELETE | libc::FAN_CREATE | libc::FAN_ONDIR, Depth::AllUnder),
+            (libc::FAN_DELETE | libc::FAN_ONDIR, Depth::AllUnder),
+            (libc::FAN_ATTRIB | libc::FAN_ONDIR, Depth::Itself),
+            (libc::FAN_DELETE | libc::FAN_CREATE, Depth::Itself),
+        ] {
+            assert_eq!(depth(mask), Some((b"/etc/x".to_vec(), wanted)), "{mask:#x}");
+        }
+        // Moved, nothing is called as it was; here no file system is covered, so nobody asks.
+        assert_eq!(depth(libc::FAN_MOVED_FROM | libc::FAN_ONDIR), None);
     }
 }

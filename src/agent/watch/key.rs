@@ -62,14 +62,17 @@ pub(super) struct Number {
 
 impl HostKey {
     /// The key of this host and generation: the one that is kept, or a new one. One that cannot be written down is
-    /// none: the server takes one key for a generation, and it would be lost with this process.
+    /// none: the server takes one key for a generation, and it would be lost with this process. For the same reason one
+    /// that cannot be read just now is not replaced; only what never will be a key is.
     ///
     /// # Errors
     /// What the state directory says.
     pub(super) fn of(state: &StateDir, host: &str, generation: u64) -> io::Result<HostKey> {
-        // A file that cannot be read now is not one that is missing: a new key in its place would make the host mute.
-        let kept = state.read(KEY, KEY_BYTES_MAX)?;
-        let kept: Option<Kept> = kept.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let text = match state.read(KEY, KEY_BYTES_MAX) {
+            Err(error) if error.kind() == io::ErrorKind::FileTooLarge => None,
+            read => read?,
+        };
+        let kept = text.and_then(|text| serde_json::from_slice::<Kept>(&text).ok());
         let kept = kept.filter(|kept| kept.host == host && kept.generation == generation);
         let secret = match kept.and_then(|kept| manifest::from_hex(&kept.secret)) {
             Some(secret) => secret,
@@ -120,7 +123,11 @@ impl HostKey {
     fn open_numbers(&mut self, state: &StateDir) {
         let path = state.file(NUMBERS);
         let open = || OpenOptions::new().read(true).write(true).open(&path);
-        let opened = open().or_else(|_| {
+        let opened = open().or_else(|error| {
+            // What cannot be opened just now still holds the numbers.
+            if error.kind() != io::ErrorKind::NotFound {
+                return Err(error);
+            }
             // Its blocks are taken now, and overwritten later.
             state.write(NUMBERS, &[0xff; 2 * SLOT_BYTES as usize])?;
             open()
@@ -189,6 +196,21 @@ mod tests {
         assert_ne!(HostKey::of(&state, "g", 2).unwrap().public_hex(), second.public_hex());
         use std::os::unix::fs::PermissionsExt;
         assert_eq!(std::fs::metadata(scratch.path().join(KEY)).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    /// A read error is not a missing key: what was kept is the only key that the server takes.
+    #[test]
+    fn a_key_that_cannot_be_read_is_not_replaced() {
+        let (scratch, state) = state();
+        let first = HostKey::of(&state, "h", 1).unwrap();
+        let (path, aside) = (scratch.path().join(KEY), scratch.path().join("aside"));
+        std::fs::rename(&path, &aside).unwrap();
+        // Opening it fails for everyone, root as well.
+        std::os::unix::fs::symlink(KEY, &path).unwrap();
+        assert!(HostKey::of(&state, "h", 1).is_err());
+        assert!(std::fs::symlink_metadata(&path).unwrap().is_symlink(), "nothing is written over it");
+        std::fs::rename(&aside, &path).unwrap();
+        assert_eq!(HostKey::of(&state, "h", 1).unwrap().public_hex(), first.public_hex());
     }
 
     #[test]

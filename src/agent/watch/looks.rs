@@ -68,6 +68,8 @@ pub(super) struct Looks {
 struct Compared {
     digest: String,
     path: PathBuf,
+    /// Digest of the policy, as the server names it.
+    policy: String,
     rules: Arc<Vec<Rule>>,
     /// Where the image's volumes are mounted.
     mounts: Vec<Vec<u8>>,
@@ -118,20 +120,25 @@ impl Looks {
             self.everything_wanted = true;
             self.everything_not_before = clock::instant();
         }
+        // A report names baseline and policy: what was seen by others must not be told as if it were by these.
+        let is_named_so = |known: &Compared| known.digest == digest && known.policy == agreed.terms.policy;
+        if !self.baseline.as_ref().is_some_and(is_named_so) {
+            self.forget_view();
+        }
         let mut mounts = vec![b"/".to_vec()];
         let volumes = terms::volumes(&baseline).map_err(|error| LookError::Baseline(baseline.clone(), error))?;
         let mounted = volumes.into_iter().filter_map(|volume| volume.mounted_at);
         mounts.extend(mounted.map(String::into_bytes).filter(|path| path != b"/"));
         let cycle_seconds = agreed.terms.cycle_seconds;
-        self.baseline = Some(Compared { digest, path: baseline, rules: Arc::new(rules), mounts, cycle_seconds });
+        let (policy, rules) = (agreed.terms.policy.clone(), Arc::new(rules));
+        self.baseline = Some(Compared { digest, path: baseline, policy, rules, mounts, cycle_seconds });
         Ok(())
     }
 
     /// There is nothing to compare with any more.
     pub(super) fn forget_baseline(&mut self) {
         self.baseline = None;
-        self.has_looked = false;
-        self.everything_wanted = true;
+        self.forget_view();
     }
 
     pub(super) fn has_baseline(&self) -> bool {
@@ -198,6 +205,12 @@ impl Looks {
         let Watching::Events(watch) = &self.watching else { return Ok(false) };
         // Before everything was looked at once, a report of what changed would say that nothing else differs.
         if self.baseline.is_none() || !self.has_looked || clock::instant() < self.changes_not_before {
+            return Ok(false);
+        }
+        if !self.has_looked {
+            // Half a view would make the server forget what it knows; the look at everything sees these as well.
+            watch.clear();
+            self.everything_wanted = true;
             return Ok(false);
         }
         let changed = match watch.take_ripe(settle) {
@@ -309,6 +322,11 @@ impl Looks {
     /// A generation is a system of its own: what was known of the one before is nothing.
     pub(super) fn forget(&mut self, state: &StateDir) {
         let _ = fs::remove_file(state.file(SCAN_STATE));
+        self.forget_view();
+    }
+
+    /// What differs is not known until everything was looked at.
+    fn forget_view(&mut self) {
         self.view = View::default();
         self.has_looked = false;
         self.everything_wanted = true;

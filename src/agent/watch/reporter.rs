@@ -125,7 +125,9 @@ impl Reporter {
         let is_new = self.told.as_ref().is_some_and(|told| told.generation != terms.generation);
         self.voice = match HostKey::of(state, &terms.host, terms.generation) {
             Ok(key) => Voice::Key(Box::new(key)),
-            Err(error) => Voice::None(format!("the host's key cannot be kept in {}: {error}", state.path().display())),
+            Err(error) => {
+                Voice::None(format!("the host's key cannot be read or kept in {}: {error}", state.path().display()))
+            }
         };
         self.taken = 0;
         // Reports of another generation speak of a system that is gone.

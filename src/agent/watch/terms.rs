@@ -17,6 +17,7 @@ const TERMS: &str = "terms.json";
 const BASELINE: &str = "baseline-";
 const HOST_BYTES_MAX: usize = 256;
 const RULES_MAX: usize = 10_000;
+const SEQUENCE_MAX: u64 = 1 << 63;
 /// Whatever a server says: no busy loop, and no year without a look.
 const SCAN_SECONDS: (u64, u64) = (10, 7 * 86_400);
 const CYCLE_SECONDS: (u64, u64) = (600, 60 * 86_400);
@@ -56,6 +57,10 @@ impl Agreed {
         }
         if terms.baseline.as_ref().is_some_and(|digest| manifest::from_hex(digest).is_none()) {
             return nonsense("what it calls a baseline is no digest".to_string());
+        }
+        // Numbers only grow: one near the end of u64 would leave none for the host.
+        if terms.sequence > SEQUENCE_MAX {
+            return nonsense(format!("report number {}; at most {SEQUENCE_MAX}", terms.sequence));
         }
         if terms.rules.len() > RULES_MAX {
             return nonsense(format!("{} rules; at most {RULES_MAX}", terms.rules.len()));
@@ -180,6 +185,8 @@ mod tests {
         let sleepy = Terms { scan_seconds: u64::MAX, report_seconds: u64::MAX, ..terms("[]") };
         assert_eq!(Agreed::new(sleepy).unwrap().terms.scan_seconds, 7 * 86_400);
         assert!(Agreed::new(Terms { host: "x".repeat(300), ..terms("[]") }).is_err());
+        assert!(Agreed::new(Terms { sequence: SEQUENCE_MAX + 1, ..terms("[]") }).is_err());
+        assert!(Agreed::new(Terms { sequence: SEQUENCE_MAX, ..terms("[]") }).is_ok());
         assert!(Agreed::new(Terms { baseline: Some("../../etc/passwd".into()), ..terms("[]") }).is_err());
     }
 

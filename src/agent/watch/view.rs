@@ -1,7 +1,7 @@
 //! What differs now, as far as it was seen: all of it after a look at the whole tree, and what changed since.
 
 use super::dirty::Depth;
-use crate::agent::drift::{Reach, Spots, Summary};
+use crate::agent::drift::{Reach, Spots, Summary, more_gaps};
 use crate::decide::drift::path;
 use crate::wire::drift::{FINDINGS_MAX, Finding, Gap, PathText, REPORT_BYTES_MAX, Report, Scan};
 use std::collections::BTreeMap;
@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 const FRAME_BYTES: usize = 4096;
 /// Gaps have a quarter of the rest at most, so that findings always find room.
 const GAPS_BYTES_MAX: usize = (REPORT_BYTES_MAX - FRAME_BYTES) / 4;
+/// As many as the server lists; the last one says how many more there are.
+const GAPS_MAX: usize = 200;
 
 #[derive(Debug, Default)]
 pub(super) struct View {
@@ -17,6 +19,8 @@ pub(super) struct View {
     findings: Vec<Finding>,
     findings_total: u64,
     gaps: Vec<Gap>,
+    /// Places beside them that were not looked at.
+    gaps_left_out: u64,
 }
 
 impl View {
@@ -27,6 +31,7 @@ impl View {
 
     /// After a look at everything.
     pub(super) fn replace(&mut self, kind: &str, summary: Summary) {
+        self.gaps_left_out = summary.gaps_left_out();
         let Summary { scan, mut findings, findings_total, gaps, .. } = summary;
         // The state counts from the first look at everything; an event may have shown it before.
         let before: BTreeMap<&PathText, u64> =
@@ -36,35 +41,52 @@ impl View {
             finding.first_seen = finding.first_seen.min(since);
         }
         self.scan = Scan { kind: kind.to_string(), ..scan };
-        (self.findings, self.findings_total, self.gaps) = (findings, findings_total, gaps);
+        (self.findings, self.findings_total) = (findings, findings_total);
+        let before = std::mem::take(&mut self.gaps);
+        self.take_gaps(gaps, &before);
     }
 
     /// After a look at some places: what was known of them is over, what was found there holds.
     pub(super) fn merge(&mut self, looked_at: &BTreeMap<Vec<u8>, Depth>, summary: Summary) {
-        // What was found but did not fit: counted, and with it everything is looked at again.
+        // What did not fit into the summary; the view is not cut, or it would not be merged.
         let cut = summary.findings_total.saturating_sub(summary.findings.len() as u64);
         let is_of = |path: &PathText| covers(looked_at, &path.0);
         let before: BTreeMap<PathText, u64> =
             self.findings.iter().map(|finding| (finding.path.clone(), finding.first_seen)).collect();
         self.findings.retain(|finding| !is_of(&finding.path));
+        let before_gaps = self.gaps.clone();
         self.gaps.retain(|gap| !is_of(&gap.path));
+        // Which of those that were left out lay there is not known: they count until the next look at everything.
+        self.gaps_left_out += summary.gaps_left_out();
+        self.take_gaps(summary.gaps, &before_gaps);
         self.findings.extend(summary.findings.into_iter().map(|mut finding| {
             finding.first_seen = before.get(&finding.path).copied().unwrap_or(finding.first_seen);
             finding
         }));
         self.findings.sort_by(|a, b| path::order(&a.path.0, &b.path.0));
         self.findings.dedup_by(|a, b| a.path == b.path);
-        self.gaps.extend(summary.gaps);
-        // By path, of one reason the oldest first: what is known of a volume is said again by every look.
-        self.gaps.sort_by(|a, b| {
-            path::order(&a.path.0, &b.path.0).then_with(|| (&a.reason, a.since).cmp(&(&b.reason, b.since)))
-        });
-        self.gaps.dedup_by(|a, b| (&a.path, &a.reason) == (&b.path, &b.reason));
         self.findings_total = self.findings.len() as u64 + cut;
         self.findings.truncate(FINDINGS_MAX);
         // Of the whole tree are its number, how many paths it has and since when all content is known.
         let Scan { number, paths, content_since, .. } = self.scan;
         self.scan = Scan { kind: "events".into(), number, paths, content_since, ..summary.scan };
+    }
+
+    /// Each place and reason once, since when it was first so.
+    fn take_gaps(&mut self, gaps: Vec<Gap>, before: &[Gap]) {
+        let before: BTreeMap<(&PathText, &str), u64> =
+            before.iter().map(|gap| ((&gap.path, gap.reason.as_str()), gap.since)).collect();
+        self.gaps.extend(gaps.into_iter().map(|mut gap| {
+            let since = before.get(&(&gap.path, gap.reason.as_str())).copied().unwrap_or(gap.since);
+            gap.since = gap.since.min(since);
+            gap
+        }));
+        self.gaps.sort_by(|a, b| {
+            path::order(&a.path.0, &b.path.0).then_with(|| (&a.reason, a.since).cmp(&(&b.reason, b.since)))
+        });
+        self.gaps.dedup_by(|later, kept| later.path == kept.path && later.reason == kept.reason);
+        self.gaps_left_out += self.gaps.len().saturating_sub(GAPS_MAX) as u64;
+        self.gaps.truncate(GAPS_MAX);
     }
 
     pub(super) fn findings(&self) -> &[Finding] {
@@ -77,12 +99,7 @@ impl View {
 
     /// All of it as a report; who says it and its number come later. `own`: what this service could not do.
     pub(super) fn report(&self, own: &[Gap]) -> Report {
-        let mut gaps_bytes = 0;
-        let fits = |gap: &&Gap| {
-            gaps_bytes += json_bytes(gap);
-            gaps_bytes <= GAPS_BYTES_MAX
-        };
-        let gaps: Vec<Gap> = own.iter().chain(&self.gaps).take_while(fits).cloned().collect();
+        let gaps = self.gaps_that_fit(own);
         let mut findings_bytes: usize = FRAME_BYTES + gaps.iter().map(json_bytes).sum::<usize>();
         let mut findings: Vec<Finding> = Vec::new();
         for finding in self.findings.iter().take(FINDINGS_MAX) {
@@ -95,6 +112,21 @@ impl View {
         }
         let findings_total = self.findings_total;
         Report { scan: self.scan.clone(), gaps, findings, findings_total, ..Report::default() }
+    }
+
+    fn gaps_that_fit(&self, own: &[Gap]) -> Vec<Gap> {
+        // Room for the last one, whatever its number.
+        let last = more_gaps(u64::MAX, u64::MAX);
+        let mut gaps_bytes = last.as_ref().map_or(0, json_bytes);
+        let fits = |gap: &&Gap| {
+            gaps_bytes += json_bytes(gap);
+            gaps_bytes <= GAPS_BYTES_MAX
+        };
+        let all = own.iter().chain(&self.gaps);
+        let mut gaps: Vec<Gap> = all.take(GAPS_MAX - 1).take_while(fits).cloned().collect();
+        let left_out = (own.len() + self.gaps.len() - gaps.len()) as u64;
+        gaps.extend(more_gaps(self.gaps_left_out.saturating_add(left_out), self.scan.began));
+        gaps
     }
 }
 
@@ -117,6 +149,10 @@ pub(super) fn digest(report: &Report) -> String {
 
 /// Whether a look at these places has looked at `path`.
 fn covers(looked_at: &BTreeMap<Vec<u8>, Depth>, path: &[u8]) -> bool {
+    // A volume without a place has a name that is no path: only a look at everything speaks of it.
+    if !path.starts_with(b"/") {
+        return false;
+    }
     if looked_at.contains_key(path) || looked_at.get(&b"/"[..]) == Some(&Depth::AllUnder) {
         return true;
     }
@@ -173,25 +209,45 @@ mod tests {
         assert_eq!(view.findings()[0].first_seen, 9, "an event showed it before the state knew it");
     }
 
-    /// A look at what changed that finds more than it can list must not make the rest vanish.
+    /// What did not fit into one look is counted, however many findings the view has.
     #[test]
-    fn what_did_not_fit_is_counted_beside_what_was_known() {
+    fn what_did_not_fit_a_look_at_changes_is_counted() {
         let mut view = View::default();
         view.replace("full", summary(&[("/a", 5), ("/b", 5), ("/c", 5)]));
         let looked_at = [(b"/d".to_vec(), Depth::AllUnder)].into();
-        view.merge(&looked_at, Summary { findings_total: 3, ..summary(&[("/d/n", 9)]) });
-        assert_eq!((view.findings().len(), view.findings_total(), view.is_cut()), (4, 6, true));
+        view.merge(&looked_at, Summary { findings_total: 4, ..summary(&[("/d/x", 9), ("/d/y", 9)]) });
+        assert_eq!((view.findings_total(), view.findings().len(), view.is_cut()), (7, 5, true));
+    }
+
+    fn gap(path: &str, reason: &str, since: u64) -> Gap {
+        Gap { path: PathText(path.as_bytes().to_vec()), reason: reason.into(), since }
     }
 
     #[test]
-    fn a_volume_that_every_look_names_is_one_gap() {
-        let gap = |since| Gap { path: PathText(b"/srv".to_vec()), reason: "xfs".into(), since };
+    fn a_gap_is_told_once_and_since_it_was_first_seen() {
         let mut view = View::default();
-        view.replace("full", Summary { gaps: vec![gap(5)], ..summary(&[]) });
-        for since in [9, 10] {
-            view.merge(&[(b"/a".to_vec(), Depth::Itself)].into(), Summary { gaps: vec![gap(since)], ..summary(&[]) });
+        let with = |gaps: Vec<Gap>| Summary { gaps_total: gaps.len() as u64, gaps, ..Summary::default() };
+        view.replace("full", with(vec![gap("/data", "xfs", 5), gap("/srv", "busy", 5)]));
+        let looked_at = [(b"/srv".to_vec(), Depth::Itself)].into();
+        for now in [7, 8] {
+            view.merge(&looked_at, with(vec![gap("/data", "xfs", now), gap("/srv", "busy", now)]));
         }
-        assert_eq!(view.report(&[]).gaps, [gap(5)]);
+        let wanted = vec![gap("/data", "xfs", 5), gap("/srv", "busy", 5)];
+        assert_eq!(view.report(&[]).gaps, wanted);
+        view.replace("metadata", with(vec![gap("/data", "xfs", 9), gap("/srv", "busy", 9)]));
+        assert_eq!(view.report(&[]).gaps, wanted);
+        view.replace("metadata", with(vec![gap("/data", "ntfs", 9)]));
+        assert_eq!(view.report(&[]).gaps, [gap("/data", "ntfs", 9)]);
+    }
+
+    #[test]
+    fn gaps_for_which_there_is_no_room_are_counted_in_the_last_one() {
+        let mut view = View::default();
+        let gaps: Vec<Gap> = (0..200).map(|number| gap(&format!("/{number:03}"), "r", 1)).collect();
+        view.replace("full", Summary { gaps_total: 1000, gaps, ..Summary::default() });
+        let told = view.report(&[gap("/", "own", 1)]).gaps;
+        assert_eq!((told.len(), told[0].reason.as_str()), (GAPS_MAX, "own"));
+        assert_eq!(told[199].reason, "and 802 more places were not looked at");
     }
 
     #[test]
