@@ -115,8 +115,6 @@ impl Looks {
         let rules: Vec<Rule> = own.into_iter().chain(agreed.rules.iter().cloned()).collect();
         let is_same = |known: &Compared| known.digest == digest && *known.rules == rules;
         if !self.baseline.as_ref().is_some_and(is_same) {
-            // What was found by other rules, or beside another list, is not said under these.
-            self.has_looked = false;
             self.everything_wanted = true;
             self.everything_not_before = clock::instant();
         }
@@ -203,8 +201,7 @@ impl Looks {
     /// [`LookError`].
     pub(super) fn at_changes(&mut self, state: &StateDir, settle: Duration) -> Result<bool, LookError> {
         let Watching::Events(watch) = &self.watching else { return Ok(false) };
-        // Before everything was looked at once, a report of what changed would say that nothing else differs.
-        if self.baseline.is_none() || !self.has_looked || clock::instant() < self.changes_not_before {
+        if self.baseline.is_none() || clock::instant() < self.changes_not_before {
             return Ok(false);
         }
         if !self.has_looked {
