@@ -101,7 +101,7 @@ test-fast:
 	cargo test --lib --bins --test tidy --test rollout_text
 	cargo test --test net --test write_path --test write_cuts
 	cargo test --test store_cuts
-	cargo test --test watch --test drift --test volume --test baseline
+	cargo test --test watch --test drift --test volume
 	cargo test --test sim
 	@# These wait for the server, for timers and for disks more than they compute.
 	cargo test --test http -- --test-threads 6
@@ -117,7 +117,7 @@ $(CONTROLLERS): tests/power/requirements.txt
 	touch $@
 
 test-roads: assets images target/lab/watch-v1.raw
-	cargo test --test outside
+	cargo test --test outside --test baseline
 	tests/with-ticker.sh cargo test --test lab_selftest --test boot_path -- --test-threads 2
 	tests/with-ticker.sh cargo test --test power -- --ignored
 	tests/with-ticker.sh cargo test --test fleet_road -- --nocapture

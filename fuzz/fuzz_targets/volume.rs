@@ -18,11 +18,20 @@ use regild::volume::{Format, detect, fat, open};
 
 #[derive(Debug, Arbitrary)]
 enum Input<'a> {
-    Ext4 { changes: Vec<(u32, u8)> },
+    Ext4 {
+        changes: Vec<(u32, u8)>,
+    },
     /// No extents, content in inodes, and no journal.
-    Old { changes: Vec<(u32, u8)> },
-    Fat { changes: Vec<(u32, u8)> },
-    Bytes { format: u8, bytes: &'a [u8] },
+    Old {
+        changes: Vec<(u32, u8)>,
+    },
+    Fat {
+        changes: Vec<(u32, u8)>,
+    },
+    Bytes {
+        format: u8,
+        bytes: &'a [u8],
+    },
 }
 
 /// Made once by the distribution's tools; checksums of metadata are off, or no change would get far.
