@@ -112,7 +112,7 @@ fn reference(name: &str) -> Result<ImageRef, Problem> {
 
 fn import_problem(error: ImportError) -> Problem {
     let status = match &error {
-        ImportError::OtherContent { .. } => StatusCode::CONFLICT,
+        ImportError::OtherContent { .. } | ImportError::OtherContentBefore { .. } => StatusCode::CONFLICT,
         ImportError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         ImportError::Store(_) => StatusCode::INSUFFICIENT_STORAGE,
         _ => StatusCode::BAD_REQUEST,

@@ -67,6 +67,11 @@ pub enum ImportError {
              a version never changes, import this as another version"
     )]
     OtherContent { image: ImageRef, existing: String, offered: String },
+    #[error(
+        "{image} was removed, and had other content (content digest {existing}, offered {offered}): \
+             a version never changes, import this as another version"
+    )]
+    OtherContentBefore { image: ImageRef, existing: String, offered: String },
     #[error(transparent)]
     PartitionTable(#[from] GptError),
     #[error("the image is cut into more pieces than a manifest can list")]
@@ -102,6 +107,13 @@ impl ImageStore {
                 existing: existing.content_digest,
                 offered,
             });
+        }
+        if let Some(gone) = self.gone(request.image)? {
+            let offered = manifest::to_hex(&content_digest);
+            if gone.content_digest != offered {
+                let existing = gone.content_digest;
+                return Err(ImportError::OtherContentBefore { image: request.image.clone(), existing, offered });
+            }
         }
         let Scan { index, writer, runs, image_bytes, .. } = scan;
         let new_pack = writer.finish()?;
@@ -141,7 +153,9 @@ impl ImageStore {
         let manifest_digest = manifest::digest_hex(&encoded);
         let added_bytes = new_pack.as_ref().map_or(0, |pack| pack.pack_bytes);
         if let Some(pack) = new_pack {
+            let id = manifest::to_hex(&pack.id);
             pack.publish(&self.dir)?;
+            self.pack_is_whole(&id)?;
         }
         files::write_whole(&self.dir, &self.manifest_path(&manifest_digest), &encoded)?;
         let record = Record {
@@ -207,7 +221,7 @@ struct Scan {
 impl Scan {
     fn new(store: &ImageStore) -> Result<Scan, StoreError> {
         Ok(Scan {
-            index: BlockIndex::load(&store.dir)?,
+            index: BlockIndex::load(&store.dir, &store.bad_list())?,
             writer: PackWriter::create(&store.dir)?,
             content: ContentDigest::new(),
             zero_digest: manifest::digest(&[0; BLOCK_BYTES]),
