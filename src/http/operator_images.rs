@@ -67,7 +67,7 @@ pub async fn import(
         done.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("import failed: {error}")))?;
     let imported = done.map_err(import_problem)?;
     let mut answer = shown(&shared, imported.record().clone());
-    answer.already_there = Some(matches!(imported, Imported::AlreadyThere(_)));
+    answer.already_there = Some(!matches!(imported, Imported::New(_)));
     tracing::info!(image = answer.image, added_bytes = answer.added_bytes, "image imported");
     Ok(Json(answer))
 }

@@ -80,9 +80,8 @@ impl ImageStore {
         let path = self.pack_path(id).with_extension("idx");
         let index = PackIndex::open(&path)?;
         let pack = pack_digest(id);
-        let unneeded = |number: &usize| {
-            !index.is_dropped(*number) && !live.holds(&pack, index.frame(*number).offset_bytes)
-        };
+        let unneeded =
+            |number: &usize| !index.is_dropped(*number) && !live.holds(&pack, index.frame(*number).offset_bytes);
         let dropped: Vec<usize> = (0..index.frames()).filter(unneeded).collect();
         if dropped.is_empty() {
             return Ok(());

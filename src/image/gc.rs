@@ -205,7 +205,8 @@ impl ImageStore {
                         Ok(known) => uses.push(known),
                         Err(error) => {
                             let why = crate::causes::in_one_line(&error);
-                            report.held_back = Some(format!("{why}; it is not known what it needs: `regild image scrub`"));
+                            report.held_back =
+                                Some(format!("{why}; it is not known what it needs: `regild image scrub`"));
                             return Ok(None);
                         }
                     }
@@ -239,6 +240,7 @@ impl ImageStore {
             let _ = fs::remove_dir(self.dir.join("names").join(name));
         }
         self.remove_signatures_of_nothing()?;
+        self.remove_copies_after(&marked.unneeded)?;
         self.remove_baselines(&marked.unneeded, now)?;
         let manifests = self.dir.join("manifests");
         for digest in &marked.unneeded {
@@ -332,7 +334,6 @@ impl ImageStore {
         Ok(images)
     }
 }
-
 
 /// Hex id of a pack as bytes; ids come from `digests_in`, which lets nothing else through.
 pub(super) fn pack_digest(id: &str) -> manifest::Digest {

@@ -8,6 +8,7 @@
 //! packs/<id>.pack            compressed blocks; named by the digest of the file; never changed
 //! packs/<id>.idx             digests of the pack's blocks, for the next import
 //! gone/<NAME>:<VERSION>      records of versions that were collected: their names are never given to other content
+//! copies/                    manifests and records once more
 //! bad                        what a scrub found damaged
 //! tmp/                       unfinished files; emptied when the store is opened
 //! ```
@@ -33,6 +34,7 @@ mod bad;
 mod baselines_gc;
 mod block_index;
 mod compact;
+mod copies;
 mod digest_log;
 mod export;
 mod files;
@@ -43,13 +45,16 @@ pub mod gc;
 mod gone;
 mod import;
 mod inspect;
+mod mend;
 mod pack;
 mod pack_cache;
 mod reader;
+mod scrub;
 mod uses;
 
 pub use export::ExportError;
 pub use import::{ImportError, ImportRequest, Imported};
+pub use scrub::{ScrubReport, ScrubRequest};
 
 const RECORD_FORMAT: u32 = 1;
 
@@ -100,7 +105,9 @@ pub enum StoreError {
     NoPack(String),
     #[error("the image store {0} is in use by another process")]
     Locked(PathBuf),
-    #[error("{path} has format version {version}, this program knows 1 to {known}: use a regild of the release that wrote it")]
+    #[error(
+        "{path} has format version {version}, this program knows 1 to {known}: use a regild of the release that wrote it"
+    )]
     Version { path: PathBuf, version: u32, known: u32 },
     #[error("{path} is damaged: {reason}")]
     Damaged { path: PathBuf, reason: String },
@@ -131,7 +138,7 @@ impl ImageStore {
     /// [`StoreError::Locked`] when another process has it open; [`StoreError::Io`].
     pub fn open(dir: &Path) -> Result<ImageStore, StoreError> {
         format::check(dir)?;
-        for part in ["", "names", "manifests", "packs", "tmp", "gone"] {
+        for part in ["", "names", "manifests", "packs", "tmp", "gone", "copies"] {
             let path = dir.join(part);
             fs::create_dir_all(&path).map_err(io_error("create", &path))?;
         }

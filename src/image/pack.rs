@@ -219,6 +219,31 @@ fn write_index(store: &Path, place: &Path, frames: &[FrameSpan], digests: &Diges
     temp.publish(place)
 }
 
+/// Makes the index of a pack again from where its frames lie: what their blocks are the pack itself says.
+pub(super) fn rebuild_index(store: &Path, pack: &Path, frames: &[manifest::Frame]) -> Result<(), StoreError> {
+    let damaged = |reason: String| StoreError::Damaged { path: pack.to_owned(), reason };
+    let bytes = pack_cache::map(pack)?.ok_or_else(|| damaged("it is missing".to_string()))?;
+    let mut digests = DigestLog::create(store)?;
+    let mut spans = Vec::with_capacity(frames.len());
+    for (number, frame) in frames.iter().enumerate() {
+        let is_last = number + 1 == frames.len();
+        if frame.raw_bytes as usize != FRAME_BYTES && !is_last {
+            return Err(damaged("a frame in the middle is not full: its blocks cannot be numbered".to_string()));
+        }
+        let (offset_bytes, compressed_bytes, raw_bytes) = (frame.offset_bytes, frame.compressed_bytes, frame.raw_bytes);
+        spans.push(FrameSpan { offset_bytes, compressed_bytes, raw_bytes });
+        let start = usize::try_from(offset_bytes).unwrap_or(usize::MAX);
+        let compressed = bytes.get(start..start.saturating_add(compressed_bytes as usize));
+        let raw = compressed.and_then(|compressed| zstd::bulk::decompress(compressed, FRAME_BYTES).ok());
+        // What cannot be unpacked is listed as damaged; its blocks must have some digest all the same.
+        let raw = raw.filter(|raw| raw.len() == raw_bytes as usize).unwrap_or_else(|| vec![0; raw_bytes as usize]);
+        for block in raw.chunks(BLOCK_BYTES) {
+            digests.push(manifest::digest(block))?;
+        }
+    }
+    write_index(store, &pack.with_extension("idx"), &spans, &digests)
+}
+
 /// The index of a published pack, mapped: digests of its blocks in order, and its frames.
 #[derive(Debug)]
 pub(super) struct PackIndex {

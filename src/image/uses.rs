@@ -117,9 +117,8 @@ impl ImageStore {
     /// # Errors
     /// As [`ImageStore::manifest`].
     pub fn referred_bytes(&self, digest: &str) -> Result<u64, StoreError> {
-        let ranges = |(_, ranges): &(Digest, Vec<Range<u64>>)| {
-            ranges.iter().map(|range| range.end - range.start).sum::<u64>()
-        };
+        let ranges =
+            |(_, ranges): &(Digest, Vec<Range<u64>>)| ranges.iter().map(|range| range.end - range.start).sum::<u64>();
         Ok(self.uses(digest)?.packs.iter().map(ranges).sum())
     }
 }

@@ -161,10 +161,7 @@ impl Writer {
             let denied = brakes::allowed(&view.host, &group, &fleet.policy).err().map(|deny| deny.to_string());
             // Its own image, or one that a person wants of the host: that one would be ordered.
             let asked = Some(&view.host).filter(|host| !host.asks.is_empty()).and_then(Host::asked_image);
-            let blocked = || {
-                let mark = asked.iter().chain([&member.image]).find_map(|image| self.images.blocked(&image.name))?;
-                Some(format!("{} is blocked: {}", mark.image, mark.reason))
-            };
+            let blocked = || asked.iter().chain([&member.image]).find_map(|image| self.images.refused(&image.name));
             denied.or_else(blocked).map(|why| (member.id.clone(), why))
         };
         plan.members().filter_map(deny).collect()
