@@ -21,6 +21,8 @@ mod credentials;
 mod deploy;
 #[path = "http/fleet.rs"]
 mod fleet;
+#[path = "http/keep.rs"]
+mod keep;
 #[path = "http/lab.rs"]
 mod lab;
 #[path = "http/ledger.rs"]

@@ -7,6 +7,7 @@ mod client;
 mod fleet;
 mod host;
 mod image;
+mod image_keep;
 mod ledger;
 mod output;
 mod proposal;

@@ -304,7 +304,10 @@ impl ImageStore {
     }
 
     /// All records, and those that cannot be read.
-    pub(super) fn survey(&self) -> Result<(Vec<super::Record>, Vec<(ImageRef, StoreError)>), StoreError> {
+    ///
+    /// # Errors
+    /// When the list of names cannot be read.
+    pub fn survey(&self) -> Result<(Vec<super::Record>, Vec<(ImageRef, StoreError)>), StoreError> {
         let (mut records, mut damaged) = (Vec::new(), Vec::new());
         for image in self.names()? {
             match self.show(&image) {

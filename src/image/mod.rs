@@ -8,6 +8,7 @@
 //! packs/<id>.pack            compressed blocks; named by the digest of the file; never changed
 //! packs/<id>.idx             digests of the pack's blocks, for the next import
 //! gone/<NAME>:<VERSION>      records of versions that were collected: their names are never given to other content
+//! signatures/<NAME>:<VERSION> who vouches for a version
 //! copies/                    manifests and records once more
 //! bad                        what a scrub found damaged
 //! tmp/                       unfinished files; emptied when the store is opened
@@ -50,6 +51,7 @@ mod pack;
 mod pack_cache;
 mod reader;
 mod scrub;
+pub mod signature;
 mod uses;
 
 pub use export::ExportError;

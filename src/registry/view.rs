@@ -1,6 +1,7 @@
 //! What readers see: published records, and the progress of running deploys.
 
 use super::admission::{Fleet, Tripped};
+use super::image_uses::ImageUses;
 use super::images::ImageFacts;
 use super::inventory;
 use super::ledger::Tip;
@@ -163,6 +164,12 @@ impl View {
     #[must_use]
     pub fn images(&self) -> &Arc<ImageFacts> {
         &self.images
+    }
+
+    /// By whom each version is used now; a look at the whole fleet.
+    #[must_use]
+    pub fn image_uses(&self) -> ImageUses {
+        ImageUses::of(self.hosts.values().map(|view| &view.host), &self.rollouts, &self.images)
     }
 
     /// Where the ledger ends on stable storage; `None` when the store failed.

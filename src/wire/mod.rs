@@ -8,5 +8,6 @@ pub mod ledger;
 pub mod manifest;
 pub mod operator;
 pub mod operator_drift;
+pub mod operator_images;
 pub mod reference;
 pub mod standby;
