@@ -93,6 +93,9 @@ pub enum Does {
     Stays,
 }
 
+/// All records, and the versions of which the record cannot be read.
+pub type Survey = (Vec<super::Record>, Vec<(ImageRef, StoreError)>);
+
 /// Manifests that were served, and when.
 #[derive(Debug, Default)]
 pub(super) struct Served(Mutex<BTreeMap<String, UnixSeconds>>);
@@ -307,7 +310,7 @@ impl ImageStore {
     ///
     /// # Errors
     /// When the list of names cannot be read.
-    pub fn survey(&self) -> Result<(Vec<super::Record>, Vec<(ImageRef, StoreError)>), StoreError> {
+    pub fn survey(&self) -> Result<Survey, StoreError> {
         let (mut records, mut damaged) = (Vec::new(), Vec::new());
         for image in self.names()? {
             match self.show(&image) {

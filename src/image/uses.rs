@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{ImageStore, StoreError};
-use crate::wire::manifest::{self, Digest, Manifest};
+use crate::wire::manifest::{self, Digest, Frame, Manifest};
 
 /// By pack: byte ranges that hold its frames, in order and apart.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -18,9 +18,9 @@ pub(super) struct Uses {
 }
 
 impl Uses {
-    pub fn of(manifest: &Manifest) -> Uses {
-        let mut packs: Vec<(Digest, Vec<Range<u64>>)> = manifest.packs.iter().map(|id| (*id, Vec::new())).collect();
-        for frame in &manifest.frames {
+    pub fn of(packs: &[Digest], frames: &[Frame]) -> Uses {
+        let mut packs: Vec<(Digest, Vec<Range<u64>>)> = packs.iter().map(|id| (*id, Vec::new())).collect();
+        for frame in frames {
             let range = frame.offset_bytes..frame.offset_bytes + u64::from(frame.compressed_bytes);
             // A manifest's frames name packs of its own list, and come by offset: both were checked when it was read.
             if let Some((_, ranges)) = packs.get_mut(frame.pack as usize) {
@@ -108,8 +108,10 @@ impl ImageStore {
         if let Some(known) = self.uses.get(digest) {
             return Ok(known);
         }
-        let uses = Uses::of(&self.manifest(digest)?);
-        Ok(self.uses.put(digest, uses))
+        let encoded = self.manifest_bytes(digest)?;
+        let (packs, frames) = Manifest::decode_frames(&encoded, digest)
+            .map_err(|source| StoreError::Manifest { path: self.manifest_path(digest), source })?;
+        Ok(self.uses.put(digest, Uses::of(&packs, &frames)))
     }
 
     /// The compressed bytes that a version's manifest refers to, shared ones included.

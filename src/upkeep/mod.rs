@@ -76,7 +76,7 @@ impl Upkeep {
 /// # Errors
 /// [`UpkeepError`]; what was known before holds then.
 pub async fn refresh(shared: &Arc<Shared>) -> Result<(), UpkeepError> {
-    let (unfit, trusted) = blocking(shared, |shared| judge(shared)).await??;
+    let (unfit, trusted) = blocking(shared, judge).await??;
     *shared.upkeep.trusted() = trusted;
     Ok(shared.registry.set_unfit_images(unfit).await?)
 }

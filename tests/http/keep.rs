@@ -188,9 +188,8 @@ fn an_unsigned_version_is_given_to_nobody() {
     let manifest = lab.json(&["image", "show", IMAGE])["manifest"].as_str().unwrap().to_owned();
     let path = format!("/images/manifests/{manifest}");
     assert_eq!(lab.from(STRANGER).get(&path).status, 403);
-    let sign = |lab: &Lab, file: &PathBuf, image: &str| {
-        lab.regild(&["image", "sign", image, "--key", file.to_str().unwrap()])
-    };
+    let sign =
+        |lab: &Lab, file: &PathBuf, image: &str| lab.regild(&["image", "sign", image, "--key", file.to_str().unwrap()]);
     let said = sign(&lab, &other, IMAGE);
     assert!(said.contains("no key of [image.trust]"), "{said}");
     assert!(refused(&lab, &approve).contains("no trusted key has signed it"));
