@@ -221,6 +221,8 @@ fn keygen(file: &Path) -> Result<(), Failure> {
     made.sync_all()?;
     let key = PublicKey::Ed25519(signature::private_key(&pem)?.verifying_key()).text();
     println!("{} is a private key: whoever has it can sign. For the server's configuration:\n", file.display());
-    println!("[image.trust]\nkeys = [\"{key}\"]\nrequired = true");
+    println!(
+        "[image.trust]\nkeys = [\"{key}\"]\n# From then on no host gets a version that is not signed; sign those that are in use first.\nrequired = true"
+    );
     Ok(())
 }

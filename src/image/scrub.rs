@@ -199,6 +199,11 @@ impl Pass<'_> {
                 }
             }
         }
+        if read.is_ok()
+            && let Ok(json) = fs::read(store.record_path(image))
+        {
+            store.keep_copy(&image.to_string(), &json)?;
+        }
         let mut list = store.bad_list();
         let before = list.clone();
         match &read {
