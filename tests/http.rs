@@ -27,6 +27,8 @@ mod drift;
 mod drift_cli;
 #[path = "http/fleet.rs"]
 mod fleet;
+#[path = "http/keep.rs"]
+mod keep;
 #[path = "http/lab.rs"]
 mod lab;
 #[path = "http/ledger.rs"]

@@ -3,6 +3,7 @@
 use super::Failure;
 use super::baseline;
 use super::client::{Body, Client, segment};
+use super::image_keep::{self, KeepCommand};
 use super::output::{self, Output};
 use super::sparse::SparseStream;
 use crate::wire::operator::{Channel, Export, Image, MarkImage, SetChannel};
@@ -26,6 +27,9 @@ pub enum ImageCommand {
         /// NAME:VERSION
         #[arg(long = "as", value_name = "REF")]
         name: String,
+        /// Give it only to hosts that are named one by one, until `image activate`.
+        #[arg(long)]
+        preview: bool,
     },
     /// All versions.
     List {
@@ -53,7 +57,7 @@ pub enum ImageCommand {
         #[arg(long)]
         reason: String,
     },
-    /// End `deprecate` or `block`.
+    /// End `preview`, `deprecate`, `block` or `retire`.
     Activate {
         image: String,
         #[arg(long)]
@@ -76,6 +80,8 @@ pub enum ImageCommand {
     },
     /// Write a version back to a raw file, byte for byte what was imported.
     Export { image: String, file: PathBuf },
+    #[command(flatten)]
+    Keep(KeepCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -119,7 +125,8 @@ pub fn run(command: ImageCommand, server: &str) -> Result<(), Failure> {
     let client = Client::new(server)?;
     let path = |image: &str, verb: &str| format!("/v1/images/{}{verb}", segment(image));
     match command {
-        ImageCommand::Import { file, name } => import(&client, &file, &name),
+        ImageCommand::Import { file, name, preview } => import(&client, &file, &name, preview),
+        ImageCommand::Keep(command) => image_keep::run(command, &client),
         ImageCommand::List { output } => list(output, &client.get("/v1/images")?),
         ImageCommand::Show { image, output } => show(output, &client.get(&path(&image, ""))?),
         ImageCommand::Channel(command) => channel(&client, command),
@@ -144,7 +151,7 @@ fn mark(client: &Client, path: &str, mark: &str, reason: String) -> Result<(), F
     client.order(path, &MarkImage { mark: mark.to_string(), by: super::operator(), reason })
 }
 
-fn import(client: &Client, file: &Path, name: &str) -> Result<(), Failure> {
+fn import(client: &Client, file: &Path, name: &str, preview: bool) -> Result<(), Failure> {
     let open = |error: io::Error| format!("cannot read {}: {error}", file.display());
     let source = File::open(file).map_err(open)?;
     let bar = ProgressBar::with_draw_target(Some(source.metadata().map_err(open)?.len()), ProgressDrawTarget::stderr());
@@ -153,7 +160,7 @@ fn import(client: &Client, file: &Path, name: &str) -> Result<(), Failure> {
     let pieces = SparseStream::new(source).map_err(open)?;
     let shown = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let body: Body = StreamBody::new(FileFrames { pieces, bar: bar.clone() }).boxed();
-    let path = format!("/v1/images/{}?source={}", segment(name), segment(&shown));
+    let path = format!("/v1/images/{}?source={}&preview={preview}", segment(name), segment(&shown));
     let image: Image = client.put(&path, body)?;
     bar.finish_and_clear();
     if image.already_there == Some(true) {
@@ -191,15 +198,20 @@ fn list(output: Output, images: &Vec<Image>) -> Result<(), Failure> {
         let sizes = [image.image_bytes, image.data_bytes, image.added_bytes].map(output::bytes);
         let [size, data, added] = sizes;
         let digest = image.content_digest.chars().take(12).collect();
-        vec![image.image.clone(), size, data, added, image.hosts.to_string(), output::time(image.imported_at), digest]
+        let stage = if image.refused.is_some() { format!("{}, refused", image.stage) } else { image.stage.clone() };
+        let (hosts, imported) = (image.hosts.to_string(), output::time(image.imported_at));
+        vec![image.image.clone(), stage, size, data, added, hosts, imported, digest]
     };
-    let head = ["IMAGE", "SIZE", "DATA", "ADDED", "HOSTS", "IMPORTED", "CONTENT"];
+    let head = ["IMAGE", "STAGE", "SIZE", "DATA", "ADDED", "HOSTS", "IMPORTED", "CONTENT"];
     output::print(output, images, &head, images.iter().map(row).collect())
 }
 
 fn show(output: Output, image: &Image) -> Result<(), Failure> {
     let rows = [
         ("image", image.image.clone()),
+        ("stage", image.stage.clone()),
+        ("refused", image.refused.clone().unwrap_or_default()),
+        ("signed by", image.signed_by.join(", ")),
         ("size", output::bytes(image.image_bytes)),
         ("data", output::bytes(image.data_bytes)),
         ("added to the store", output::bytes(image.added_bytes)),
@@ -208,6 +220,7 @@ fn show(output: Output, image: &Image) -> Result<(), Failure> {
         ("content digest", image.content_digest.clone()),
         ("manifest digest", image.manifest.clone()),
     ];
-    let rows = rows.into_iter().map(|(key, value)| vec![key.to_string(), value]).collect();
+    let told = rows.into_iter().filter(|(_, value)| !value.is_empty());
+    let rows = told.map(|(key, value)| vec![key.to_string(), value]).collect();
     output::print(output, image, &[], rows)
 }

@@ -22,6 +22,7 @@ pub mod operator_channels;
 pub mod operator_drift;
 pub mod operator_fleet;
 pub mod operator_images;
+pub mod operator_keep;
 pub mod operator_ledger;
 pub mod operator_list;
 pub mod operator_many;
@@ -67,6 +68,7 @@ pub struct Shared {
     pub assets: Assets,
     pub config: Config,
     pub scheduler: crate::scheduler::run::Handle,
+    pub upkeep: crate::upkeep::Upkeep,
 }
 
 impl Shared {
@@ -141,6 +143,10 @@ pub fn operator_routes(shared: Arc<Shared>) -> Router {
         .route("/v1/channels", get(operator_channels::list))
         .route("/v1/channels/{name}", put(operator_channels::set))
         .route("/v1/images/{name}/mark", post(operator_channels::mark))
+        .route("/v1/images/{name}/remove", post(operator_keep::remove))
+        .route("/v1/images/{name}/signatures", get(operator_keep::signatures).post(operator_keep::sign))
+        .route("/v1/gc", post(operator_keep::gc))
+        .route("/v1/scrub", post(operator_keep::scrub))
         .route("/v1/hosts/{id}/hold", post(operator::host_hold))
         .route("/v1/hosts/{id}/release", post(operator::host_release))
         .route("/v1/brakes", get(operator_brakes::show))

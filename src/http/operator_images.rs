@@ -2,27 +2,34 @@
 
 use super::Shared;
 use super::body::JsonBody;
+use super::peer::Operator;
 use super::problem::Problem;
 use super::upload;
 use crate::causes;
 use crate::clock;
-use crate::image::{ExportError, ImageRef, ImportError, ImportRequest, Imported, Record};
+use crate::image::{ExportError, ImageRef, ImportError, ImportRequest, Imported, Record, StoreError};
+use crate::registry::images::{ImageFacts, Mark, MarkKind};
+use crate::upkeep;
 use crate::wire::operator as wire;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
+use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::sync::Arc;
 
 type Server = State<Arc<Shared>>;
 
-/// `?source=` of an import.
+/// `?source=` and `?preview=` of an import.
 #[derive(Debug, Deserialize)]
 pub struct Source {
     #[serde(default)]
     source: String,
+    /// Only hosts that are named get it, until it is activated.
+    #[serde(default)]
+    preview: bool,
 }
 
 /// `GET /v1/images`: an array, by name and version.
@@ -30,8 +37,13 @@ pub struct Source {
 /// # Errors
 /// 500 when the store cannot be read.
 pub async fn list(State(shared): Server) -> Result<Json<Vec<wire::Image>>, Problem> {
-    let records = shared.images.list()?;
-    Ok(Json(records.into_iter().map(|record| shown(&shared, record)).collect()))
+    let (records, damaged) = shared.images.survey()?;
+    let known = Known::of(&shared);
+    let broken = damaged.into_iter().map(|(image, error)| known.broken(&image, causes::in_one_line(&error)));
+    let mut all: Vec<wire::Image> =
+        records.into_iter().map(|record| known.shown(&shared, record)).chain(broken).collect();
+    all.sort_by(|a, b| a.image.cmp(&b.image));
+    Ok(Json(all))
 }
 
 /// `GET /v1/images/{NAME:VERSION}`.
@@ -51,9 +63,22 @@ pub async fn import(
     State(shared): Server,
     Path(name): Path<String>,
     Query(query): Query<Source>,
+    operator: Operator,
     body: Body,
 ) -> Result<Json<wire::Image>, Problem> {
     let image = reference(&name)?;
+    if upkeep::is_being_collected(&shared, &image) {
+        let error =
+            format!("{image} was removed, and its data is about to go; run `regild image gc`, then import it again");
+        return Err(Problem::new(StatusCode::CONFLICT, error));
+    }
+    let is_preview = query.preview && matches!(shared.images.show(&image), Err(StoreError::NoImage(_)));
+    if is_preview {
+        // Before it is there: afterwards it would be everybody's for a moment.
+        let (by, reason) = (operator.called("")?, "imported as a preview".to_string());
+        let mark = Mark { image: name.clone(), kind: MarkKind::Preview, by: by.clone(), reason, at: clock::now() };
+        shared.registry.mark_image(name.clone(), Some(mark), by).await?;
+    }
     let reader = upload::reader(body);
     let store = shared.clone();
     let work = move || {
@@ -65,9 +90,18 @@ pub async fn import(
     let done = tokio::task::spawn_blocking(work).await;
     let done =
         done.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("import failed: {error}")))?;
-    let imported = done.map_err(import_problem)?;
+    let imported = match done {
+        Ok(imported) => imported,
+        Err(error) => {
+            if is_preview {
+                shared.registry.mark_image(name, None, operator.called("")?).await?;
+            }
+            return Err(import_problem(error));
+        }
+    };
+    upkeep::imported(&shared, &imported.record().image).await?;
     let mut answer = shown(&shared, imported.record().clone());
-    answer.already_there = Some(matches!(imported, Imported::AlreadyThere(_)));
+    answer.already_there = Some(!matches!(imported, Imported::New(_)));
     tracing::info!(image = answer.image, added_bytes = answer.added_bytes, "image imported");
     Ok(Json(answer))
 }
@@ -112,7 +146,7 @@ fn reference(name: &str) -> Result<ImageRef, Problem> {
 
 fn import_problem(error: ImportError) -> Problem {
     let status = match &error {
-        ImportError::OtherContent { .. } => StatusCode::CONFLICT,
+        ImportError::OtherContent { .. } | ImportError::OtherContentBefore { .. } => StatusCode::CONFLICT,
         ImportError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         ImportError::Store(_) => StatusCode::INSUFFICIENT_STORAGE,
         _ => StatusCode::BAD_REQUEST,
@@ -121,22 +155,69 @@ fn import_problem(error: ImportError) -> Problem {
 }
 
 fn shown(shared: &Shared, record: Record) -> wire::Image {
-    let name = record.image.to_string();
-    let uses =
-        |choice: &Option<crate::decide::host::ImageChoice>| choice.as_ref().is_some_and(|image| image.name == name);
-    let hosts = shared
-        .registry
-        .read(|view| view.hosts().filter(|host| uses(&host.host.desired) || uses(&host.host.reported)).count());
-    wire::Image {
-        manifest: record.manifest,
-        content_digest: record.content_digest,
-        image_bytes: record.image_bytes,
-        data_bytes: record.data_bytes,
-        added_bytes: record.added_bytes,
-        imported_at: record.imported_at,
-        source: record.source,
-        hosts,
-        already_there: None,
-        image: name,
+    Known::of(shared).shown(shared, record)
+}
+
+/// What the registry knows of versions, gathered once for a whole list.
+struct Known {
+    hosts: HashMap<String, usize>,
+    facts: Arc<ImageFacts>,
+}
+
+impl Known {
+    fn of(shared: &Shared) -> Known {
+        shared.registry.read(|view| {
+            let mut hosts: HashMap<String, usize> = HashMap::new();
+            for host in view.hosts() {
+                let (desired, reported) = (&host.host.desired, &host.host.reported);
+                let other = reported.iter().filter(|reported| desired.as_ref().is_none_or(|d| d.name != reported.name));
+                for image in desired.iter().chain(other) {
+                    match hosts.get_mut(&image.name) {
+                        Some(count) => *count += 1,
+                        None => drop(hosts.insert(image.name.clone(), 1)),
+                    }
+                }
+            }
+            Known { hosts, facts: view.images().clone() }
+        })
+    }
+
+    fn shown(&self, shared: &Shared, record: Record) -> wire::Image {
+        let name = record.image.to_string();
+        wire::Image {
+            manifest: record.manifest,
+            content_digest: record.content_digest,
+            image_bytes: record.image_bytes,
+            data_bytes: record.data_bytes,
+            added_bytes: record.added_bytes,
+            imported_at: record.imported_at,
+            source: record.source,
+            hosts: self.hosts.get(&name).copied().unwrap_or_default(),
+            stage: self.facts.stage(&name).word().to_string(),
+            refused: self.facts.unfit.get(&name).cloned(),
+            signed_by: shared.upkeep.signed_by(&name),
+            already_there: None,
+            image: name,
+        }
+    }
+
+    /// A version whose record cannot be read is listed all the same: somebody must see it.
+    fn broken(&self, image: &ImageRef, why: String) -> wire::Image {
+        let name = image.to_string();
+        wire::Image {
+            manifest: String::new(),
+            content_digest: String::new(),
+            image_bytes: 0,
+            data_bytes: 0,
+            added_bytes: 0,
+            imported_at: 0,
+            source: String::new(),
+            hosts: self.hosts.get(&name).copied().unwrap_or_default(),
+            stage: self.facts.stage(&name).word().to_string(),
+            refused: Some(why),
+            signed_by: Vec::new(),
+            already_there: None,
+            image: name,
+        }
     }
 }

@@ -3,13 +3,14 @@
 //! Memory is bounded whatever comes in: one window of 1 MiB, a few frames, the block index, and about 70 bytes
 //! for each extent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, BufReader, Read};
 use std::sync::PoisonError;
 
 use thiserror::Error;
 
 use super::block_index::{BlockIndex, Location};
+use super::mend::Blocks;
 use super::pack::{self, FinishedPack, FrameSpan, PackWriter};
 use super::reader::ImageReader;
 use super::{ImageRef, ImageStore, RECORD_FORMAT, Record, StoreError, files, inspect};
@@ -40,13 +41,15 @@ pub enum Imported {
     New(Record),
     /// This version was there with the same content. Nothing changed.
     AlreadyThere(Record),
+    /// The same, and what of the store was damaged is whole again by it, in part at least.
+    Mended(Record),
 }
 
 impl Imported {
     #[must_use]
     pub fn record(&self) -> &Record {
         match self {
-            Imported::New(record) | Imported::AlreadyThere(record) => record,
+            Imported::New(record) | Imported::AlreadyThere(record) | Imported::Mended(record) => record,
         }
     }
 }
@@ -67,6 +70,11 @@ pub enum ImportError {
              a version never changes, import this as another version"
     )]
     OtherContent { image: ImageRef, existing: String, offered: String },
+    #[error(
+        "{image} was removed, and had other content (content digest {existing}, offered {offered}): \
+             a version never changes, import this as another version"
+    )]
+    OtherContentBefore { image: ImageRef, existing: String, offered: String },
     #[error(transparent)]
     PartitionTable(#[from] GptError),
     #[error("the image is cut into more pieces than a manifest can list")]
@@ -92,10 +100,13 @@ impl ImageStore {
         let mut scan = Scan::new(self)?;
         scan.read_all(&mut plain(reader).map_err(ImportError::Read)?, request.max_image_bytes, progress)?;
         let content_digest = scan.content.clone().finish(scan.image_bytes);
+        let Scan { index, writer, runs, image_bytes, .. } = scan;
+        let new_pack = writer.finish()?;
+        let is_mended = self.mend_by(&index, new_pack.as_ref())?;
         if let Some(existing) = self.existing(request.image)? {
             let offered = manifest::to_hex(&content_digest);
             if existing.content_digest == offered {
-                return Ok(Imported::AlreadyThere(existing));
+                return Ok(if is_mended { Imported::Mended(existing) } else { Imported::AlreadyThere(existing) });
             }
             return Err(ImportError::OtherContent {
                 image: request.image.clone(),
@@ -103,8 +114,13 @@ impl ImageStore {
                 offered,
             });
         }
-        let Scan { index, writer, runs, image_bytes, .. } = scan;
-        let new_pack = writer.finish()?;
+        if let Some(gone) = self.gone(request.image)? {
+            let offered = manifest::to_hex(&content_digest);
+            if gone.content_digest != offered {
+                let existing = gone.content_digest;
+                return Err(ImportError::OtherContentBefore { image: request.image.clone(), existing, offered });
+            }
+        }
         let mut manifest = describe(&index, new_pack.as_ref(), &runs, image_bytes, content_digest);
         (manifest.boot, manifest.sector_bytes) = self.look_into(&manifest, new_pack.as_ref())?;
         let record = self.publish(request, &manifest, new_pack)?;
@@ -116,8 +132,23 @@ impl ImageStore {
         match self.show(image) {
             Ok(record) => Ok(Some(record)),
             Err(StoreError::NoImage(_)) => Ok(None),
+            // Damaged, but there is a copy.
+            Err(StoreError::Damaged { .. }) if self.record_from_copy(image, &self.copy_path(&image.to_string()))? => {
+                self.show(image).map(Some)
+            }
             Err(e) => Err(e),
         }
+    }
+
+    /// Whether blocks of this import made damaged frames whole.
+    fn mend_by(&self, index: &BlockIndex, new: Option<&FinishedPack>) -> Result<bool, StoreError> {
+        if self.bad_list().packs.is_empty() {
+            return Ok(false);
+        }
+        let packs = self.dir.join("packs");
+        let said = self.mend(&mut Blocks { index, packs, new, last: HashMap::new() })?;
+        said.iter().for_each(|said| tracing::info!(said, "an import mended the store"));
+        Ok(!said.is_empty())
     }
 
     /// Boot facts and sector size, read from the blocks themselves.
@@ -143,7 +174,11 @@ impl ImageStore {
         let manifest_digest = manifest::digest_hex(&encoded);
         let added_bytes = new_pack.as_ref().map_or(0, |pack| pack.pack_bytes);
         if let Some(pack) = new_pack {
+            let id = manifest::to_hex(&pack.id);
+            // A pack of this name may be there and just being thinned; the new one must be the last.
+            let _last = self.rewriting.lock().unwrap_or_else(PoisonError::into_inner);
             pack.publish(&self.dir)?;
+            self.pack_is_whole(&id)?;
         }
         files::write_whole(&self.dir, &self.manifest_path(&manifest_digest), &encoded)?;
         let record = Record {
@@ -162,6 +197,7 @@ impl ImageStore {
         let json = serde_json::to_vec_pretty(&record)
             .map_err(|e| StoreError::Damaged { path: place.clone(), reason: e.to_string() })?;
         files::write_whole(&self.dir, &place, &json)?;
+        self.keep_copies(&record, &encoded)?;
         Ok(record)
     }
 }
@@ -209,7 +245,7 @@ struct Scan {
 impl Scan {
     fn new(store: &ImageStore) -> Result<Scan, StoreError> {
         Ok(Scan {
-            index: BlockIndex::load(&store.dir)?,
+            index: BlockIndex::load(&store.dir, &store.bad_list())?,
             writer: PackWriter::create(&store.dir)?,
             content: ContentDigest::new(),
             zero_digest: manifest::digest(&[0; BLOCK_BYTES]),

@@ -15,6 +15,7 @@ use crate::power::{self, Power};
 use crate::registry::Registry;
 use crate::scheduler;
 use crate::tftp;
+use crate::upkeep::{self, Upkeep};
 use authority::Deciding;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::path::Path;
@@ -39,6 +40,8 @@ pub enum ServeError {
     Assets(#[from] assets::AssetError),
     #[error("the key of the power passwords cannot be used")]
     PowerKey(#[from] power::seal::SealError),
+    #[error("it cannot be said which images may be used")]
+    Upkeep(#[from] upkeep::UpkeepError),
     #[error("DHCP cannot be served")]
     Dhcp(#[from] dhcp::BindError),
     #[error("TFTP cannot be served")]
@@ -71,7 +74,8 @@ pub fn run(config: &Path) -> Result<(), ServeError> {
     };
     power.check_key_file()?;
     let (scheduler, handle) = scheduler::run::Loop::new(registry.clone(), power);
-    let shared = Arc::new(Shared { registry, images, assets, config, scheduler: handle });
+    let upkeep = Upkeep::default();
+    let shared = Arc::new(Shared { registry, images, assets, config, scheduler: handle, upkeep });
     // Before anybody is judged: by the defaults of another distribution hosts would drift, or not, for a moment.
     crate::http::drift_image::read_distributions(&shared);
     let images = shared.clone();
@@ -124,6 +128,8 @@ async fn serve(
     scheduler: scheduler::run::Loop,
     began: std::time::Instant,
 ) -> Result<(), ServeError> {
+    // Before any machine is answered: what is damaged or unsigned must not begin.
+    upkeep::refresh(&shared).await?;
     let sockets = bind(&shared).await?;
     let (stop, stopped) = watch::channel(false);
     let mut tasks = tokio::task::JoinSet::new();
@@ -147,6 +153,7 @@ async fn serve(
         let routes = http::machine_routes(shared.clone());
         tasks.spawn(listen::machines(listener, routes, connections_max, stopped.clone()));
     }
+    tasks.spawn(upkeep::run(shared.clone(), stopped.clone()));
     tasks.spawn(listen::operators(sockets.operators, http::operator_routes(shared.clone()), stopped));
     tasks.spawn(scheduler.run());
     tracing::info!(
