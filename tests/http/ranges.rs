@@ -58,7 +58,7 @@ fn h4_a_range_gets_its_bytes_or_416() {
         let answer = ask(&range);
         let shown: String = range.chars().take(40).collect();
         assert_eq!(answer.status, 416, "{shown}");
-        assert!(answer.error().contains(&format!("this pack has {length} bytes")), "{shown}: {answer:?}");
+        assert!(answer.error().contains(&format!("this file has {length} bytes")), "{shown}: {answer:?}");
     }
     // Without a range it is the whole pack; and the connection was good for all of this.
     assert!(connection.get(&format!("/images/packs/{id}")).body == pack);
