@@ -37,9 +37,11 @@ mod inspect;
 mod pack;
 mod pack_cache;
 mod reader;
+mod source;
 
 pub use export::ExportError;
 pub use import::{ImportError, ImportRequest, Imported};
+pub use source::{Compression, Declared, FileDigest, Format, SourceError};
 
 const RECORD_FORMAT: u32 = 1;
 
