@@ -6,23 +6,28 @@ use super::problem::Problem;
 use super::upload;
 use crate::causes;
 use crate::clock;
-use crate::image::{ExportError, ImageRef, ImportError, ImportRequest, Imported, Record};
+use crate::image::{
+    Declared, ExportError, FileDigest, Format, ImageRef, ImportError, ImportRequest, Imported, Record, SourceError,
+};
 use crate::wire::operator as wire;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
-use std::fs::OpenOptions;
 use std::sync::Arc;
 
 type Server = State<Arc<Shared>>;
 
-/// `?source=` of an import.
+/// `?source=`, `format=` and `digest=` of an import.
 #[derive(Debug, Deserialize)]
 pub struct Source {
     #[serde(default)]
     source: String,
+    /// `raw` or `qcow2`.
+    format: Option<Format>,
+    /// `sha256:HEX` or `blake3:HEX` of the body.
+    digest: Option<FileDigest>,
 }
 
 /// `GET /v1/images`: an array, by name and version.
@@ -42,7 +47,7 @@ pub async fn show(State(shared): Server, Path(name): Path<String>) -> Result<Jso
     Ok(Json(shown(&shared, shared.images.show(&reference(&name)?)?)))
 }
 
-/// `PUT /v1/images/{NAME:VERSION}` with the raw or zstd-compressed image as body.
+/// `PUT /v1/images/{NAME:VERSION}` with the image as body: raw or qcow2, plain or packed.
 ///
 /// # Errors
 /// 400 for what is no image, 409 for other content under an existing version, 413 for one that is too large,
@@ -54,13 +59,14 @@ pub async fn import(
     body: Body,
 ) -> Result<Json<wire::Image>, Problem> {
     let image = reference(&name)?;
+    let declared = Declared { format: query.format, digest: query.digest };
     let reader = upload::reader(body);
     let store = shared.clone();
     let work = move || {
         let source = query.source.chars().filter(|c| !c.is_control()).take(200).collect::<String>();
         let max_image_bytes = store.config.image.bytes_max;
         let request = ImportRequest { image: &image, now: clock::now(), source: &source, max_image_bytes };
-        store.images.import(reader, &request, &|_| ())
+        store.images.import_declared(reader, &declared, &request, &|_| ())
     };
     let done = tokio::task::spawn_blocking(work).await;
     let done =
@@ -72,10 +78,10 @@ pub async fn import(
     Ok(Json(answer))
 }
 
-/// `POST /v1/images/{NAME:VERSION}/export`: writes the raw image to a new file on the server.
+/// `POST /v1/images/{NAME:VERSION}/export`: writes the image to a file on the server, raw or qcow2.
 ///
 /// # Errors
-/// 400 for a path that is not absolute or exists, 404, 500.
+/// 400 for a path that is not absolute, or exists and may not be replaced; 404, 500. Nothing is left then.
 pub async fn export(
     State(shared): Server,
     Path(name): Path<String>,
@@ -87,21 +93,24 @@ pub async fn export(
     if !asked.path.is_absolute() {
         return Err(bad(format!("{} is not an absolute path", asked.path.display())));
     }
-    let file = OpenOptions::new().write(true).read(true).create_new(true).open(&asked.path);
-    let file = file.map_err(|error| bad(format!("cannot create {}: {error}", asked.path.display())))?;
+    let format =
+        asked.format.as_deref().unwrap_or("raw").parse().map_err(|error: SourceError| bad(error.to_string()))?;
     let store = shared.clone();
-    let done = tokio::task::spawn_blocking(move || store.images.export(&image, &file)).await;
+    let work = move || store.images.export_file(&image, &asked.path, format, asked.force);
+    let done = tokio::task::spawn_blocking(work).await;
     let done =
         done.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("export failed: {error}")))?;
     match done {
         Ok(()) => Ok(Json(shown(&shared, record))),
+        Err(ExportError::Store(error)) => Err(error.into()),
         Err(error) => {
-            // Half an image must not be taken for a whole one; the file is ours, we have just made it.
-            let _ = std::fs::remove_file(&asked.path);
-            Err(match error {
-                ExportError::Store(error) => error.into(),
-                other => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, causes::in_one_line(&other)),
-            })
+            let status = match &error {
+                ExportError::Exists { .. } | ExportError::NotAFile { .. } | ExportError::Create { .. } => {
+                    StatusCode::BAD_REQUEST
+                }
+                _ => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            Err(Problem::new(status, causes::in_one_line(&error)))
         }
     }
 }
@@ -110,17 +119,20 @@ fn reference(name: &str) -> Result<ImageRef, Problem> {
     name.parse().map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("{error}")))
 }
 
-fn import_problem(error: ImportError) -> Problem {
+pub(super) fn import_problem(error: ImportError) -> Problem {
     let status = match &error {
         ImportError::OtherContent { .. } => StatusCode::CONFLICT,
-        ImportError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        ImportError::TooLarge { .. }
+        | ImportError::Source(SourceError::ImageTooLarge { .. } | SourceError::FileTooLarge { .. }) => {
+            StatusCode::PAYLOAD_TOO_LARGE
+        }
         ImportError::Store(_) => StatusCode::INSUFFICIENT_STORAGE,
         _ => StatusCode::BAD_REQUEST,
     };
     Problem::new(status, causes::in_one_line(&error))
 }
 
-fn shown(shared: &Shared, record: Record) -> wire::Image {
+pub(super) fn shown(shared: &Shared, record: Record) -> wire::Image {
     let name = record.image.to_string();
     let uses =
         |choice: &Option<crate::decide::host::ImageChoice>| choice.as_ref().is_some_and(|image| image.name == name);

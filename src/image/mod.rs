@@ -38,6 +38,7 @@ mod pack;
 mod pack_cache;
 mod reader;
 mod source;
+pub mod uploads;
 
 pub use export::ExportError;
 pub use import::{ImportError, ImportRequest, Imported};

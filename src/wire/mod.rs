@@ -10,3 +10,4 @@ pub mod operator;
 pub mod operator_drift;
 pub mod reference;
 pub mod standby;
+pub mod upload;

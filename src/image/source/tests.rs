@@ -13,7 +13,7 @@ use super::*;
 use crate::image::{ImageStore, ImportError, ImportRequest, Imported, Record};
 
 const MIB: usize = 1 << 20;
-const LIMIT: u64 = 1 << 30;
+const LIMIT: u64 = 64 << 20;
 
 struct Lab {
     dir: tempfile::TempDir,
@@ -214,10 +214,10 @@ fn bombs_stop_at_their_limits() {
     for packer in [&["zstd", "-qc"][..], &["xz", "-1c"], &["gzip", "-1c"]] {
         let bomb = lab.run(&[packer, &["zeros"]].concat());
         let said = lab.refused(&bomb[..]);
-        assert!(said.contains("larger than the 1073741824 bytes"), "{packer:?}: {said}");
+        assert!(said.contains("larger than the 67108864 bytes"), "{packer:?}: {said}");
     }
     // One byte that claims a window of 2 GiB, and a dictionary of 1 GiB.
-    let wide = lab.run(&["sh", "-c", "head -c 300M zeros | zstd -qc --ultra -20 --long=31 --no-check -"]);
+    let wide = lab.run(&["sh", "-c", "head -c 10M zeros | zstd -qc --ultra -20 --long=31 --no-check -"]);
     assert!(lab.refused(&wide[..]).contains("needs more memory"), "zstd");
     let wide = lab.run(&["sh", "-c", "head -c 1M zeros | xz -c --lzma2=preset=0,dict=1GiB"]);
     assert!(lab.refused(&wide[..]).contains("needs more memory"), "xz");
@@ -347,7 +347,6 @@ fn a_qcow2_whose_tables_lie_is_refused() {
         ("reserved bits in L1", L1, at(4) | 1, "reserved bits"),
         ("reserved bits in L2", L2, at(5) | 1 << 60, "reserved bits"),
         ("data behind the image's end", L2 + 8 * 64, at(5), "behind the image's end"),
-        ("an image larger than its tables", 24, 1 << 30, "its size needs"),
         ("compressed data on a table", L2, 1 << 62 | 3 << 16, "compressed data lies where something else is"),
         ("compressed data behind the end", L2, 1 << 62 | (end + 1) << 16, "does not lie in the file"),
         ("more compressed data than there is", L2, 1 << 62 | 0xff << 54 | (end - 1) << 16, "does not lie in the file"),
