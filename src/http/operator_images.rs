@@ -6,9 +6,7 @@ use super::problem::Problem;
 use super::upload;
 use crate::causes;
 use crate::clock;
-use crate::image::{
-    Declared, ExportError, FileDigest, Format, ImageRef, ImportError, ImportRequest, Imported, Record, SourceError,
-};
+use crate::image::{Declared, ExportError, ImageRef, ImportError, ImportRequest, Imported, Record, SourceError};
 use crate::wire::operator as wire;
 use axum::Json;
 use axum::body::Body;
@@ -25,9 +23,9 @@ pub struct Source {
     #[serde(default)]
     source: String,
     /// `raw` or `qcow2`.
-    format: Option<Format>,
+    format: Option<String>,
     /// `sha256:HEX` or `blake3:HEX` of the body.
-    digest: Option<FileDigest>,
+    digest: Option<String>,
 }
 
 /// `GET /v1/images`: an array, by name and version.
@@ -59,7 +57,11 @@ pub async fn import(
     body: Body,
 ) -> Result<Json<wire::Image>, Problem> {
     let image = reference(&name)?;
-    let declared = Declared { format: query.format, digest: query.digest };
+    let wrong = |error: SourceError| Problem::new(StatusCode::BAD_REQUEST, error.to_string());
+    let declared = Declared {
+        format: query.format.as_deref().map(str::parse).transpose().map_err(wrong)?,
+        digest: query.digest.as_deref().map(str::parse).transpose().map_err(wrong)?,
+    };
     let reader = upload::reader(body);
     let store = shared.clone();
     let work = move || {

@@ -357,7 +357,13 @@ fn what_is_out_of_order_is_refused() {
         assert_eq!(on(&format!("GET /v1/uploads/{id}"), b"").status, 404);
     }
     assert_eq!((lab.json(&["image", "list"]).as_array().unwrap().len(), parts_bytes(&lab)), (1, 0));
+}
 
+/// Promise: what cannot be begun says so, and no more are begun than are allowed.
+#[test]
+fn what_cannot_be_begun_is_refused() {
+    let lab = plain_lab();
+    let file = noise(17, MIB as usize);
     let bad = |change: &dyn Fn(&mut Value)| {
         let mut wish = wish("web:9", &file);
         change(&mut wish);

@@ -203,7 +203,7 @@ impl Incomings {
                 silent.map(|()| Some(Err(late())))
             }
             Poll::Ready(frame) => {
-                self.silence.as_mut().reset(Instant::now() + SILENCE);
+                self.silence.as_mut().reset(Instant::from_std(crate::clock::instant()) + SILENCE);
                 let cut = |error: hyper::Error| {
                     io::Error::other(format!("the download broke off: {}", crate::causes::in_one_line(&error)))
                 };

@@ -11,7 +11,6 @@ use std::path::Path;
 use std::rc::Rc;
 use std::str::FromStr;
 
-use serde::Deserialize;
 use sha2::Digest as _;
 use thiserror::Error;
 
@@ -28,8 +27,7 @@ use detect::Kind;
 use spool::Spool;
 
 /// What an image may be declared as.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     Raw,
     Qcow2,
@@ -41,14 +39,6 @@ impl fmt::Display for Format {
             Format::Raw => "raw",
             Format::Qcow2 => "qcow2",
         })
-    }
-}
-
-impl TryFrom<String> for Format {
-    type Error = SourceError;
-
-    fn try_from(text: String) -> Result<Format, SourceError> {
-        text.parse()
     }
 }
 
@@ -94,8 +84,7 @@ impl fmt::Display for Compression {
 }
 
 /// The digest of the file as it was handed over, packed or not: `sha256:HEX` or `blake3:HEX`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FileDigest {
     Sha256([u8; 32]),
     Blake3([u8; 32]),
@@ -107,14 +96,6 @@ impl fmt::Display for FileDigest {
             FileDigest::Sha256(bytes) => write!(f, "sha256:{}", clock::hex(bytes)),
             FileDigest::Blake3(bytes) => write!(f, "blake3:{}", clock::hex(bytes)),
         }
-    }
-}
-
-impl TryFrom<String> for FileDigest {
-    type Error = SourceError;
-
-    fn try_from(text: String) -> Result<FileDigest, SourceError> {
-        text.parse()
     }
 }
 
