@@ -35,7 +35,12 @@ impl Url {
         if host.is_empty() {
             return Err(format!("{text:?} names no host"));
         }
-        let port = authority.port_u16().unwrap_or(if tls { 443 } else { 80 });
+        // A port that is none would otherwise be taken for the usual one.
+        let port = match authority.as_str().strip_prefix(authority.host()) {
+            None | Some("") => Some(if tls { 443 } else { 80 }),
+            Some(_) => authority.port_u16().filter(|port| *port != 0),
+        };
+        let port = port.ok_or_else(|| format!("{text:?} has no port between 1 and 65535"))?;
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         let path = if path.starts_with('/') { path.to_string() } else { format!("/{path}") };
         Ok(Url { tls, host, port, path })
