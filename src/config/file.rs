@@ -40,11 +40,13 @@ pub struct Http {
     /// Connections at once; more wait in the kernel's queue. An agent keeps one for its reports as long as it works, and
     /// has some more for image data: 512 let a thousand agents starve each other (`make bench-fleet`).
     pub requests_max: usize,
+    /// Where images are pushed to from afar; nothing listens without it.
+    pub upload: Option<super::upload::Upload>,
 }
 
 impl Default for Http {
     fn default() -> Self {
-        Http { port: 8080, requests_max: 4096 }
+        Http { port: 8080, requests_max: 4096, upload: None }
     }
 }
 

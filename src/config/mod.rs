@@ -2,6 +2,7 @@
 
 pub mod file;
 pub mod fleet;
+pub mod upload;
 
 use crate::decide::mac::Mac;
 use crate::decide::version::Retention;
@@ -115,6 +116,7 @@ fn checked(file: file::File) -> Result<Config, Wrong> {
     for word in &file.deploy.kernel_args {
         kernel_word(word).map_err(|message| ("deploy.kernel_args".to_string(), message))?;
     }
+    file.http.upload.as_ref().map_or(Ok(()), upload::check)?;
     let upkeep = checked_upkeep(&file.image)?;
     let socket = file.socket.unwrap_or_else(|| file.state_dir.join("regild.sock"));
     Ok(Config {

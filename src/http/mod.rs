@@ -1,6 +1,7 @@
-//! HTTP: on each network's address for machines, on a Unix socket for operators.
+//! HTTP: on each network's address for machines, on a Unix socket for operators; and, where it is configured, on an
+//! address of its own for pushing images.
 //!
-//! Two routers that share nothing: a machine can reach no operator route, whatever it sends.
+//! Routers that share nothing: a machine can reach no operator route, whatever it sends.
 
 pub mod agent;
 pub mod assets;
@@ -12,8 +13,10 @@ mod drift_shown;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod guard;
+pub mod image_upload;
 pub mod images;
 pub mod listen;
+pub mod listen_upload;
 mod log_gate;
 pub mod operator;
 pub mod operator_baselines;

@@ -7,7 +7,9 @@ use super::problem::Problem;
 use super::upload;
 use crate::causes;
 use crate::clock;
-use crate::image::{ExportError, ImageRef, ImportError, ImportRequest, Imported, Record, StoreError};
+use crate::image::{
+    Declared, ExportError, ImageRef, ImportError, ImportRequest, Imported, Record, SourceError, StoreError,
+};
 use crate::registry::images::{ImageFacts, Mark, MarkKind};
 use crate::upkeep;
 use crate::wire::operator as wire;
@@ -17,12 +19,11 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
 use std::collections::HashMap;
-use std::fs::OpenOptions;
 use std::sync::Arc;
 
 type Server = State<Arc<Shared>>;
 
-/// `?source=` and `?preview=` of an import.
+/// `?source=`, `preview=`, `format=` and `digest=` of an import.
 #[derive(Debug, Deserialize)]
 pub struct Source {
     #[serde(default)]
@@ -30,6 +31,10 @@ pub struct Source {
     /// Only hosts that are named get it, until it is activated.
     #[serde(default)]
     preview: bool,
+    /// `raw` or `qcow2`.
+    format: Option<String>,
+    /// `sha256:HEX` or `blake3:HEX` of the body.
+    digest: Option<String>,
 }
 
 /// `GET /v1/images`: an array, by name and version.
@@ -54,7 +59,7 @@ pub async fn show(State(shared): Server, Path(name): Path<String>) -> Result<Jso
     Ok(Json(shown(&shared, shared.images.show(&reference(&name)?)?)))
 }
 
-/// `PUT /v1/images/{NAME:VERSION}` with the raw or zstd-compressed image as body.
+/// `PUT /v1/images/{NAME:VERSION}` with the image as body: raw or qcow2, plain or packed.
 ///
 /// # Errors
 /// 400 for what is no image, 409 for other content under an existing version, 413 for one that is too large,
@@ -67,25 +72,20 @@ pub async fn import(
     body: Body,
 ) -> Result<Json<wire::Image>, Problem> {
     let image = reference(&name)?;
-    if upkeep::is_being_collected(&shared, &image) {
-        let error =
-            format!("{image} was removed, and its data is about to go; run `regild image gc`, then import it again");
-        return Err(Problem::new(StatusCode::CONFLICT, error));
-    }
-    let is_preview = query.preview && matches!(shared.images.show(&image), Err(StoreError::NoImage(_)));
-    if is_preview {
-        // Before it is there: afterwards it would be everybody's for a moment.
-        let (by, reason) = (operator.called("")?, "imported as a preview".to_string());
-        let mark = Mark { image: name.clone(), kind: MarkKind::Preview, by: by.clone(), reason, at: clock::now() };
-        shared.registry.mark_image(name.clone(), Some(mark), by).await?;
-    }
+    let wrong = |error: SourceError| Problem::new(StatusCode::BAD_REQUEST, error.to_string());
+    let declared = Declared {
+        format: query.format.as_deref().map(str::parse).transpose().map_err(wrong)?,
+        digest: query.digest.as_deref().map(str::parse).transpose().map_err(wrong)?,
+    };
+    let by = operator.called("")?;
+    let is_preview = before_import(&shared, &image, query.preview, &by).await?;
     let reader = upload::reader(body);
     let store = shared.clone();
     let work = move || {
         let source = query.source.chars().filter(|c| !c.is_control()).take(200).collect::<String>();
         let max_image_bytes = store.config.image.bytes_max;
         let request = ImportRequest { image: &image, now: clock::now(), source: &source, max_image_bytes };
-        store.images.import(reader, &request, &|_| ())
+        store.images.import_declared(reader, &declared, &request, &|_| ())
     };
     let done = tokio::task::spawn_blocking(work).await;
     let done =
@@ -94,7 +94,7 @@ pub async fn import(
         Ok(imported) => imported,
         Err(error) => {
             if is_preview {
-                shared.registry.mark_image(name, None, operator.called("")?).await?;
+                shared.registry.mark_image(name, None, by).await?;
             }
             return Err(import_problem(error));
         }
@@ -106,10 +106,28 @@ pub async fn import(
     Ok(Json(answer))
 }
 
-/// `POST /v1/images/{NAME:VERSION}/export`: writes the raw image to a new file on the server.
+/// What must be so before any import: the version is not just being collected, and one that is to be a preview is marked.
+/// True when it was marked; the mark is to be taken back when the import fails.
+pub(super) async fn before_import(shared: &Shared, image: &ImageRef, preview: bool, by: &str) -> Result<bool, Problem> {
+    if upkeep::is_being_collected(shared, image) {
+        let error =
+            format!("{image} was removed, and its data is about to go; run `regild image gc`, then import it again");
+        return Err(Problem::new(StatusCode::CONFLICT, error));
+    }
+    let is_preview = preview && matches!(shared.images.show(image), Err(StoreError::NoImage(_)));
+    if is_preview {
+        // Before it is there: afterwards it would be everybody's for a moment.
+        let (name, reason) = (image.to_string(), "imported as a preview".to_string());
+        let mark = Mark { image: name.clone(), kind: MarkKind::Preview, by: by.to_string(), reason, at: clock::now() };
+        shared.registry.mark_image(name, Some(mark), by.to_string()).await?;
+    }
+    Ok(is_preview)
+}
+
+/// `POST /v1/images/{NAME:VERSION}/export`: writes the image to a file on the server, raw or qcow2.
 ///
 /// # Errors
-/// 400 for a path that is not absolute or exists, 404, 500.
+/// 400 for a path that is not absolute, or exists and may not be replaced; 404, 500. Nothing is left then.
 pub async fn export(
     State(shared): Server,
     Path(name): Path<String>,
@@ -121,21 +139,24 @@ pub async fn export(
     if !asked.path.is_absolute() {
         return Err(bad(format!("{} is not an absolute path", asked.path.display())));
     }
-    let file = OpenOptions::new().write(true).read(true).create_new(true).open(&asked.path);
-    let file = file.map_err(|error| bad(format!("cannot create {}: {error}", asked.path.display())))?;
+    let format =
+        asked.format.as_deref().unwrap_or("raw").parse().map_err(|error: SourceError| bad(error.to_string()))?;
     let store = shared.clone();
-    let done = tokio::task::spawn_blocking(move || store.images.export(&image, &file)).await;
+    let work = move || store.images.export_file(&image, &asked.path, format, asked.force);
+    let done = tokio::task::spawn_blocking(work).await;
     let done =
         done.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("export failed: {error}")))?;
     match done {
         Ok(()) => Ok(Json(shown(&shared, record))),
+        Err(ExportError::Store(error)) => Err(error.into()),
         Err(error) => {
-            // Half an image must not be taken for a whole one; the file is ours, we have just made it.
-            let _ = std::fs::remove_file(&asked.path);
-            Err(match error {
-                ExportError::Store(error) => error.into(),
-                other => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, causes::in_one_line(&other)),
-            })
+            let status = match &error {
+                ExportError::Exists { .. } | ExportError::NotAFile { .. } | ExportError::Create { .. } => {
+                    StatusCode::BAD_REQUEST
+                }
+                _ => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            Err(Problem::new(status, causes::in_one_line(&error)))
         }
     }
 }
@@ -144,17 +165,20 @@ fn reference(name: &str) -> Result<ImageRef, Problem> {
     name.parse().map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("{error}")))
 }
 
-fn import_problem(error: ImportError) -> Problem {
+pub(super) fn import_problem(error: ImportError) -> Problem {
     let status = match &error {
         ImportError::OtherContent { .. } | ImportError::OtherContentBefore { .. } => StatusCode::CONFLICT,
-        ImportError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        ImportError::TooLarge { .. }
+        | ImportError::Source(SourceError::ImageTooLarge { .. } | SourceError::FileTooLarge { .. }) => {
+            StatusCode::PAYLOAD_TOO_LARGE
+        }
         ImportError::Store(_) => StatusCode::INSUFFICIENT_STORAGE,
         _ => StatusCode::BAD_REQUEST,
     };
     Problem::new(status, causes::in_one_line(&error))
 }
 
-fn shown(shared: &Shared, record: Record) -> wire::Image {
+pub(super) fn shown(shared: &Shared, record: Record) -> wire::Image {
     Known::of(shared).shown(shared, record)
 }
 

@@ -4,7 +4,7 @@
 //! for each extent.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read};
 use std::sync::PoisonError;
 
 use thiserror::Error;
@@ -13,6 +13,7 @@ use super::block_index::{BlockIndex, Location};
 use super::mend::Blocks;
 use super::pack::{self, FinishedPack, FrameSpan, PackWriter};
 use super::reader::ImageReader;
+use super::source::{self, Declared, SourceError};
 use super::{ImageRef, ImageStore, RECORD_FORMAT, Record, StoreError, files, inspect};
 use crate::clock::UnixSeconds;
 use crate::gpt::GptError;
@@ -20,7 +21,6 @@ use crate::wire::manifest::{
     self, BLOCK_BYTES, BootFacts, ContentDigest, Digest, Extent, Frame, Manifest, ManifestError, WINDOW_BYTES,
 };
 
-const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// What an image must be a multiple of: the smallest sector.
 const SECTOR_BYTES: u64 = 512;
 
@@ -57,8 +57,10 @@ impl Imported {
 /// Why an image was not imported. Nothing of it is listed, and nothing is kept.
 #[derive(Debug, Error)]
 pub enum ImportError {
-    #[error("the image cannot be read (it ends too early, or its zstd compression is damaged)")]
+    #[error("the image cannot be read to its end")]
     Read(#[source] io::Error),
+    #[error(transparent)]
+    Source(#[from] SourceError),
     #[error("the image is larger than the {max_image_bytes} bytes that are allowed")]
     TooLarge { max_image_bytes: u64 },
     #[error("the image is empty")]
@@ -83,9 +85,18 @@ pub enum ImportError {
     Store(#[from] StoreError),
 }
 
+impl ImportError {
+    /// What a stream said while it was read.
+    pub(super) fn from_read(error: io::Error) -> ImportError {
+        match error.downcast::<SourceError>() {
+            Ok(source) => ImportError::Source(source),
+            Err(error) => ImportError::Read(error),
+        }
+    }
+}
+
 impl ImageStore {
-    /// Imports a raw disk image, plain or compressed with zstd. `progress` is told the raw bytes so far, about
-    /// once for each MiB.
+    /// Imports a disk image, raw or qcow2, plain or packed, by its magic; see [`ImageStore::import_declared`].
     ///
     /// # Errors
     /// [`ImportError`]; the store is then as it was before.
@@ -95,10 +106,27 @@ impl ImageStore {
         request: &ImportRequest,
         progress: &dyn Fn(u64),
     ) -> Result<Imported, ImportError> {
+        self.import_declared(reader, &Declared::default(), request, progress)
+    }
+
+    /// Imports a disk image of which something is known before: that must hold. `progress` is told the raw bytes so
+    /// far, about once for each MiB.
+    ///
+    /// # Errors
+    /// [`ImportError`]; the store is then as it was before.
+    pub fn import_declared(
+        &self,
+        reader: impl Read,
+        declared: &Declared,
+        request: &ImportRequest,
+        progress: &dyn Fn(u64),
+    ) -> Result<Imported, ImportError> {
+        let mut source = source::open(reader, declared, request.max_image_bytes, &self.dir)?;
         // The lock guards no data, so one that a panic left poisoned is as good as any.
         let _alone = self.importing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut scan = Scan::new(self)?;
-        scan.read_all(&mut plain(reader).map_err(ImportError::Read)?, request.max_image_bytes, progress)?;
+        scan.read_all(&mut source, request.max_image_bytes, progress)?;
+        source.finish()?;
         let content_digest = scan.content.clone().finish(scan.image_bytes);
         let Scan { index, writer, runs, image_bytes, .. } = scan;
         let new_pack = writer.finish()?;
@@ -202,19 +230,6 @@ impl ImageStore {
     }
 }
 
-/// The raw bytes of an image that may be compressed.
-fn plain<'r>(reader: impl Read + 'r) -> io::Result<Box<dyn Read + 'r>> {
-    let mut reader = BufReader::with_capacity(1 << 18, reader);
-    let mut magic = Vec::with_capacity(ZSTD_MAGIC.len());
-    reader.by_ref().take(ZSTD_MAGIC.len() as u64).read_to_end(&mut magic)?;
-    let compressed = magic == ZSTD_MAGIC;
-    let whole = io::Cursor::new(magic).chain(reader);
-    if compressed {
-        return Ok(Box::new(zstd::stream::read::Decoder::new(whole)?));
-    }
-    Ok(Box::new(whole))
-}
-
 /// A run of blocks as it was found: on the image and in a pack.
 #[derive(Debug)]
 struct Run {
@@ -258,7 +273,7 @@ impl Scan {
     fn read_all(&mut self, reader: &mut dyn Read, max: u64, progress: &dyn Fn(u64)) -> Result<(), ImportError> {
         let mut window = vec![0; WINDOW_BYTES as usize];
         loop {
-            let count = read_full(reader, &mut window).map_err(ImportError::Read)?;
+            let count = read_full(reader, &mut window).map_err(ImportError::from_read)?;
             let offset = self.image_bytes;
             self.image_bytes += count as u64;
             if self.image_bytes > max.min(manifest::IMAGE_BYTES_MAX) {

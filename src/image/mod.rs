@@ -32,8 +32,8 @@ use crate::clock::UnixSeconds;
 use crate::wire::manifest::{self, Manifest, ManifestError};
 pub use crate::wire::reference::{ImageRef, RefError};
 
-pub mod baseline;
 mod bad;
+pub mod baseline;
 mod baselines_gc;
 mod block_index;
 mod compact;
@@ -54,11 +54,14 @@ mod pack_cache;
 mod reader;
 mod scrub;
 pub mod signature;
+mod source;
+pub mod uploads;
 mod uses;
 
 pub use export::ExportError;
 pub use import::{ImportError, ImportRequest, Imported};
 pub use scrub::{ScrubReport, ScrubRequest};
+pub use source::{Compression, Declared, FileDigest, Format, SourceError};
 
 const RECORD_FORMAT: u32 = 1;
 

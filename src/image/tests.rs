@@ -203,7 +203,7 @@ fn what_is_no_disk_image_is_refused() {
     assert!(matches!(odd, Err(ImportError::NotWholeSectors { image_bytes: 1000 })));
     let mut trailing = zstd::bulk::compress(&noise(1, MIB), 1).unwrap();
     trailing.extend_from_slice(b"garbage behind the frame");
-    assert!(matches!(import(&store, "a:1", &trailing[..]), Err(ImportError::Read(_))));
+    assert!(matches!(import(&store, "a:1", &trailing[..]), Err(ImportError::Source(_))));
     assert!(store.list().unwrap().is_empty());
 }
 

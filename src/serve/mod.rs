@@ -1,6 +1,7 @@
 //! `regild serve`: open what is on disk, bind every socket, only then start the loops; stop together.
 
 mod authority;
+mod pushes;
 
 use crate::causes;
 use crate::clock;
@@ -48,6 +49,8 @@ pub enum ServeError {
     Tftp(#[from] tftp::BindError),
     #[error("cannot listen on {what}")]
     Bind { what: String, source: std::io::Error },
+    #[error("the directory of uploads cannot be used")]
+    Uploads(#[from] image::uploads::UploadError),
     #[error("cannot start")]
     Start(#[from] std::io::Error),
 }
@@ -154,6 +157,9 @@ async fn serve(
         tasks.spawn(listen::machines(listener, routes, connections_max, stopped.clone()));
     }
     tasks.spawn(upkeep::run(shared.clone(), stopped.clone()));
+    if let Some(pushing) = sockets.pushing {
+        pushing.start(shared.clone(), &mut tasks, &stopped)?;
+    }
     tasks.spawn(listen::operators(sockets.operators, http::operator_routes(shared.clone()), stopped));
     tasks.spawn(scheduler.run());
     tracing::info!(
@@ -180,6 +186,7 @@ struct Sockets {
     http: Vec<TcpListener>,
     router_answers: Vec<RouterAnswers>,
     operators: UnixListener,
+    pushing: Option<pushes::Pushing>,
 }
 
 /// All sockets or none: a server that answers DHCP but not HTTP would strand every machine that asks.
@@ -192,6 +199,10 @@ async fn bind(shared: &Shared) -> Result<Sockets, ServeError> {
         router_answers: Vec::new(),
         operators: listen::bind_operators(&config.socket, config.socket_group.as_deref())
             .map_err(|source| ServeError::Bind { what: config.socket.display().to_string(), source })?,
+        pushing: match &config.http.upload {
+            Some(upload) => Some(pushes::Pushing::bind(upload).await?),
+            None => None,
+        },
     };
     for (place, network) in config.networks.iter().enumerate() {
         let failed = |what: String| move |source| ServeError::Bind { what, source };

@@ -12,4 +12,5 @@ pub mod operator_drift;
 pub mod operator_images;
 pub mod reference;
 pub mod standby;
+pub mod upload;
 pub mod verify;

@@ -495,6 +495,12 @@ pub struct Image {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Export {
-    /// Absolute; must not exist yet.
+    /// Absolute; must not exist yet, unless `force` is set.
     pub path: std::path::PathBuf,
+    /// `raw` (the default) or `qcow2`.
+    #[serde(default)]
+    pub format: Option<String>,
+    /// Put it in the place of a file that is there.
+    #[serde(default)]
+    pub force: bool,
 }
