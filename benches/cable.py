@@ -14,7 +14,7 @@ import signal
 import subprocess
 import time
 
-SERVER_IP = "10.90.0.1"
+SERVER_IP, CLIENT_IP = "10.90.0.1", "10.90.0.2"
 SERVER_LINK, CLIENT_LINK = "srv", "cli"
 TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 LIBC = ctypes.CDLL(None)
@@ -116,7 +116,7 @@ class Cable:
                                      for holder in (server, client)])
         ip = lambda inside, words: subprocess.run(inside + ["ip"] + words.split(), check=True)
         ip(self.server, f"link add {SERVER_LINK} type veth peer name {CLIENT_LINK} netns {client.pid}")
-        for inside, link, address in ((self.server, SERVER_LINK, SERVER_IP), (self.client, CLIENT_LINK, "10.90.0.2")):
+        for inside, link, address in ((self.server, SERVER_LINK, SERVER_IP), (self.client, CLIENT_LINK, CLIENT_IP)):
             ip(inside, "link set lo up")
             ip(inside, f"address add {address}/16 dev {link}")
             ip(inside, f"link set {link} up")
