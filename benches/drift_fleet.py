@@ -12,9 +12,9 @@ import time
 
 import report
 from cable import CLIENT_IP, SERVER_IP
-from fleet import FLEET_CONFIG
+from fleet import FLEET_CONFIG, requested
 import regild
-from regild import HTTP_PORT, Regild, UnixConnection, built
+from regild import HTTP_PORT, Regild, built
 
 HOSTS = 10_000
 # At the real pace of 10,000 an hour. A change is reported faster than the ten minutes that agents need at least, which is
@@ -79,7 +79,7 @@ def measure(bench, cable, load, fleet):
     found["change"] = says("--what", "report", "--sequence", 4, "--findings", FINDINGS, "--seconds", CHANGE_SECONDS)
     found["tripped"] = server.api("GET", "/v1/brakes")["tripped"]
     found["memory drifted"] = server.process.memory("VmRSS")
-    found |= {path: asked(server, path) for path in ("/v1/drift", "/v1/drift/top")}
+    found |= {path: requested(server, path) for path in ("/v1/drift", "/v1/drift/top")}
     top = server.api("GET", "/v1/drift/top?limit=1")[0]
     if (top["hosts"], top["same_content"]) != (HOSTS, HOSTS):
         raise SystemExit(f"{HOSTS} hosts have the same file: {top}")
@@ -101,18 +101,6 @@ def image(directory):
                    stdout=subprocess.DEVNULL)
     shutil.rmtree(tree)
     return file
-
-
-def asked(server, path):
-    began = time.monotonic()
-    connection = UnixConnection(server.directory / "state/regild.sock")
-    connection.request("GET", path)
-    answer = connection.getresponse()
-    answer.read()
-    connection.close()
-    if answer.status != 200:
-        raise SystemExit(f"{path}: {answer.status}")
-    return time.monotonic() - began
 
 
 def table(found):

@@ -54,6 +54,7 @@ fn the_baseline_of_the_tiny_image_is_what_the_kernel_shows() {
     let BaselineState::Ready { entries: count, origin: Origin::Image, .. } = &record.state else {
         panic!("{record:?}")
     };
+    assert!(record.os_release.as_ref().is_some_and(|text| text.starts_with("ID=regild-tiny\n")), "{record:?}");
     let ours = entries(&store, &record);
     assert_eq!(ours.len() as u64, *count);
     let root = store.manifest(&manifest).unwrap().boot.partitions.iter().find(|p| p.name == "root").unwrap().first_lba;

@@ -2,15 +2,11 @@
 
 use super::Shared;
 use crate::decide::drift::path;
-use crate::image::baseline::BaselineState;
+use crate::image::baseline::{BaselineRecord, BaselineState};
 use crate::wire::baseline::{Origin, Reader};
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-
-/// Where a distribution says which it is; the second is mostly a link to the first (os-release(5)).
-const OS_RELEASES: [&[u8]; 2] = [b"/usr/lib/os-release", b"/etc/os-release"];
-const OS_RELEASE_BYTES_MAX: usize = 8 << 10;
 
 /// A baseline that there is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,13 +22,7 @@ pub(super) struct Known {
 /// Why there is none, for people.
 pub(super) async fn baseline_of(shared: &Arc<Shared>, manifest: &str) -> Result<Known, String> {
     let (shared, manifest) = (shared.clone(), manifest.to_string());
-    let found = tokio::task::spawn_blocking(move || {
-        let known = baseline(&shared, &manifest)?;
-        if !shared.registry.read(|all| all.knows_os_release(&manifest)) {
-            read_distribution(&shared, &manifest);
-        }
-        Ok(known)
-    });
+    let found = tokio::task::spawn_blocking(move || baseline(&shared, &manifest));
     found.await.unwrap_or_else(|error| Err(format!("the baseline cannot be looked up: {error}")))
 }
 
@@ -42,6 +32,7 @@ fn baseline(shared: &Shared, manifest: &str) -> Result<Known, String> {
         shared.images.want_baseline(manifest);
         return Err("its baseline is being made".to_string());
     };
+    note_distribution(shared, &record);
     match record.state {
         BaselineState::Ready { digest, origin, entries, .. } => {
             let origin = match origin {
@@ -79,18 +70,21 @@ pub(super) fn file(shared: &Shared, manifest: &str, path: &[u8], bytes_max: usiz
 }
 
 /// For each image whose hosts have reported: of which distribution it is. For the start of the server.
-pub fn read_distributions(shared: &Shared) {
+pub fn note_distributions(shared: &Shared) {
     let images: BTreeSet<String> = shared.registry.read(|all| {
         let watched = all.hosts().filter(|view| all.drift().host(&view.host.id).is_some());
         watched.filter_map(|view| Some(view.host.reported.as_ref()?.manifest.clone())).collect()
     });
-    images.iter().for_each(|manifest| read_distribution(shared, manifest));
+    let records = images.iter().filter_map(|manifest| shared.images.baseline_of(manifest).ok().flatten());
+    records.for_each(|record| note_distribution(shared, &record));
 }
 
-/// One that cannot be read is not tried again in this run: what is common to all distributions is then allowed, and what a
-/// policy names (`defaults`).
-fn read_distribution(shared: &Shared, manifest: &str) {
-    let found = OS_RELEASES.iter().find_map(|path| file(shared, manifest, path, OS_RELEASE_BYTES_MAX));
-    let text = found.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-    shared.registry.read(|all| all.note_os_release(manifest, &text));
+/// One that nobody could read is that of no distribution that is known.
+fn note_distribution(shared: &Shared, record: &BaselineRecord) {
+    let os_release = record.os_release.as_deref().unwrap_or_default();
+    shared.registry.read(|all| {
+        if record.digest().is_some() && !all.knows_os_release(&record.manifest) {
+            all.note_os_release(&record.manifest, os_release);
+        }
+    });
 }

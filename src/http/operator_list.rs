@@ -119,12 +119,11 @@ impl Filter {
 impl Checked {
     fn matches(&self, view: &HostView) -> bool {
         let host = &view.host;
-        let mut causes = host.asks.iter().chain(host.order.iter().flat_map(|order| &order.causes));
         let reported = host.reported.as_ref().map(|image| &image.name);
         self.selector.as_ref().is_none_or(|selector| selector.matches(&facts(view)))
             && self.version.as_ref().is_none_or(|version| reported == Some(version))
             && self.state.as_ref().is_none_or(|state| host.state.word() == state)
-            && self.cause.as_ref().is_none_or(|kind| causes.any(|cause| cause.kind.word() == kind))
+            && self.cause.as_ref().is_none_or(|kind| host.causes().any(|cause| cause.kind.word() == kind))
     }
 }
 

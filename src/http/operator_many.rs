@@ -108,34 +108,51 @@ fn ids(hosts: &[Arc<HostView>]) -> Vec<String> {
 /// The hosts that a request means; all of them exist and may be rebuilt, and their number is confirmed.
 fn meant(shared: &Shared, asked: &wire::ReimageMany) -> Result<Vec<Arc<HostView>>, Problem> {
     let unprocessable = |error: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error);
-    let mut hosts: Vec<Arc<HostView>> = Vec::new();
-    match (&asked.select, asked.ids.as_slice()) {
+    let hosts = match (&asked.select, asked.ids.as_slice()) {
         (Some(text), []) => {
             let selector = Selector::parse(text)
                 .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("the selector {text:?}: {error}")))?;
-            hosts.extend(selected(shared, &selector));
+            selected(shared, &selector)
         }
-        (None, ids) => {
-            for id in ids {
-                let host = shared.registry.find(id).ok_or_else(|| RegistryError::UnknownHost(id.clone()))?;
-                if !hosts.iter().any(|known| known.host.id == host.host.id) {
-                    hosts.push(host);
-                }
-            }
-        }
+        (None, ids) => named(shared, ids)?,
         (Some(_), _) => return Err(unprocessable("name hosts or a selector, not both".to_string())),
+    };
+    may_be_stopped(shared, &hosts, asked.expect_count, "nothing was done")?;
+    Ok(hosts)
+}
+
+/// Hosts by id, MAC or name, each once; all of them exist.
+pub(super) fn named(shared: &Shared, ids: &[String]) -> Result<Vec<Arc<HostView>>, Problem> {
+    let mut hosts: Vec<Arc<HostView>> = Vec::new();
+    for id in ids {
+        let host = shared.registry.find(id).ok_or_else(|| RegistryError::UnknownHost(id.clone()))?;
+        if !hosts.iter().any(|known| known.host.id == host.host.id) {
+            hosts.push(host);
+        }
     }
+    Ok(hosts)
+}
+
+/// Whether what runs on these hosts may be stopped: their number is confirmed, and none of them is protected. `so` is what
+/// follows from a protected one.
+pub(super) fn may_be_stopped(
+    shared: &Shared,
+    hosts: &[Arc<HostView>],
+    expect_count: Option<usize>,
+    so: &str,
+) -> Result<(), Problem> {
+    let unprocessable = |error: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error);
     let threshold = shared.registry.read(|view| view.policy().expect_above) as usize;
-    match select::confirm(hosts.len(), threshold, asked.expect_count) {
+    match select::confirm(hosts.len(), threshold, expect_count) {
         Count::Confirmed => {}
         count => return Err(unprocessable(count.to_string())),
     }
-    for host in &hosts {
+    for host in hosts {
         let name = host.host.name.as_ref().unwrap_or(&host.host.id);
         let denied = shared.registry.read(|view| view.allowed(&host.host));
-        denied.map_err(|deny| unprocessable(format!("{name}: {deny}; nothing was done")))?;
+        denied.map_err(|deny| unprocessable(format!("{name}: {deny}; {so}")))?;
     }
-    Ok(hosts)
+    Ok(())
 }
 
 /// The hosts that a selector matches, by id. Machines that nobody approved are never among them.

@@ -3,15 +3,14 @@
 use super::Shared;
 use super::body::JsonBody;
 use super::operator::one_line;
+use super::operator_many::{may_be_stopped, named};
 use super::peer::Operator;
 use super::problem::Problem;
 use crate::decide::host::{Event, Host};
-use crate::decide::select::{self, Count};
-use crate::registry::{HostView, RegistryError};
+use crate::registry::HostView;
 use crate::wire::operator as wire;
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
 use std::sync::Arc;
 
 /// `POST /v1/verify`.
@@ -58,26 +57,9 @@ pub async fn ask(
 /// All of them exist; and where their machines are to be rebooted, which stops what runs there, they are counted as for a
 /// rebuild, and none of them is protected.
 fn meant(shared: &Shared, asked: &wire::VerifyMany) -> Result<Vec<Arc<HostView>>, Problem> {
-    let unprocessable = |error: String| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, error);
-    let mut hosts: Vec<Arc<HostView>> = Vec::new();
-    for id in &asked.ids {
-        let host = shared.registry.find(id).ok_or_else(|| RegistryError::UnknownHost(id.clone()))?;
-        if !hosts.iter().any(|known| known.host.id == host.host.id) {
-            hosts.push(host);
-        }
-    }
-    if !asked.power {
-        return Ok(hosts);
-    }
-    let threshold = shared.registry.read(|view| view.policy().expect_above) as usize;
-    match select::confirm(hosts.len(), threshold, asked.expect_count) {
-        Count::Confirmed => {}
-        count => return Err(unprocessable(count.to_string())),
-    }
-    for host in &hosts {
-        let name = host.host.name.as_ref().unwrap_or(&host.host.id);
-        let denied = shared.registry.read(|view| view.allowed(&host.host));
-        denied.map_err(|deny| unprocessable(format!("{name}: {deny}; it is not rebooted, and nothing was done")))?;
+    let hosts = named(shared, &asked.ids)?;
+    if asked.power {
+        may_be_stopped(shared, &hosts, asked.expect_count, "it is not rebooted, and nothing was done")?;
     }
     Ok(hosts)
 }

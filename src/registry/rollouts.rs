@@ -222,14 +222,13 @@ fn ask(plan: &Plan, image: ImageChoice, now: u64) -> Cause {
 #[must_use]
 pub fn host_facts<'a>(host: &'a Host, rollout: u64, denied: Option<&'a str>) -> HostFacts<'a> {
     let kind = CauseKind::Rollout { number: rollout };
-    let causes = host.asks.iter().chain(host.order.iter().flat_map(|order| &order.causes));
     HostFacts {
         state: &host.state,
         since: host.since,
         reported: host.reported.as_ref(),
         reported_generation: host.reported_generation,
         whole: host.order.is_none() && host.reported_generation == host.generation,
-        asking: causes.into_iter().any(|cause| cause.kind == kind),
+        asking: host.causes().any(|cause| cause.kind == kind),
         denied,
     }
 }

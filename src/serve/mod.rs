@@ -73,7 +73,7 @@ pub fn run(config: &Path) -> Result<(), ServeError> {
     let (scheduler, handle) = scheduler::run::Loop::new(registry.clone(), power);
     let shared = Arc::new(Shared { registry, images, assets, config, scheduler: handle });
     // Before anybody is judged: by the defaults of another distribution hosts would drift, or not, for a moment.
-    crate::http::drift_image::read_distributions(&shared);
+    crate::http::drift_image::note_distributions(&shared);
     let images = shared.clone();
     let baselines = std::thread::Builder::new().name("baselines".into());
     let baselines = baselines.spawn(move || images.images.make_wanted_baselines())?;

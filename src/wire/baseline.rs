@@ -168,7 +168,7 @@ impl<W: Write> Writer<W> {
     /// # Errors
     /// What `to` says.
     pub fn new(to: W, header: &Header) -> Result<Writer<W>, BaselineError> {
-        let mut to = Hashing { inner: to, hasher: blake3::Hasher::new() };
+        let mut to = Hashing::new(to);
         to.write_all(MAGIC)?;
         to.write_all(&VERSION.to_le_bytes())?;
         let mut to = zstd::Encoder::new(to, 3)?;
@@ -205,8 +205,7 @@ impl<W: Write> Writer<W> {
     pub fn finish(mut self) -> Result<(W, Digest), BaselineError> {
         self.to.write_all(&0u32.to_le_bytes())?;
         self.to.write_all(&self.count.to_le_bytes())?;
-        let hashing = self.to.finish()?;
-        Ok((hashing.inner, *hashing.hasher.finalize().as_bytes()))
+        Ok(self.to.finish()?.finish())
     }
 }
 
@@ -338,9 +337,20 @@ pub fn check_digest(mut file: impl Read, expected: &str) -> Result<(), BaselineE
     Ok(())
 }
 
-struct Hashing<W> {
+/// Writes on, and knows the digest of what went through.
+pub(crate) struct Hashing<W> {
     inner: W,
     hasher: blake3::Hasher,
+}
+
+impl<W> Hashing<W> {
+    pub fn new(inner: W) -> Hashing<W> {
+        Hashing { inner, hasher: blake3::Hasher::new() }
+    }
+
+    pub fn finish(self) -> (W, Digest) {
+        (self.inner, *self.hasher.finalize().as_bytes())
+    }
 }
 
 impl<W: Write> Write for Hashing<W> {

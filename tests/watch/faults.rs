@@ -1,7 +1,7 @@
 //! What goes wrong: the server, the network, the process, the disk.
 
 use crate::host::{Host, Mount};
-use crate::server::{Fault, World};
+use crate::server::{Fault, Server, World};
 use regild::clock;
 use std::fs;
 use std::process::Command;
@@ -31,10 +31,8 @@ fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     panic!("not {what} within 90 s");
 }
 
-/// Promise: a server that is away stops no look; what came and went meanwhile is told when it is back, in its order,
-/// also by another process.
-#[test]
-fn a_server_that_is_away_hears_it_all_later() {
+/// All was told, then the server went away, and one finding waits for it.
+fn one_report_waits() -> (Host, Server) {
     let mut host = Host::new();
     let server = host.server("[]");
     host.start();
@@ -43,6 +41,14 @@ fn a_server_that_is_away_hears_it_all_later() {
     server.set(Fault::Down);
     host.write("etc/passwd", "one");
     until("one waits", || waits_in_queue(&host) == 1);
+    (host, server)
+}
+
+/// Promise: a server that is away stops no look; what came and went meanwhile is told when it is back, in its order,
+/// also by another process.
+#[test]
+fn a_server_that_is_away_hears_it_all_later() {
+    let (mut host, server) = one_report_waits();
     host.kill();
     // The next process has nothing but what is kept: terms, baseline, key, queue.
     host.start();
@@ -207,14 +213,7 @@ fn a_lost_key_and_a_second_service_are_said() {
 /// Promise: a report that the server will never take does not stand in the way of those behind it.
 #[test]
 fn reports_against_a_baseline_that_is_gone_do_not_block_the_queue() {
-    let mut host = Host::new();
-    let server = host.server("[]");
-    host.start();
-    server.wait_findings(&[]);
-    all_told(&host);
-    server.set(Fault::Down);
-    host.write("etc/passwd", "one");
-    until("one waits", || waits_in_queue(&host) == 1);
+    let (host, server) = one_report_waits();
     {
         // The server reads the image anew, and better; one file of it is another.
         host.write("usr/lib/unit", "two");

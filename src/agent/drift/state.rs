@@ -9,7 +9,7 @@ use super::content::{Part, Parts};
 use super::tree::Identity;
 use crate::clock::UnixSeconds;
 use crate::decide::drift::path;
-use crate::wire::baseline::PATH_BYTES_MAX;
+use crate::wire::baseline::{Hashing, PATH_BYTES_MAX};
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
 use std::fs::{self, File, OpenOptions};
@@ -205,12 +205,14 @@ impl Iterator for Reader {
     }
 }
 
+type StateEncoder = zstd::Encoder<'static, Hashing<BufWriter<File>>>;
+
 /// Writes a new state. Where it cannot (a full disk), it says so at the end, and the scan goes on: the former state
 /// stays as it is.
 pub struct Writer {
     /// Where it will be, and where it is until it is whole.
     paths: Option<(PathBuf, PathBuf)>,
-    to: Option<zstd::Encoder<'static, Hashing>>,
+    to: Option<StateEncoder>,
     before: Vec<u8>,
     content_bytes: u64,
     lost: Option<String>,
@@ -240,11 +242,11 @@ impl Writer {
 
     pub(super) fn begin(&mut self, header: &Header) {
         let Some((_, new)) = self.paths.clone() else { return };
-        let begun = || -> io::Result<zstd::Encoder<'static, Hashing>> {
+        let begun = || -> io::Result<StateEncoder> {
             // Not one that somebody put there: a link of that name would be written through.
             let _ = fs::remove_file(&new);
             let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-            let mut to = Hashing { inner: BufWriter::new(file), hasher: blake3::Hasher::new() };
+            let mut to = Hashing::new(BufWriter::new(file));
             to.write_all(MAGIC)?;
             to.write_all(&VERSION.to_le_bytes())?;
             let mut to = zstd::Encoder::new(to, 1)?;
@@ -301,12 +303,12 @@ impl Drop for Writer {
     }
 }
 
-fn finish(mut to: zstd::Encoder<'static, Hashing>, content_bytes: u64, path: &Path, new: &Path) -> io::Result<()> {
+fn finish(mut to: StateEncoder, content_bytes: u64, path: &Path, new: &Path) -> io::Result<()> {
     to.write_all(&0u32.to_le_bytes())?;
     let mut to = to.finish()?;
     to.write_all(&content_bytes.to_le_bytes())?;
-    let Hashing { mut inner, hasher } = to;
-    inner.write_all(hasher.finalize().as_bytes())?;
+    let (mut inner, digest) = to.finish();
+    inner.write_all(&digest)?;
     let file = inner.into_inner().map_err(io::IntoInnerError::into_error)?;
     file.sync_all()?;
     fs::rename(new, path)?;
@@ -321,23 +323,6 @@ fn put(to: &mut impl Write, record: &impl Serialize) -> io::Result<()> {
     let length = length.ok_or_else(|| io::Error::other("a record is too long"))?;
     to.write_all(&length.to_le_bytes())?;
     to.write_all(&record)
-}
-
-struct Hashing {
-    inner: BufWriter<File>,
-    hasher: blake3::Hasher,
-}
-
-impl Write for Hashing {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.inner.write(bytes)?;
-        self.hasher.update(&bytes[..count]);
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
 }
 
 #[cfg(test)]

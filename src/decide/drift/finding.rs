@@ -120,6 +120,12 @@ impl Aspects {
         self.0 == 0
     }
 
+    /// # Errors
+    /// The first word that is none of an aspect.
+    pub fn from_words<'w>(words: impl IntoIterator<Item = &'w str>) -> Result<Aspects, &'w str> {
+        words.into_iter().map(|word| Aspect::from_word(word).ok_or(word)).collect()
+    }
+
     /// Those of `self` that are not in `other`.
     #[must_use]
     pub const fn without(self, other: Aspects) -> Aspects {

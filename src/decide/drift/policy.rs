@@ -110,6 +110,15 @@ impl Pattern {
         &top[..end]
     }
 
+    /// `/**`, `/usr/**`, `/*/**`: with one of these one person would blind the fleet. Two names before the first wildcard
+    /// say that somebody knows what he means.
+    #[must_use]
+    pub fn takes_in_a_tree(&self) -> bool {
+        let is_name = |part: &&[u8]| !part.contains(&b'*') && !part.contains(&b'?');
+        let names = self.0.split(|byte| *byte == b'/').skip(1).take_while(is_name).count();
+        names < 2 && self.0.windows(2).any(|pair| pair == b"**")
+    }
+
     /// Whether everything under `directory` matches, whatever its name.
     #[must_use]
     pub fn covers(&self, directory: &[u8]) -> bool {
@@ -261,6 +270,16 @@ mod tests {
     fn a_pattern_of_stars_ends() {
         let stars = pattern(&format!("/{}b", "*a".repeat(500)));
         assert!(!stars.matches(format!("/{}", "a".repeat(4000)).as_bytes()));
+    }
+
+    #[test]
+    fn an_exception_names_more_than_a_tree() {
+        for wide in ["/**", "/*/**", "/usr/**", "/etc/**", "/**/*.conf", "/etc/*/**"] {
+            assert!(pattern(wide).takes_in_a_tree(), "{wide}");
+        }
+        for narrow in ["/etc/motd", "/etc/*", "/etc/ssh/**", "/usr/share/doc/**", "/var/lib/**/x"] {
+            assert!(!pattern(narrow).takes_in_a_tree(), "{narrow}");
+        }
     }
 
     #[test]

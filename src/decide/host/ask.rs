@@ -66,8 +66,7 @@ impl Change {
         if !self.is_new_request(cause) {
             return Ok(());
         }
-        let ordered = self.host.order.iter().flat_map(|order| &order.causes);
-        let is_known = self.host.asks.iter().chain(ordered).any(|known| known.kind == CauseKind::Drift);
+        let is_known = self.host.causes().any(|known| known.kind == CauseKind::Drift);
         if cause.kind == CauseKind::Drift && !is_known {
             self.host.drift_asked_at = self.now;
         }

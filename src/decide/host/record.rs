@@ -101,6 +101,11 @@ impl Host {
         format!("h-{}", mac.to_string().replace(':', ""))
     }
 
+    /// What asks for a rebuild of it, and what its open order is for.
+    pub fn causes(&self) -> impl Iterator<Item = &Cause> {
+        self.asks.iter().chain(self.order.iter().flat_map(|order| &order.causes))
+    }
+
     /// Whether the disk holds what the host last reported, for the newest generation.
     #[must_use]
     pub fn runs_desired(&self) -> bool {

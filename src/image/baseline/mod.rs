@@ -37,6 +37,9 @@ mod survey;
 pub(super) use queue::Queue;
 
 const RECORD_FORMAT: u32 = 1;
+/// Where a distribution says which it is; the second is mostly a link to the first (os-release(5)).
+const OS_RELEASES: [&[u8]; 2] = [b"/usr/lib/os-release", b"/etc/os-release"];
+const OS_RELEASE_BYTES_MAX: usize = 8 << 10;
 /// A list that a host sends. One of a million files has 60 MB.
 pub const HOST_BASELINE_BYTES_MAX: u64 = 1 << 30;
 
@@ -51,6 +54,8 @@ pub struct BaselineRecord {
     pub made_at: UnixSeconds,
     /// How each part of the image is known; empty where nobody could tell.
     pub volumes: Vec<Volume>,
+    /// The image's os-release(5), where the server could read it: of which distribution it is.
+    pub os_release: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -149,20 +154,21 @@ impl ImageStore {
         if let Some(record) = self.baseline_of(manifest)?.filter(|record| record.digest().is_some()) {
             return Ok(record);
         }
+        let failed = |reason| (BaselineState::Failed { reason }, Vec::new(), None);
         // Our own readers have no panic that is known; an image that finds one costs its own baseline only.
         let built = catch_unwind(AssertUnwindSafe(|| self.build(manifest)));
-        let (state, volumes) = match built {
-            Ok(Ok(built)) => built,
+        let (state, volumes, os_release) = match built {
+            Ok(Ok((state, volumes))) => (state, volumes, self.os_release_of(manifest)),
             Ok(Err(error @ (MakeError::Stopped | MakeError::Store(_)))) => return Err(error),
             Ok(Err(MakeError::NeedsHost { partition, format, volumes })) => {
                 let error = MakeError::NeedsHost { partition, format, volumes: Vec::new() };
-                (BaselineState::NeedsHost { reason: error.to_string() }, volumes)
+                (BaselineState::NeedsHost { reason: error.to_string() }, volumes, None)
             }
-            Ok(Err(error)) => (BaselineState::Failed { reason: causes::in_one_line(&error) }, Vec::new()),
-            Err(_) => (BaselineState::Failed { reason: "the reader of its file systems broke off".into() }, Vec::new()),
+            Ok(Err(error)) => failed(causes::in_one_line(&error)),
+            Err(_) => failed("the reader of its file systems broke off".into()),
         };
-        let record =
-            BaselineRecord { format: RECORD_FORMAT, manifest: manifest.to_owned(), state, made_at: now, volumes };
+        let (format, manifest) = (RECORD_FORMAT, manifest.to_owned());
+        let record = BaselineRecord { format, manifest, state, made_at: now, volumes, os_release };
         self.write_record(&record)?;
         Ok(record)
     }
@@ -204,6 +210,13 @@ impl ImageStore {
         temp.publish(&self.baseline_path(&name))?;
         let state = BaselineState::Ready { digest: name, origin: Origin::Image, entries, baseline_bytes };
         Ok((state, header.volumes))
+    }
+
+    /// One that cannot be read is none: what is common to all distributions is then allowed, and what a policy names.
+    fn os_release_of(&self, manifest: &str) -> Option<String> {
+        let read = |path: &&[u8]| self.read_file(manifest, path, OS_RELEASE_BYTES_MAX).ok().flatten();
+        let found = catch_unwind(AssertUnwindSafe(|| OS_RELEASES.iter().find_map(read)));
+        found.ok().flatten().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
     }
 
     /// The packs of an image, each as its digest says: the reader of images does not check what it unpacks, and a
@@ -293,6 +306,7 @@ impl ImageStore {
             state,
             made_at: now,
             volumes: header.volumes,
+            os_release: None,
         };
         self.write_record(&record)?;
         if let Some(old) = before.as_ref().and_then(BaselineRecord::digest).filter(|old| *old != digest) {

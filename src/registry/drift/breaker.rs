@@ -14,10 +14,7 @@ const MARKS_MAX: usize = 500;
 
 impl Writer {
     pub(in crate::registry) fn drift_in_common(&self) -> String {
-        let asks = |host: &Host| {
-            let mut causes = host.asks.iter().chain(host.order.iter().flat_map(|order| &order.causes));
-            causes.any(|cause| cause.kind == CauseKind::Drift)
-        };
+        let asks = |host: &Host| host.causes().any(|cause| cause.kind == CauseKind::Drift);
         let of = |(id, watched): (&String, &Arc<Watched>)| {
             let host = &self.hosts.get(id)?.host;
             (asks(host) && watched.asking > 0).then(|| (id.clone(), watched.clone()))

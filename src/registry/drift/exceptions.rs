@@ -143,9 +143,8 @@ impl Writer {
             let wrong = |why: &str| untrusted(&item, why);
             let bytes = path::from_text(&stored.pattern).ok_or_else(|| wrong("its pattern is no text of a path"))?;
             let pattern = Pattern::new(&bytes).map_err(|error| wrong(error.sentence()))?;
-            let aspects: Option<Aspects> =
-                stored.aspects.iter().map(|word| crate::decide::drift::finding::Aspect::from_word(word)).collect();
-            let aspects = aspects.ok_or_else(|| wrong("it has a word that is no way to differ"))?;
+            let aspects = Aspects::from_words(stored.aspects.iter().map(String::as_str));
+            let aspects = aspects.map_err(|_| wrong("it has a word that is no way to differ"))?;
             let Stored { number, scope, until, why, by, at, .. } = stored;
             let new = NewException { pattern, aspects, scope, until, why, by };
             all.0.insert(number, Arc::new(made(number, new, at)));

@@ -74,7 +74,7 @@ impl Listed {
 
 /// `["mode+owner", since, look]`.
 mod known_words {
-    use crate::decide::drift::finding::{Aspect, Aspects};
+    use crate::decide::drift::finding::Aspects;
     use crate::decide::drift::judge::Known;
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -87,8 +87,8 @@ mod known_words {
 
     pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Known>, D::Error> {
         let known = |(words, since, look): Words| {
-            let aspects: Option<Aspects> = words.split('+').map(Aspect::from_word).collect();
-            let aspects = aspects.ok_or_else(|| serde::de::Error::custom(format!("{words:?} are no aspects")))?;
+            let aspects = Aspects::from_words(words.split('+'));
+            let aspects = aspects.map_err(|_| serde::de::Error::custom(format!("{words:?} are no aspects")))?;
             Ok(Known { aspects, since, look })
         };
         Vec::<Words>::deserialize(from)?.into_iter().map(known).collect()

@@ -1,7 +1,7 @@
 //! Between the words of `wire::drift` and the values of `decide::drift`. What comes from outside is checked here.
 
 use super::{Finding, Node, PathText, Rule};
-use crate::decide::drift::finding::{self, Aspect, Aspects, Kind};
+use crate::decide::drift::finding::{self, Aspects, Kind};
 use crate::decide::drift::policy::{self, Action, Pattern};
 use crate::wire::manifest;
 
@@ -126,11 +126,11 @@ impl TryFrom<&Rule> for policy::Rule {
             pattern: crate::decide::drift::path::to_text(&words.pattern.0),
             why: error.sentence(),
         })?;
-        let aspect = |word: &String| Aspect::from_word(word).ok_or_else(|| MeaningError::Aspect(word.clone()));
         let aspects = if words.aspects.is_empty() {
             Aspects::ALL
         } else {
-            words.aspects.iter().map(aspect).collect::<Result<Aspects, _>>()?
+            Aspects::from_words(words.aspects.iter().map(String::as_str))
+                .map_err(|word| MeaningError::Aspect(word.to_string()))?
         };
         let Rule { grace_seconds, scans_min, .. } = *words;
         let action = match words.action.as_str() {
