@@ -102,6 +102,7 @@ test-fast:
 	cargo test --test net --test write_path --test write_cuts
 	cargo test --test store_cuts
 	cargo test --test watch --test drift --test volume
+	cargo test --test image_store
 	cargo test --test sim
 	@# These wait for the server, for timers and for disks more than they compute.
 	cargo test --test http -- --test-threads 6
@@ -130,6 +131,7 @@ test-full: test images-full
 	tests/with-ticker.sh cargo test --test standby_road -- --ignored --nocapture --test-threads 1
 	tests/with-ticker.sh cargo test --test debian_road -- --ignored --test-threads 1
 	tests/with-ticker.sh cargo test --test store_cuts -- --ignored --nocapture --test-threads 1
+	tests/with-ticker.sh cargo test --test image_store -- --ignored --nocapture --test-threads 1
 	tests/with-ticker.sh $(MAKE) test-sim
 	tests/rules.py
 

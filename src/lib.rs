@@ -7,12 +7,13 @@
 //! 3. [`http`] hands out the boot script, the deploy environment, manifests, image data; takes
 //!    the agent's reports; on a Unix socket it is the operator's API.
 //! 4. [`decide`] is what all of them ask. Pure: facts and time in, a decision out.
-//! 5. [`image`] is the golden image store: import, manifests, packs, export, baselines; [`volume`] reads the file systems
-//!    of an image, or of a disk that is not in use, without mounting them.
+//! 5. [`image`] is the golden image store: import, manifests, packs, export, baselines, garbage collection, scrub,
+//!    signatures; [`volume`] reads the file systems of an image, or of a disk that is not in use, without mounting them.
 //! 6. [`agent`] runs on the machine: choose the disk, write, read back, report.
 //! 7. [`registry`] is the one writer of leases, host records and orders; [`db`] is where it keeps them.
 //! 8. [`scheduler`] turns a group's cron lines, windows and days into the plain numbers that `decide` judges.
-//! 9. [`power`] makes a machine boot now: Redfish, IPMI, Wake-on-LAN, or somebody who is told to.
+//! 9. [`upkeep`] lets image store and registry agree on what is collected, damaged, trusted.
+//! 10. [`power`] makes a machine boot now: Redfish, IPMI, Wake-on-LAN, or somebody who is told to.
 //!
 //! Invariants (ARCHITECTURE.md tells why; `tests/tidy.rs` keeps the layers):
 //!
@@ -59,3 +60,5 @@ pub mod scheduler;
 pub mod serve;
 #[cfg(feature = "server")]
 pub mod tftp;
+#[cfg(feature = "server")]
+pub mod upkeep;

@@ -27,14 +27,22 @@ mod drift;
 mod drift_cli;
 #[path = "http/fleet.rs"]
 mod fleet;
+#[path = "http/keep.rs"]
+mod keep;
 #[path = "http/lab.rs"]
 mod lab;
 #[path = "http/ledger.rs"]
 mod ledger;
 #[path = "http/list.rs"]
 mod list;
+#[path = "http/memory.rs"]
+mod memory;
 #[path = "http/netboot.rs"]
 mod netboot;
+#[path = "http/oci.rs"]
+mod oci;
+#[path = "http/push.rs"]
+mod push;
 #[path = "http/ranges.rs"]
 mod ranges;
 #[path = "http/raw.rs"]
@@ -45,6 +53,8 @@ mod requests;
 mod routes;
 #[path = "http/second_person.rs"]
 mod second_person;
+#[path = "http/sources.rs"]
+mod sources;
 #[path = "http/standby.rs"]
 mod standby;
 #[path = "http/stop.rs"]

@@ -8,8 +8,8 @@ set -eu
 # golden images for tests; openssh-client: logging in to one. mount: losetup and mount, for disks in tests; acl to
 # btrfs-progs: file systems with all that they can hold. dnsmasq-base,
 # atftp, tftp-hpa, curl, udhcpc, strace, tcpdump: foreign clients, peers, faults.
-# ansible-core: reads our inventory. ipmitool: the ipmi power driver, at run time too. openipmi (ipmi_sim), openssl,
-# python3-venv: controllers to test it on. libfaketime: an hour that passes in a second.
+# docker-registry: disk images as OCI artifacts. ansible-core: reads our inventory. ipmitool: the ipmi power driver, at run time too. openipmi (ipmi_sim), openssl,
+# python3-venv: controllers to test it on. libfaketime: an hour that passes in a second. minisign: signatures of images.
 packages="build-essential pkg-config ca-certificates
 qemu-system-x86 qemu-utils ovmf ipxe-qemu
 ipxe grub-common grub-pc-bin grub-efi-amd64-bin
@@ -17,7 +17,8 @@ busybox-static cpio kmod zstd xz-utils
 mtools dosfstools gdisk e2fsprogs mmdebstrap openssh-client mount
 acl attr libcap2-bin squashfs-tools erofs-utils xfsprogs btrfs-progs
 iproute2 dnsmasq-base atftp tftp-hpa curl udhcpc strace tcpdump
-ansible-core ipmitool openipmi openssl python3-venv libfaketime"
+docker-registry ansible-core ipmitool openipmi openssl python3-venv libfaketime
+minisign"
 # What is measured beside regild is unpacked, not installed (benches/unpack-peers.sh).
 [ "${1:-}" != bench ] || packages="python3 util-linux iproute2 strace tcpdump zstd"
 

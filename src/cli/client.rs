@@ -38,6 +38,11 @@ impl Client {
         Ok(Client { socket, runtime })
     }
 
+    /// Runs something else on this client's thread and runtime.
+    pub fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+
     pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.json(Method::GET, path, empty())
     }

@@ -2,31 +2,21 @@
 
 use super::Failure;
 use super::baseline;
-use super::client::{Body, Client, segment};
+use super::client::{Client, segment};
+use super::image_import::{self, ImportArgs, PushArgs};
+use super::image_keep::{self, KeepCommand};
 use super::output::{self, Output};
-use super::sparse::SparseStream;
 use crate::wire::operator::{Channel, Export, Image, MarkImage, SetChannel};
-use bytes::Bytes;
 use clap::Subcommand;
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::Frame;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use std::fs::File;
-use std::io;
-use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::path::PathBuf;
 
 /// REF is NAME:VERSION.
 #[derive(Debug, Subcommand)]
 pub enum ImageCommand {
-    /// Take a raw disk image, plain or zstd-compressed, as a new immutable version.
-    Import {
-        file: PathBuf,
-        /// NAME:VERSION
-        #[arg(long = "as", value_name = "REF")]
-        name: String,
-    },
+    /// Take a disk image as a new immutable version.
+    Import(ImportArgs),
+    /// Send a disk image to a server's upload listener, from a machine that is not the server; goes on where it was cut.
+    Push(PushArgs),
     /// All versions.
     List {
         #[arg(short, long, value_enum, default_value = "table")]
@@ -53,7 +43,7 @@ pub enum ImageCommand {
         #[arg(long)]
         reason: String,
     },
-    /// End `deprecate` or `block`.
+    /// End `preview`, `deprecate`, `block` or `retire`.
     Activate {
         image: String,
         #[arg(long)]
@@ -74,8 +64,18 @@ pub enum ImageCommand {
         #[arg(short, long, value_enum, default_value = "table")]
         output: Output,
     },
-    /// Write a version back to a raw file, byte for byte what was imported.
-    Export { image: String, file: PathBuf },
+    /// Write a version to a file on the server, byte for byte the disk that was imported.
+    Export {
+        image: String,
+        file: PathBuf,
+        #[arg(long, value_name = "raw|qcow2", default_value = "raw")]
+        format: String,
+        /// Put it in the place of a file that is there.
+        #[arg(long)]
+        force: bool,
+    },
+    #[command(flatten)]
+    Keep(KeepCommand),
 }
 
 #[derive(Debug, Subcommand)]
@@ -116,10 +116,17 @@ fn channel(client: &Client, command: ChannelCommand) -> Result<(), Failure> {
 }
 
 pub fn run(command: ImageCommand, server: &str) -> Result<(), Failure> {
+    let command = match command {
+        // To another kind of server: its URL.
+        ImageCommand::Push(args) => return image_import::push(server, args),
+        other => other,
+    };
     let client = Client::new(server)?;
     let path = |image: &str, verb: &str| format!("/v1/images/{}{verb}", segment(image));
     match command {
-        ImageCommand::Import { file, name } => import(&client, &file, &name),
+        ImageCommand::Import(args) => image_import::import(&client, &args),
+        ImageCommand::Push(args) => image_import::push(server, args),
+        ImageCommand::Keep(command) => image_keep::run(command, &client),
         ImageCommand::List { output } => list(output, &client.get("/v1/images")?),
         ImageCommand::Show { image, output } => show(output, &client.get(&path(&image, ""))?),
         ImageCommand::Channel(command) => channel(&client, command),
@@ -131,8 +138,8 @@ pub fn run(command: ImageCommand, server: &str) -> Result<(), Failure> {
             let filter = prefix.map(|prefix| format!("?prefix={}", segment(&prefix))).unwrap_or_default();
             baseline::files(&client, &(path(&image, "/files") + &filter), output)
         }
-        ImageCommand::Export { image, file } => {
-            let body = Export { path: std::path::absolute(&file)? };
+        ImageCommand::Export { image, file, format, force } => {
+            let body = Export { path: std::path::absolute(&file)?, format: Some(format), force };
             let written: Image = client.post(&path(&image, "/export"), &body)?;
             println!("{} written to {}: {}", written.image, file.display(), output::bytes(written.image_bytes));
             Ok(())
@@ -144,62 +151,25 @@ fn mark(client: &Client, path: &str, mark: &str, reason: String) -> Result<(), F
     client.order(path, &MarkImage { mark: mark.to_string(), by: super::operator(), reason })
 }
 
-fn import(client: &Client, file: &Path, name: &str) -> Result<(), Failure> {
-    let open = |error: io::Error| format!("cannot read {}: {error}", file.display());
-    let source = File::open(file).map_err(open)?;
-    let bar = ProgressBar::with_draw_target(Some(source.metadata().map_err(open)?.len()), ProgressDrawTarget::stderr());
-    let style = ProgressStyle::with_template("importing {bar:30} {bytes} of {total_bytes} {bytes_per_sec} {eta} left")?;
-    bar.set_style(style);
-    let pieces = SparseStream::new(source).map_err(open)?;
-    let shown = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let body: Body = StreamBody::new(FileFrames { pieces, bar: bar.clone() }).boxed();
-    let path = format!("/v1/images/{}?source={}", segment(name), segment(&shown));
-    let image: Image = client.put(&path, body)?;
-    bar.finish_and_clear();
-    if image.already_there == Some(true) {
-        println!("{} is there already, with the same content", image.image);
-    } else {
-        let (size, data) = (output::bytes(image.image_bytes), output::bytes(image.data_bytes));
-        println!(
-            "{} imported: {size}, {data} of data, {} new in the store",
-            image.image,
-            output::bytes(image.added_bytes)
-        );
-    }
-    Ok(())
-}
-
-/// A file as body frames. Read where it is polled: nothing else runs on this thread meanwhile.
-struct FileFrames {
-    pieces: SparseStream,
-    bar: ProgressBar,
-}
-
-impl futures_core::Stream for FileFrames {
-    type Item = io::Result<Frame<Bytes>>;
-
-    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let frames = self.get_mut();
-        let piece = frames.pieces.next();
-        frames.bar.set_position(frames.pieces.position());
-        Poll::Ready(piece.map(|piece| piece.map(Frame::data)))
-    }
-}
-
 fn list(output: Output, images: &Vec<Image>) -> Result<(), Failure> {
     let row = |image: &Image| {
         let sizes = [image.image_bytes, image.data_bytes, image.added_bytes].map(output::bytes);
         let [size, data, added] = sizes;
         let digest = image.content_digest.chars().take(12).collect();
-        vec![image.image.clone(), size, data, added, image.hosts.to_string(), output::time(image.imported_at), digest]
+        let stage = if image.refused.is_some() { format!("{}, refused", image.stage) } else { image.stage.clone() };
+        let (hosts, imported) = (image.hosts.to_string(), output::time(image.imported_at));
+        vec![image.image.clone(), stage, size, data, added, hosts, imported, digest]
     };
-    let head = ["IMAGE", "SIZE", "DATA", "ADDED", "HOSTS", "IMPORTED", "CONTENT"];
+    let head = ["IMAGE", "STAGE", "SIZE", "DATA", "ADDED", "HOSTS", "IMPORTED", "CONTENT"];
     output::print(output, images, &head, images.iter().map(row).collect())
 }
 
 fn show(output: Output, image: &Image) -> Result<(), Failure> {
     let rows = [
         ("image", image.image.clone()),
+        ("stage", image.stage.clone()),
+        ("refused", image.refused.clone().unwrap_or_default()),
+        ("signed by", image.signed_by.join(", ")),
         ("size", output::bytes(image.image_bytes)),
         ("data", output::bytes(image.data_bytes)),
         ("added to the store", output::bytes(image.added_bytes)),
@@ -208,6 +178,7 @@ fn show(output: Output, image: &Image) -> Result<(), Failure> {
         ("content digest", image.content_digest.clone()),
         ("manifest digest", image.manifest.clone()),
     ];
-    let rows = rows.into_iter().map(|(key, value)| vec![key.to_string(), value]).collect();
+    let told = rows.into_iter().filter(|(_, value)| !value.is_empty());
+    let rows = told.map(|(key, value)| vec![key.to_string(), value]).collect();
     output::print(output, image, &[], rows)
 }

@@ -5,6 +5,7 @@
 //! (SEEK_DATA, lseek(2)) and sent as zstd's run-length blocks, four bytes for 128 KiB, and data as its raw blocks,
 //! uncompressed (RFC 8878 section 3.1.1.2). The server takes zstd streams anyway and needs to know nothing of this.
 
+use crate::image::Compression;
 use bytes::Bytes;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
@@ -50,12 +51,22 @@ impl SparseStream {
     pub fn new(file: File) -> io::Result<SparseStream> {
         let metadata = file.metadata()?;
         let is_compressed = || {
-            let mut magic = [0; 4];
-            let length = rustix::io::pread(&file, &mut magic, 0)?;
-            io::Result::Ok(magic[..length] == FRAME_HEADER[..4])
+            let mut head = [0; 8];
+            let length = rustix::io::pread(&file, &mut head, 0)?;
+            let kinds = [Compression::Zstd, Compression::Xz, Compression::Gzip];
+            io::Result::Ok(kinds.iter().any(|kind| head[..length].starts_with(kind.magic())))
         };
         let next = if !metadata.is_file() || is_compressed()? { Next::AsItIs } else { Next::Header };
         Ok(SparseStream { file, bytes: metadata.len(), position: 0, data_end: 0, next })
+    }
+
+    /// The bytes of `file` from its start, or from where a pipe is, as they are.
+    ///
+    /// # Errors
+    /// What the system says to a look at its length.
+    pub fn plain(file: File) -> io::Result<SparseStream> {
+        let bytes = file.metadata()?.len();
+        Ok(SparseStream { file, bytes, position: 0, data_end: 0, next: Next::AsItIs })
     }
 
     /// Bytes of the file that the pieces so far stand for.
@@ -217,9 +228,13 @@ mod tests {
     fn a_file_that_is_compressed_already_goes_as_it_is() {
         let mut file = tempfile::tempfile().unwrap();
         let compressed = zstd::bulk::compress(&[7; 300_000], 3).unwrap();
-        file.write_all(&compressed).unwrap();
-        rustix::fs::seek(&file, SeekFrom::Start(0)).unwrap();
-        assert_eq!(stream_of(&file), compressed);
+        for packed in [&compressed[..], b"\xfd7zXZ\0 and so on", b"\x1f\x8b\x08 and so on"] {
+            file.set_len(0).unwrap();
+            rustix::fs::seek(&file, SeekFrom::Start(0)).unwrap();
+            file.write_all(packed).unwrap();
+            rustix::fs::seek(&file, SeekFrom::Start(0)).unwrap();
+            assert_eq!(stream_of(&file), packed);
+        }
     }
 
     #[test]

@@ -40,11 +40,13 @@ pub struct Http {
     /// Connections at once; more wait in the kernel's queue. An agent keeps one for its reports as long as it works, and
     /// has some more for image data: 512 let a thousand agents starve each other (`make bench-fleet`).
     pub requests_max: usize,
+    /// Where images are pushed to from afar; nothing listens without it.
+    pub upload: Option<super::upload::Upload>,
 }
 
 impl Default for Http {
     fn default() -> Self {
-        Http { port: 8080, requests_max: 4096 }
+        Http { port: 8080, requests_max: 4096, upload: None }
     }
 }
 
@@ -83,12 +85,55 @@ impl Default for Deploy {
 pub struct Image {
     /// The largest disk image that an import takes, uncompressed.
     pub bytes_max: u64,
+    /// Without it nothing is collected but by `image gc`, and that takes only retired versions.
+    pub retention: Option<Retention>,
+    pub scrub: Scrub,
+    pub trust: Trust,
 }
 
 impl Default for Image {
     fn default() -> Self {
-        Image { bytes_max: 1 << 40 }
+        Image { bytes_max: 1 << 40, retention: None, scrub: Scrub::default(), trust: Trust::default() }
     }
+}
+
+/// Which versions stay that nobody uses. One that a host runs, wants or may go back to always stays.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Retention {
+    /// The newest so many versions of each name.
+    pub keep_newest: Option<u32>,
+    /// A length of time, `30d`.
+    pub keep_younger_than: Option<String>,
+    /// How often it is looked at. Default: `1d`.
+    pub every: Option<String>,
+}
+
+/// When the image store reads itself again.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Scrub {
+    /// `30d`; without it only by `image scrub`.
+    pub every: Option<String>,
+    /// The most that is read in a second; 0: no limit.
+    pub bytes_per_second: u64,
+}
+
+impl Default for Scrub {
+    fn default() -> Self {
+        // A third of what one old disk gives, a twentieth of what machines are served from memory.
+        Scrub { every: None, bytes_per_second: 50_000_000 }
+    }
+}
+
+/// Who may vouch for images.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Trust {
+    /// `ed25519:BASE64`, a PEM block PUBLIC KEY, or a minisign public key.
+    pub keys: Vec<String>,
+    /// No host gets a version that none of them has signed.
+    pub required: bool,
 }
 
 /// What is said about IPv6, which regild does not serve.

@@ -2,9 +2,13 @@
 
 pub mod file;
 pub mod fleet;
+pub mod upload;
 
 use crate::decide::mac::Mac;
+use crate::decide::version::Retention;
 use crate::dhcp::{Network, check_networks};
+use crate::image::signature::PublicKey;
+use crate::scheduler::duration;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -22,12 +26,27 @@ pub struct Config {
     pub tftp: file::Tftp,
     pub deploy: file::Deploy,
     pub image: file::Image,
+    pub upkeep: Upkeep,
     pub ipv6: file::Ipv6,
     pub networks: Vec<Network>,
     /// Names of hosts by MAC, from the reservations.
     pub names: BTreeMap<Mac, String>,
     /// MACs of this machine: never rebuilt (faults.md R2).
     pub own_macs: BTreeSet<Mac>,
+}
+
+/// How images are kept, checked.
+#[derive(Debug, Default)]
+pub struct Upkeep {
+    /// `None`: nothing is collected by itself.
+    pub retention: Option<Retention>,
+    pub collect_every_seconds: u64,
+    /// `None`: never by itself.
+    pub scrub_every_seconds: Option<u64>,
+    /// 0: no limit.
+    pub scrub_bytes_per_second: u64,
+    pub trusted_keys: Vec<PublicKey>,
+    pub trust_required: bool,
 }
 
 /// Why a configuration cannot be used.
@@ -97,6 +116,8 @@ fn checked(file: file::File) -> Result<Config, Wrong> {
     for word in &file.deploy.kernel_args {
         kernel_word(word).map_err(|message| ("deploy.kernel_args".to_string(), message))?;
     }
+    file.http.upload.as_ref().map_or(Ok(()), upload::check)?;
+    let upkeep = checked_upkeep(&file.image)?;
     let socket = file.socket.unwrap_or_else(|| file.state_dir.join("regild.sock"));
     Ok(Config {
         state_dir: file.state_dir,
@@ -107,10 +128,46 @@ fn checked(file: file::File) -> Result<Config, Wrong> {
         tftp: file.tftp,
         deploy: file.deploy,
         image: file.image,
+        upkeep,
         ipv6: file.ipv6,
         networks,
         names,
         own_macs: own_macs(),
+    })
+}
+
+fn checked_upkeep(image: &file::Image) -> Result<Upkeep, Wrong> {
+    let seconds = |key: &str, text: &Option<String>| {
+        let parsed = text.as_deref().map(duration::parse).transpose();
+        parsed.map_err(|error| (format!("image.{key}"), error.to_string()))
+    };
+    let mut retention = None;
+    let mut every = None;
+    if let Some(file) = &image.retention {
+        let (newest, younger) = (file.keep_newest, seconds("retention.keep_younger_than", &file.keep_younger_than)?);
+        if newest.is_none_or(|newest| newest == 0) && younger.is_none() {
+            let message = "keeps nothing: say keep_newest (1 or more), keep_younger_than, or both";
+            return Err(("image.retention".to_string(), message.to_string()));
+        }
+        every = seconds("retention.every", &file.every)?;
+        retention = Some(Retention { keep_newest: newest, keep_younger_than_seconds: younger });
+    }
+    let mut trusted_keys = Vec::new();
+    for key in &image.trust.keys {
+        let parsed = PublicKey::parse(key);
+        trusted_keys.push(parsed.map_err(|error| ("image.trust.keys".to_string(), format!("{key:?}: {error}")))?);
+    }
+    if image.trust.required && trusted_keys.is_empty() {
+        let message = "is true without any key in image.trust.keys: no image could ever be used";
+        return Err(("image.trust.required".to_string(), message.to_string()));
+    }
+    Ok(Upkeep {
+        retention,
+        collect_every_seconds: every.unwrap_or(24 * 3600),
+        scrub_every_seconds: seconds("scrub.every", &image.scrub.every)?,
+        scrub_bytes_per_second: image.scrub.bytes_per_second,
+        trusted_keys,
+        trust_required: image.trust.required,
     })
 }
 
@@ -224,6 +281,30 @@ mod tests {
         assert!(wrong(|text| text.replace("web-1", "h-525400000001")).contains("host id"));
         assert!(wrong(|text| text.replace("10.77.0.100-", "10.78.0.100-")).contains("network \"br0\""));
         assert!(wrong(|text| text.split("[[network]]").next().unwrap().to_string()).contains("[[network]]"));
+    }
+
+    #[test]
+    fn images_are_kept_as_the_file_says_and_by_default_for_ever() {
+        let config = Config::parse(GOOD, Path::new("r.toml")).unwrap();
+        assert!(config.upkeep.retention.is_none() && config.upkeep.scrub_every_seconds.is_none());
+        assert!(!config.upkeep.trust_required && config.upkeep.scrub_bytes_per_second > 0);
+        let with = |more: &str| Config::parse(&format!("{GOOD}\n{more}"), Path::new("r.toml"));
+        let kept = "[image.retention]\nkeep_newest = 3\nkeep_younger_than = \"30d\"\n[image.scrub]\nevery = \"30d\"";
+        let upkeep = with(kept).unwrap().upkeep;
+        let month = 30 * 86_400;
+        let retention = Retention { keep_newest: Some(3), keep_younger_than_seconds: Some(month) };
+        assert_eq!((upkeep.retention, upkeep.scrub_every_seconds), (Some(retention), Some(month)));
+        for (more, says) in [
+            ("[image.retention]", "keeps nothing"),
+            ("[image.retention]\nkeep_newest = 0", "keeps nothing"),
+            ("[image.retention]\nkeep_younger_than = \"30\"", "with units"),
+            ("[image.scrub]\nevery = \"often\"", "image.scrub.every"),
+            ("[image.trust]\nrequired = true", "without any key"),
+            ("[image.trust]\nkeys = [\"RW\"]", "regild image keygen"),
+        ] {
+            let error = with(more).expect_err(more).to_string();
+            assert!(error.contains(says), "{more}: {error}");
+        }
     }
 
     #[test]

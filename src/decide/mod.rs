@@ -22,3 +22,4 @@ pub mod select;
 pub mod span;
 pub mod stable_hash;
 pub mod standby;
+pub mod version;

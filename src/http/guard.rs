@@ -9,6 +9,7 @@ use axum::extract::{ConnectInfo, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -26,6 +27,26 @@ impl Door {
         Arc::new(Door { guesses: Mutex::default(), opened: clock::instant() })
     }
 
+    /// Whether this source is heard. It counts as wrong until [`Door::was_right`] takes that back.
+    ///
+    /// # Errors
+    /// The answer for one that is locked out: 429 with Retry-After.
+    pub fn begin(&self, source: IpAddr) -> Result<(), Box<Response>> {
+        let verdict = self.guesses().begin(source, self.opened.elapsed().as_secs());
+        let Verdict::LockedOut { seconds, is_news } = verdict else { return Ok(()) };
+        if is_news {
+            tracing::warn!(%source, seconds, "locked out: too many wrong credentials");
+        }
+        let said = format!("too many wrong credentials from {source}; try again in {seconds} s");
+        let mut answer = Problem::new(StatusCode::TOO_MANY_REQUESTS, said).into_response();
+        answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        Err(Box::new(answer))
+    }
+
+    pub fn was_right(&self, source: IpAddr) {
+        self.guesses().was_right(source);
+    }
+
     fn guesses(&self) -> MutexGuard<'_, Guesses> {
         // Numbers that are valid at every moment: a panic elsewhere cannot have spoilt them.
         self.guesses.lock().unwrap_or_else(PoisonError::into_inner)
@@ -41,19 +62,12 @@ pub async fn bounded_guesses(
     next: Next,
 ) -> Response {
     let source = peer.remote.ip();
-    let verdict = door.guesses().begin(source, door.opened.elapsed().as_secs());
-    if let Verdict::LockedOut { seconds, is_news } = verdict {
-        if is_news {
-            tracing::warn!(%source, seconds, "locked out: too many wrong credentials");
-        }
-        let said = format!("too many wrong credentials from {source}; try again in {seconds} s");
-        let mut answer = Problem::new(StatusCode::TOO_MANY_REQUESTS, said).into_response();
-        answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        return answer;
+    if let Err(locked_out) = door.begin(source) {
+        return *locked_out;
     }
     let answer = next.run(request).await;
     if !matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::CONFLICT) {
-        door.guesses().was_right(source);
+        door.was_right(source);
     }
     answer
 }

@@ -42,9 +42,19 @@ pub fn manifest_of(shared: &Shared, name: &str) -> Result<String, Problem> {
 /// `GET /images/manifests/{digest}`: the encoded manifest, which hashes to `digest`.
 ///
 /// # Errors
-/// 404; 500 when the store is damaged.
+/// 404; 403 without a trusted signature where one is required; 500 when the store is damaged.
 pub async fn manifest(State(shared): State<Arc<Shared>>, Path(digest): Path<String>) -> Result<Response, Problem> {
-    let bytes = blocking(move || shared.images.manifest_bytes(&digest)).await?;
+    if !shared.upkeep.may_serve(&shared.config.upkeep, &digest) {
+        let error = "no trusted key has signed a version with this manifest, and this server requires it";
+        return Err(Problem::new(StatusCode::FORBIDDEN, error));
+    }
+    let read = move || {
+        let bytes = shared.images.manifest_bytes(&digest)?;
+        // Whoever has it fetches what it names: a collection leaves that alone for a while.
+        shared.images.note_served(&digest, crate::clock::now());
+        Ok(bytes)
+    };
+    let bytes = blocking(read).await?;
     Ok(answer(StatusCode::OK, bytes.len(), None, Body::from(bytes)))
 }
 

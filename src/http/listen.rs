@@ -93,7 +93,7 @@ async fn operator(stream: UnixStream, routes: Router) {
     serve(TokioIo::new(stream), routes.layer(axum::Extension(operator))).await;
 }
 
-async fn serve<IO>(io: IO, routes: Router)
+pub(super) async fn serve<IO>(io: IO, routes: Router)
 where
     IO: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {

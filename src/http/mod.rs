@@ -1,6 +1,7 @@
-//! HTTP: on each network's address for machines, on a Unix socket for operators.
+//! HTTP: on each network's address for machines, on a Unix socket for operators; and, where it is configured, on an
+//! address of its own for pushing images.
 //!
-//! Two routers that share nothing: a machine can reach no operator route, whatever it sends.
+//! Routers that share nothing: a machine can reach no operator route, whatever it sends.
 
 pub mod agent;
 pub mod assets;
@@ -12,8 +13,10 @@ mod drift_shown;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod guard;
+pub mod image_upload;
 pub mod images;
 pub mod listen;
+pub mod listen_upload;
 mod log_gate;
 pub mod operator;
 pub mod operator_baselines;
@@ -22,6 +25,7 @@ pub mod operator_channels;
 pub mod operator_drift;
 pub mod operator_fleet;
 pub mod operator_images;
+pub mod operator_keep;
 pub mod operator_ledger;
 pub mod operator_list;
 pub mod operator_many;
@@ -67,6 +71,7 @@ pub struct Shared {
     pub assets: Assets,
     pub config: Config,
     pub scheduler: crate::scheduler::run::Handle,
+    pub upkeep: crate::upkeep::Upkeep,
 }
 
 impl Shared {
@@ -141,6 +146,10 @@ pub fn operator_routes(shared: Arc<Shared>) -> Router {
         .route("/v1/channels", get(operator_channels::list))
         .route("/v1/channels/{name}", put(operator_channels::set))
         .route("/v1/images/{name}/mark", post(operator_channels::mark))
+        .route("/v1/images/{name}/remove", post(operator_keep::remove))
+        .route("/v1/images/{name}/signatures", get(operator_keep::signatures).post(operator_keep::sign))
+        .route("/v1/gc", post(operator_keep::gc))
+        .route("/v1/scrub", post(operator_keep::scrub))
         .route("/v1/hosts/{id}/hold", post(operator::host_hold))
         .route("/v1/hosts/{id}/release", post(operator::host_release))
         .route("/v1/brakes", get(operator_brakes::show))

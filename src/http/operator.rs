@@ -8,6 +8,7 @@ use super::problem::Problem;
 use crate::clock;
 use crate::decide::cause::{Cause, CauseKind};
 use crate::decide::host::{Event, ImageChoice, State as HostState};
+use crate::decide::version::{self, Asker};
 use crate::registry::{HostView, RegistryError, history};
 use crate::wire::operator as wire;
 use axum::Json;
@@ -57,7 +58,7 @@ pub async fn host_approve(
         );
         return Err(Problem::new(StatusCode::CONFLICT, error));
     }
-    let image = image_choice(&shared, &asked.image)?;
+    let image = assignable(&shared, &asked.image, Asker::NamedHosts { have_it: false })?;
     let cause = Cause {
         image: Some(image),
         releases_disk: asked.release_disk,
@@ -120,6 +121,20 @@ async fn moved(shared: &Shared, id: &str, event: Event) -> Result<Json<wire::Hos
 pub(super) fn image_choice(shared: &Shared, name: &str) -> Result<ImageChoice, Problem> {
     let manifest = super::images::manifest_of(shared, name)?;
     Ok(ImageChoice { name: name.to_string(), manifest })
+}
+
+/// As [`image_choice`], of a version that may be given to those who ask.
+pub(super) fn assignable(shared: &Shared, name: &str, asker: Asker) -> Result<ImageChoice, Problem> {
+    let choice = image_choice(shared, name)?;
+    let facts = shared.registry.read(|view| view.images().clone());
+    if let Some(mark) = facts.blocked(name) {
+        return Err(RegistryError::ImageBlocked { image: mark.image.clone(), reason: mark.reason.clone() }.into());
+    }
+    let stage = version::refuses(facts.stage(name), asker).map(|why| format!("{name} {why}"));
+    match stage.or_else(|| facts.refused(name)) {
+        Some(why) => Err(RegistryError::ImageRefused(why).into()),
+        None => Ok(choice),
+    }
 }
 
 /// Reasons and names go into history and logs: one line, not empty, of a bounded length.

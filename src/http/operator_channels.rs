@@ -2,10 +2,12 @@
 
 use super::Shared;
 use super::body::JsonBody;
-use super::operator::{image_choice, one_line};
+use super::operator::{assignable, image_choice, one_line};
+use super::operator_keep::retire;
 use super::peer::Operator;
 use super::problem::Problem;
 use crate::decide::labels::is_word;
+use crate::decide::version::{Asker, Stage};
 use crate::registry::images::{Channel, Mark, MarkKind};
 use crate::wire::operator as wire;
 use axum::Json;
@@ -37,11 +39,7 @@ pub async fn set(
         return Err(bad(format!("{channel:?} is no channel name: letters, digits, '-', '_' and '.'")));
     }
     let version = format!("{image}:{}", asked.version);
-    let choice = image_choice(&shared, &version)?;
-    if let Some(mark) = shared.registry.read(|view| view.images().blocked(&version).cloned()) {
-        let error = format!("{version} is blocked: {}; a channel cannot point to it", mark.reason);
-        return Err(Problem::new(StatusCode::CONFLICT, error));
-    }
+    let choice = assignable(&shared, &version, Asker::Many)?;
     let channel = Channel {
         name,
         image: version,
@@ -57,20 +55,21 @@ pub async fn set(
 /// `POST /v1/images/{NAME:VERSION}/mark`.
 ///
 /// # Errors
-/// 404 for no such version.
+/// 404 for no such version; 409 when `decide::version` has no such step.
 pub async fn mark(
     State(shared): Server,
     Path(name): Path<String>,
     operator: Operator,
     JsonBody(asked): JsonBody<wire::MarkImage>,
 ) -> Result<StatusCode, Problem> {
+    let stage = Stage::named(&asked.mark);
+    let unknown = || Problem::new(StatusCode::BAD_REQUEST, format!("{:?} is no mark", asked.mark));
+    let stage = stage.ok_or_else(unknown)?;
+    if stage == Stage::Retired {
+        return retire(&shared, &name, &operator, &asked.by, &asked.reason, false).await;
+    }
     image_choice(&shared, &name)?;
-    let kind = match asked.mark.as_str() {
-        "active" => None,
-        "deprecated" => Some(MarkKind::Deprecated),
-        "blocked" => Some(MarkKind::Blocked),
-        other => return Err(Problem::new(StatusCode::BAD_REQUEST, format!("{other:?} is no mark"))),
-    };
+    let kind = MarkKind::of(stage);
     let (by, reason) = (operator.called(&asked.by)?, one_line(&asked.reason)?);
     let mark = kind.map(|kind| Mark { image: name.clone(), kind, by: by.clone(), reason, at: crate::clock::now() });
     shared.registry.mark_image(name, mark, by).await?;

@@ -2,27 +2,39 @@
 
 use super::Shared;
 use super::body::JsonBody;
+use super::peer::Operator;
 use super::problem::Problem;
 use super::upload;
 use crate::causes;
 use crate::clock;
-use crate::image::{ExportError, ImageRef, ImportError, ImportRequest, Imported, Record};
+use crate::image::{
+    Declared, ExportError, ImageRef, ImportError, ImportRequest, Imported, Record, SourceError, StoreError,
+};
+use crate::registry::images::{ImageFacts, Mark, MarkKind};
+use crate::upkeep;
 use crate::wire::operator as wire;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use serde::Deserialize;
-use std::fs::OpenOptions;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 type Server = State<Arc<Shared>>;
 
-/// `?source=` of an import.
+/// `?source=`, `preview=`, `format=` and `digest=` of an import.
 #[derive(Debug, Deserialize)]
 pub struct Source {
     #[serde(default)]
     source: String,
+    /// Only hosts that are named get it, until it is activated.
+    #[serde(default)]
+    preview: bool,
+    /// `raw` or `qcow2`.
+    format: Option<String>,
+    /// `sha256:HEX` or `blake3:HEX` of the body.
+    digest: Option<String>,
 }
 
 /// `GET /v1/images`: an array, by name and version.
@@ -30,8 +42,13 @@ pub struct Source {
 /// # Errors
 /// 500 when the store cannot be read.
 pub async fn list(State(shared): Server) -> Result<Json<Vec<wire::Image>>, Problem> {
-    let records = shared.images.list()?;
-    Ok(Json(records.into_iter().map(|record| shown(&shared, record)).collect()))
+    let (records, damaged) = shared.images.survey()?;
+    let known = Known::of(&shared);
+    let broken = damaged.into_iter().map(|(image, error)| known.broken(&image, causes::in_one_line(&error)));
+    let mut all: Vec<wire::Image> =
+        records.into_iter().map(|record| known.shown(&shared, record)).chain(broken).collect();
+    all.sort_by(|a, b| a.image.cmp(&b.image));
+    Ok(Json(all))
 }
 
 /// `GET /v1/images/{NAME:VERSION}`.
@@ -42,7 +59,7 @@ pub async fn show(State(shared): Server, Path(name): Path<String>) -> Result<Jso
     Ok(Json(shown(&shared, shared.images.show(&reference(&name)?)?)))
 }
 
-/// `PUT /v1/images/{NAME:VERSION}` with the raw or zstd-compressed image as body.
+/// `PUT /v1/images/{NAME:VERSION}` with the image as body: raw or qcow2, plain or packed.
 ///
 /// # Errors
 /// 400 for what is no image, 409 for other content under an existing version, 413 for one that is too large,
@@ -51,31 +68,66 @@ pub async fn import(
     State(shared): Server,
     Path(name): Path<String>,
     Query(query): Query<Source>,
+    operator: Operator,
     body: Body,
 ) -> Result<Json<wire::Image>, Problem> {
     let image = reference(&name)?;
+    let wrong = |error: SourceError| Problem::new(StatusCode::BAD_REQUEST, error.to_string());
+    let declared = Declared {
+        format: query.format.as_deref().map(str::parse).transpose().map_err(wrong)?,
+        digest: query.digest.as_deref().map(str::parse).transpose().map_err(wrong)?,
+    };
+    let by = operator.called("")?;
+    let is_preview = before_import(&shared, &image, query.preview, &by).await?;
     let reader = upload::reader(body);
     let store = shared.clone();
     let work = move || {
         let source = query.source.chars().filter(|c| !c.is_control()).take(200).collect::<String>();
         let max_image_bytes = store.config.image.bytes_max;
         let request = ImportRequest { image: &image, now: clock::now(), source: &source, max_image_bytes };
-        store.images.import(reader, &request, &|_| ())
+        store.images.import_declared(reader, &declared, &request, &|_| ())
     };
     let done = tokio::task::spawn_blocking(work).await;
     let done =
         done.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("import failed: {error}")))?;
-    let imported = done.map_err(import_problem)?;
+    let imported = match done {
+        Ok(imported) => imported,
+        Err(error) => {
+            if is_preview {
+                shared.registry.mark_image(name, None, by).await?;
+            }
+            return Err(import_problem(error));
+        }
+    };
+    upkeep::imported(&shared, &imported.record().image).await?;
     let mut answer = shown(&shared, imported.record().clone());
-    answer.already_there = Some(matches!(imported, Imported::AlreadyThere(_)));
+    answer.already_there = Some(!matches!(imported, Imported::New(_)));
     tracing::info!(image = answer.image, added_bytes = answer.added_bytes, "image imported");
     Ok(Json(answer))
 }
 
-/// `POST /v1/images/{NAME:VERSION}/export`: writes the raw image to a new file on the server.
+/// What must be so before any import: the version is not just being collected, and one that is to be a preview is marked.
+/// True when it was marked; the mark is to be taken back when the import fails.
+pub(super) async fn before_import(shared: &Shared, image: &ImageRef, preview: bool, by: &str) -> Result<bool, Problem> {
+    if upkeep::is_being_collected(shared, image) {
+        let error =
+            format!("{image} was removed, and its data is about to go; run `regild image gc`, then import it again");
+        return Err(Problem::new(StatusCode::CONFLICT, error));
+    }
+    let is_preview = preview && matches!(shared.images.show(image), Err(StoreError::NoImage(_)));
+    if is_preview {
+        // Before it is there: afterwards it would be everybody's for a moment.
+        let (name, reason) = (image.to_string(), "imported as a preview".to_string());
+        let mark = Mark { image: name.clone(), kind: MarkKind::Preview, by: by.to_string(), reason, at: clock::now() };
+        shared.registry.mark_image(name, Some(mark), by.to_string()).await?;
+    }
+    Ok(is_preview)
+}
+
+/// `POST /v1/images/{NAME:VERSION}/export`: writes the image to a file on the server, raw or qcow2.
 ///
 /// # Errors
-/// 400 for a path that is not absolute or exists, 404, 500.
+/// 400 for a path that is not absolute, or exists and may not be replaced; 404, 500. Nothing is left then.
 pub async fn export(
     State(shared): Server,
     Path(name): Path<String>,
@@ -87,21 +139,24 @@ pub async fn export(
     if !asked.path.is_absolute() {
         return Err(bad(format!("{} is not an absolute path", asked.path.display())));
     }
-    let file = OpenOptions::new().write(true).read(true).create_new(true).open(&asked.path);
-    let file = file.map_err(|error| bad(format!("cannot create {}: {error}", asked.path.display())))?;
+    let format =
+        asked.format.as_deref().unwrap_or("raw").parse().map_err(|error: SourceError| bad(error.to_string()))?;
     let store = shared.clone();
-    let done = tokio::task::spawn_blocking(move || store.images.export(&image, &file)).await;
+    let work = move || store.images.export_file(&image, &asked.path, format, asked.force);
+    let done = tokio::task::spawn_blocking(work).await;
     let done =
         done.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("export failed: {error}")))?;
     match done {
         Ok(()) => Ok(Json(shown(&shared, record))),
+        Err(ExportError::Store(error)) => Err(error.into()),
         Err(error) => {
-            // Half an image must not be taken for a whole one; the file is ours, we have just made it.
-            let _ = std::fs::remove_file(&asked.path);
-            Err(match error {
-                ExportError::Store(error) => error.into(),
-                other => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, causes::in_one_line(&other)),
-            })
+            let status = match &error {
+                ExportError::Exists { .. } | ExportError::NotAFile { .. } | ExportError::Create { .. } => {
+                    StatusCode::BAD_REQUEST
+                }
+                _ => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            Err(Problem::new(status, causes::in_one_line(&error)))
         }
     }
 }
@@ -110,33 +165,83 @@ fn reference(name: &str) -> Result<ImageRef, Problem> {
     name.parse().map_err(|error| Problem::new(StatusCode::BAD_REQUEST, format!("{error}")))
 }
 
-fn import_problem(error: ImportError) -> Problem {
+pub(super) fn import_problem(error: ImportError) -> Problem {
     let status = match &error {
-        ImportError::OtherContent { .. } => StatusCode::CONFLICT,
-        ImportError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        ImportError::OtherContent { .. } | ImportError::OtherContentBefore { .. } => StatusCode::CONFLICT,
+        ImportError::TooLarge { .. }
+        | ImportError::Source(SourceError::ImageTooLarge { .. } | SourceError::FileTooLarge { .. }) => {
+            StatusCode::PAYLOAD_TOO_LARGE
+        }
         ImportError::Store(_) => StatusCode::INSUFFICIENT_STORAGE,
         _ => StatusCode::BAD_REQUEST,
     };
     Problem::new(status, causes::in_one_line(&error))
 }
 
-fn shown(shared: &Shared, record: Record) -> wire::Image {
-    let name = record.image.to_string();
-    let uses =
-        |choice: &Option<crate::decide::host::ImageChoice>| choice.as_ref().is_some_and(|image| image.name == name);
-    let hosts = shared
-        .registry
-        .read(|view| view.hosts().filter(|host| uses(&host.host.desired) || uses(&host.host.reported)).count());
-    wire::Image {
-        manifest: record.manifest,
-        content_digest: record.content_digest,
-        image_bytes: record.image_bytes,
-        data_bytes: record.data_bytes,
-        added_bytes: record.added_bytes,
-        imported_at: record.imported_at,
-        source: record.source,
-        hosts,
-        already_there: None,
-        image: name,
+pub(super) fn shown(shared: &Shared, record: Record) -> wire::Image {
+    Known::of(shared).shown(shared, record)
+}
+
+/// What the registry knows of versions, gathered once for a whole list.
+struct Known {
+    hosts: HashMap<String, usize>,
+    facts: Arc<ImageFacts>,
+}
+
+impl Known {
+    fn of(shared: &Shared) -> Known {
+        shared.registry.read(|view| {
+            let mut hosts: HashMap<String, usize> = HashMap::new();
+            for host in view.hosts() {
+                let (desired, reported) = (&host.host.desired, &host.host.reported);
+                let other = reported.iter().filter(|reported| desired.as_ref().is_none_or(|d| d.name != reported.name));
+                for image in desired.iter().chain(other) {
+                    match hosts.get_mut(&image.name) {
+                        Some(count) => *count += 1,
+                        None => drop(hosts.insert(image.name.clone(), 1)),
+                    }
+                }
+            }
+            Known { hosts, facts: view.images().clone() }
+        })
+    }
+
+    fn shown(&self, shared: &Shared, record: Record) -> wire::Image {
+        let name = record.image.to_string();
+        wire::Image {
+            manifest: record.manifest,
+            content_digest: record.content_digest,
+            image_bytes: record.image_bytes,
+            data_bytes: record.data_bytes,
+            added_bytes: record.added_bytes,
+            imported_at: record.imported_at,
+            source: record.source,
+            hosts: self.hosts.get(&name).copied().unwrap_or_default(),
+            stage: self.facts.stage(&name).word().to_string(),
+            refused: self.facts.unfit.get(&name).cloned(),
+            signed_by: shared.upkeep.signed_by(&name),
+            already_there: None,
+            image: name,
+        }
+    }
+
+    /// A version whose record cannot be read is listed all the same: somebody must see it.
+    fn broken(&self, image: &ImageRef, why: String) -> wire::Image {
+        let name = image.to_string();
+        wire::Image {
+            manifest: String::new(),
+            content_digest: String::new(),
+            image_bytes: 0,
+            data_bytes: 0,
+            added_bytes: 0,
+            imported_at: 0,
+            source: String::new(),
+            hosts: self.hosts.get(&name).copied().unwrap_or_default(),
+            stage: self.facts.stage(&name).word().to_string(),
+            refused: Some(why),
+            signed_by: Vec::new(),
+            already_there: None,
+            image: name,
+        }
     }
 }

@@ -2,14 +2,15 @@
 
 use super::Shared;
 use super::body::JsonBody;
-use super::operator::{image_choice, one_line};
+use super::operator::{assignable, image_choice, one_line};
 use super::operator_proposals::{request_of, take};
 use super::peer::Operator;
 use super::problem::Problem;
 use crate::clock;
 use crate::decide::cause::{Cause, CauseKind};
-use crate::decide::host::Host;
+use crate::decide::host::{Host, ImageChoice};
 use crate::decide::select::{self, Count, Selector};
+use crate::decide::version::Asker;
 use crate::registry::requests::{Asked, Proposal, ProposalKind, digest_of};
 use crate::registry::{HostView, RegistryError};
 use crate::wire::operator as wire;
@@ -36,10 +37,10 @@ pub async fn reimage(
     let hosts = meant(&shared, &asked)?;
     // Before anything is proposed: otherwise it would be the second person who is told, and the proposal used up.
     if let Some(name) = &asked.image {
-        image_choice(&shared, name)?;
-        if let Some(mark) = shared.registry.read(|view| view.images().blocked(name).cloned()) {
-            return Err(RegistryError::ImageBlocked { image: mark.image, reason: mark.reason }.into());
-        }
+        let has = |choice: &Option<ImageChoice>| choice.as_ref().is_some_and(|image| image.name == *name);
+        let have_it = hosts.iter().all(|host| has(&host.host.desired) || has(&host.host.reported));
+        let asker = if asked.select.is_some() { Asker::Many } else { Asker::NamedHosts { have_it } };
+        assignable(&shared, name, asker)?;
     }
     if !needs_second(&shared, hosts.iter().map(|host| &host.host)) {
         return carry_out(&shared, &asked, ids(&hosts)).await.map(Json);

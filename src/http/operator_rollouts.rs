@@ -2,7 +2,7 @@
 
 use super::Shared;
 use super::body::JsonBody;
-use super::operator::{image_choice, one_line};
+use super::operator::{assignable, one_line};
 use super::operator_many::{needs_second, selected};
 use super::operator_proposals::{request_of, take};
 use super::peer::Operator;
@@ -14,6 +14,7 @@ use crate::decide::rollout::progress::{Ask, Stage};
 use crate::decide::rollout::waiting::waiting;
 use crate::decide::rollout::{make, text};
 use crate::decide::select::{self, Count, Selector};
+use crate::decide::version::Asker;
 use crate::registry::requests::{Proposal, ProposalKind};
 use crate::registry::rollouts::{Rollout, RolloutCommand, host_facts};
 use crate::registry::{HostView, RegistryError, View};
@@ -122,7 +123,7 @@ fn started(plan: &Plan, number: Option<u64>, proposal: Option<u64>) -> wire::Rol
 fn request(shared: &Shared, asked: &wire::StartRollout, hosts: &[Arc<HostView>]) -> Result<Request, Problem> {
     let bad = |error: String| Problem::new(StatusCode::BAD_REQUEST, error);
     let goal = match (&asked.image, asked.undo) {
-        (Some(image), None) => Goal::Image(image_choice(shared, image)?),
+        (Some(image), None) => Goal::Image(assignable(shared, image, Asker::Many)?),
         (None, Some(of)) => Goal::Former { of },
         _ => return Err(bad("a rollout is of one image, or undoes one rollout".to_string())),
     };
@@ -180,7 +181,10 @@ fn plan(shared: &Shared, request: &Request, hosts: &[Arc<HostView>]) -> Result<P
             let rollout = shared.registry.read(|view| view.rollouts().get(of).cloned());
             let rollout = rollout.ok_or(RegistryError::NoRollout(*of))?;
             let facts = shared.registry.read(|view| view.images().clone());
-            let blocked = |image: &ImageChoice| facts.blocked(&image.name).map(|mark| mark.reason.clone());
+            let blocked = |image: &ImageChoice| {
+                let mark = facts.blocked(&image.name).map(|mark| mark.reason.clone());
+                mark.or_else(|| facts.refused(&image.name))
+            };
             make::rollback(0, request, &rollout.plan, &candidates, blocked, now).map_err(refused)
         }
     }

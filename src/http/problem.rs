@@ -53,6 +53,7 @@ impl From<RegistryError> for Problem {
             | RegistryError::NeedsSecond { .. }
             | RegistryError::NotTripped
             | RegistryError::ImageBlocked { .. }
+            | RegistryError::ImageRefused(_)
             | RegistryError::InRollout { .. }
             | RegistryError::RolloutCommand(_) => StatusCode::CONFLICT,
             RegistryError::NoProposal(_) | RegistryError::NoRollout(_) | RegistryError::UnknownImage(_) => {

@@ -4,6 +4,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use std::io::{self, Read};
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Frames between the socket and the import: bounds memory, and slows the sender to the import's pace.
@@ -19,13 +20,24 @@ pub struct BodyReader {
 /// Pumps `body` into a reader. The reader fails when the body was cut, so that a cut upload can never look
 /// like a short image (faults.md I1).
 #[must_use]
-pub fn reader(mut body: Body) -> BodyReader {
+pub fn reader(body: Body) -> BodyReader {
+    // An operator's pipe may be silent for as long as it likes.
+    reader_within(body, Duration::MAX)
+}
+
+/// As [`reader`], and fails when nothing came for `silence`: the other end may be gone without a word.
+#[must_use]
+pub fn reader_within(mut body: Body, silence: Duration) -> BodyReader {
     let (sender, frames) = mpsc::channel(FRAMES_MAX);
     tokio::spawn(async move {
-        while let Some(frame) = body.frame().await {
-            let piece = match frame {
-                Ok(frame) => frame.into_data().map_err(|_| io::Error::other("a body frame without data")),
-                Err(error) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, error)),
+        loop {
+            let piece = match tokio::time::timeout(silence, body.frame()).await {
+                Ok(None) => return,
+                Err(_) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "nothing came for too long")),
+                Ok(Some(frame)) => match frame {
+                    Ok(frame) => frame.into_data().map_err(|_| io::Error::other("a body frame without data")),
+                    Err(error) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, error)),
+                },
             };
             let ended = piece.is_err();
             if sender.send(piece).await.is_err() || ended {

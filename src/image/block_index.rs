@@ -8,9 +8,10 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::path::Path;
 
 use super::StoreError;
+use super::bad::BadList;
 use super::files;
 use super::pack::PackIndex;
-use crate::wire::manifest::{self, Digest};
+use crate::wire::manifest::{self, Digest, FRAME_BLOCKS};
 
 /// Where a block lies: which pack of [`BlockIndex::packs`] (one past its end is the pack that is being
 /// written), and which of its blocks.
@@ -34,22 +35,37 @@ pub(super) struct BlockIndex {
 }
 
 impl BlockIndex {
-    pub fn load(store: &Path) -> Result<BlockIndex, StoreError> {
+    pub fn load(store: &Path, bad: &BadList) -> Result<BlockIndex, StoreError> {
         let dir = store.join("packs");
         let mut packs = Vec::new();
         for name in files::entries(&dir)? {
             let id = name.strip_suffix(".pack").and_then(manifest::from_hex);
             if let Some(id) = id {
-                let index = PackIndex::open(&dir.join(&name).with_extension("idx"))?;
-                packs.push(KnownPack { id, index });
+                let path = dir.join(&name).with_extension("idx");
+                match PackIndex::open(&path) {
+                    Ok(index) => packs.push(KnownPack { id, index }),
+                    // Its blocks are stored once more where they are needed: that costs space, and the import works.
+                    Err(StoreError::Damaged { reason, .. }) => {
+                        tracing::warn!(path = %path.display(), reason, "an index is damaged; `regild image scrub` mends it");
+                    }
+                    Err(error) => return Err(error),
+                }
             }
         }
         let blocks = packs.iter().map(|pack| pack.index.blocks()).sum();
         let mut by_prefix = HashMap::with_capacity_and_hasher(blocks, BuildHasherDefault::default());
         for (pack, known) in (0..).zip(&packs) {
-            for block in 0..known.index.blocks() as u32 {
-                if let Some(digest) = known.index.digest(block) {
-                    by_prefix.entry(prefix(digest)).or_insert(Location { pack, block });
+            for frame in 0..known.index.frames() {
+                // What is dropped is not there any more, and what is damaged had better be stored anew.
+                if known.index.is_dropped(frame) || bad.has_frame(&known.id, known.index.frame(frame).offset_bytes) {
+                    continue;
+                }
+                // Blocks of one pack are counted in 32 bits.
+                let first = (frame * FRAME_BLOCKS) as u32;
+                for block in first..(first + FRAME_BLOCKS as u32).min(known.index.blocks() as u32) {
+                    if let Some(digest) = known.index.digest(block) {
+                        by_prefix.entry(prefix(digest)).or_insert(Location { pack, block });
+                    }
                 }
             }
         }

@@ -53,13 +53,21 @@ pub(super) fn write_whole(store: &Path, place: &Path, content: &[u8]) -> Result<
     temp.publish(place)
 }
 
+/// Removes a file; none is as good.
+pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io_error("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
 /// Makes a directory under a parent that is synced, so that it survives a power cut.
 pub(super) fn create_dir(path: &Path) -> Result<(), StoreError> {
     fs::create_dir_all(path).map_err(io_error("create", path))?;
     sync_dir(path.parent().unwrap_or(Path::new("/")))
 }
 
-fn sync_dir(dir: &Path) -> Result<(), StoreError> {
+pub(super) fn sync_dir(dir: &Path) -> Result<(), StoreError> {
     let sync = File::open(dir).and_then(|dir| dir.sync_all());
     sync.map_err(io_error("sync", dir))
 }

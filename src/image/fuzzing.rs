@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::ImportError;
 use super::inspect;
 use super::reader::ImageReader;
+pub use super::source::fuzzing::disk_bytes;
 use crate::wire::manifest::{BootFacts, Manifest};
 
 /// What an import finds out about an image.

@@ -3,15 +3,17 @@
 //! Memory is bounded whatever comes in: one window of 1 MiB, a few frames, the block index, and about 70 bytes
 //! for each extent.
 
-use std::collections::BTreeMap;
-use std::io::{self, BufReader, Read};
+use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Read};
 use std::sync::PoisonError;
 
 use thiserror::Error;
 
 use super::block_index::{BlockIndex, Location};
+use super::mend::Blocks;
 use super::pack::{self, FinishedPack, FrameSpan, PackWriter};
 use super::reader::ImageReader;
+use super::source::{self, Declared, SourceError};
 use super::{ImageRef, ImageStore, RECORD_FORMAT, Record, StoreError, files, inspect};
 use crate::clock::UnixSeconds;
 use crate::gpt::GptError;
@@ -19,7 +21,6 @@ use crate::wire::manifest::{
     self, BLOCK_BYTES, BootFacts, ContentDigest, Digest, Extent, Frame, Manifest, ManifestError, WINDOW_BYTES,
 };
 
-const ZSTD_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// What an image must be a multiple of: the smallest sector.
 const SECTOR_BYTES: u64 = 512;
 
@@ -40,13 +41,15 @@ pub enum Imported {
     New(Record),
     /// This version was there with the same content. Nothing changed.
     AlreadyThere(Record),
+    /// The same, and what of the store was damaged is whole again by it, in part at least.
+    Mended(Record),
 }
 
 impl Imported {
     #[must_use]
     pub fn record(&self) -> &Record {
         match self {
-            Imported::New(record) | Imported::AlreadyThere(record) => record,
+            Imported::New(record) | Imported::AlreadyThere(record) | Imported::Mended(record) => record,
         }
     }
 }
@@ -54,8 +57,10 @@ impl Imported {
 /// Why an image was not imported. Nothing of it is listed, and nothing is kept.
 #[derive(Debug, Error)]
 pub enum ImportError {
-    #[error("the image cannot be read (it ends too early, or its zstd compression is damaged)")]
+    #[error("the image cannot be read to its end")]
     Read(#[source] io::Error),
+    #[error(transparent)]
+    Source(#[from] SourceError),
     #[error("the image is larger than the {max_image_bytes} bytes that are allowed")]
     TooLarge { max_image_bytes: u64 },
     #[error("the image is empty")]
@@ -67,6 +72,11 @@ pub enum ImportError {
              a version never changes, import this as another version"
     )]
     OtherContent { image: ImageRef, existing: String, offered: String },
+    #[error(
+        "{image} was removed, and had other content (content digest {existing}, offered {offered}): \
+             a version never changes, import this as another version"
+    )]
+    OtherContentBefore { image: ImageRef, existing: String, offered: String },
     #[error(transparent)]
     PartitionTable(#[from] GptError),
     #[error("the image is cut into more pieces than a manifest can list")]
@@ -75,9 +85,18 @@ pub enum ImportError {
     Store(#[from] StoreError),
 }
 
+impl ImportError {
+    /// What a stream said while it was read.
+    pub(super) fn from_read(error: io::Error) -> ImportError {
+        match error.downcast::<SourceError>() {
+            Ok(source) => ImportError::Source(source),
+            Err(error) => ImportError::Read(error),
+        }
+    }
+}
+
 impl ImageStore {
-    /// Imports a raw disk image, plain or compressed with zstd. `progress` is told the raw bytes so far, about
-    /// once for each MiB.
+    /// Imports a disk image, raw or qcow2, plain or packed, by its magic; see [`ImageStore::import_declared`].
     ///
     /// # Errors
     /// [`ImportError`]; the store is then as it was before.
@@ -87,15 +106,35 @@ impl ImageStore {
         request: &ImportRequest,
         progress: &dyn Fn(u64),
     ) -> Result<Imported, ImportError> {
+        self.import_declared(reader, &Declared::default(), request, progress)
+    }
+
+    /// Imports a disk image of which something is known before: that must hold. `progress` is told the raw bytes so
+    /// far, about once for each MiB.
+    ///
+    /// # Errors
+    /// [`ImportError`]; the store is then as it was before.
+    pub fn import_declared(
+        &self,
+        reader: impl Read,
+        declared: &Declared,
+        request: &ImportRequest,
+        progress: &dyn Fn(u64),
+    ) -> Result<Imported, ImportError> {
+        let mut source = source::open(reader, declared, request.max_image_bytes, &self.dir)?;
         // The lock guards no data, so one that a panic left poisoned is as good as any.
         let _alone = self.importing.lock().unwrap_or_else(PoisonError::into_inner);
         let mut scan = Scan::new(self)?;
-        scan.read_all(&mut plain(reader).map_err(ImportError::Read)?, request.max_image_bytes, progress)?;
+        scan.read_all(&mut source, request.max_image_bytes, progress)?;
+        source.finish()?;
         let content_digest = scan.content.clone().finish(scan.image_bytes);
+        let Scan { index, writer, runs, image_bytes, .. } = scan;
+        let new_pack = writer.finish()?;
+        let is_mended = self.mend_by(&index, new_pack.as_ref())?;
         if let Some(existing) = self.existing(request.image)? {
             let offered = manifest::to_hex(&content_digest);
             if existing.content_digest == offered {
-                return Ok(Imported::AlreadyThere(existing));
+                return Ok(if is_mended { Imported::Mended(existing) } else { Imported::AlreadyThere(existing) });
             }
             return Err(ImportError::OtherContent {
                 image: request.image.clone(),
@@ -103,8 +142,13 @@ impl ImageStore {
                 offered,
             });
         }
-        let Scan { index, writer, runs, image_bytes, .. } = scan;
-        let new_pack = writer.finish()?;
+        if let Some(gone) = self.gone(request.image)? {
+            let offered = manifest::to_hex(&content_digest);
+            if gone.content_digest != offered {
+                let existing = gone.content_digest;
+                return Err(ImportError::OtherContentBefore { image: request.image.clone(), existing, offered });
+            }
+        }
         let mut manifest = describe(&index, new_pack.as_ref(), &runs, image_bytes, content_digest);
         (manifest.boot, manifest.sector_bytes) = self.look_into(&manifest, new_pack.as_ref())?;
         let record = self.publish(request, &manifest, new_pack)?;
@@ -116,8 +160,23 @@ impl ImageStore {
         match self.show(image) {
             Ok(record) => Ok(Some(record)),
             Err(StoreError::NoImage(_)) => Ok(None),
+            // Damaged, but there is a copy.
+            Err(StoreError::Damaged { .. }) if self.record_from_copy(image, &self.copy_path(&image.to_string()))? => {
+                self.show(image).map(Some)
+            }
             Err(e) => Err(e),
         }
+    }
+
+    /// Whether blocks of this import made damaged frames whole.
+    fn mend_by(&self, index: &BlockIndex, new: Option<&FinishedPack>) -> Result<bool, StoreError> {
+        if self.bad_list().packs.is_empty() {
+            return Ok(false);
+        }
+        let packs = self.dir.join("packs");
+        let said = self.mend(&mut Blocks { index, packs, new, last: HashMap::new() })?;
+        said.iter().for_each(|said| tracing::info!(said, "an import mended the store"));
+        Ok(!said.is_empty())
     }
 
     /// Boot facts and sector size, read from the blocks themselves.
@@ -143,7 +202,11 @@ impl ImageStore {
         let manifest_digest = manifest::digest_hex(&encoded);
         let added_bytes = new_pack.as_ref().map_or(0, |pack| pack.pack_bytes);
         if let Some(pack) = new_pack {
+            let id = manifest::to_hex(&pack.id);
+            // A pack of this name may be there and just being thinned; the new one must be the last.
+            let _last = self.rewriting.lock().unwrap_or_else(PoisonError::into_inner);
             pack.publish(&self.dir)?;
+            self.pack_is_whole(&id)?;
         }
         files::write_whole(&self.dir, &self.manifest_path(&manifest_digest), &encoded)?;
         let record = Record {
@@ -162,21 +225,9 @@ impl ImageStore {
         let json = serde_json::to_vec_pretty(&record)
             .map_err(|e| StoreError::Damaged { path: place.clone(), reason: e.to_string() })?;
         files::write_whole(&self.dir, &place, &json)?;
+        self.keep_copies(&record, &encoded)?;
         Ok(record)
     }
-}
-
-/// The raw bytes of an image that may be compressed.
-fn plain<'r>(reader: impl Read + 'r) -> io::Result<Box<dyn Read + 'r>> {
-    let mut reader = BufReader::with_capacity(1 << 18, reader);
-    let mut magic = Vec::with_capacity(ZSTD_MAGIC.len());
-    reader.by_ref().take(ZSTD_MAGIC.len() as u64).read_to_end(&mut magic)?;
-    let compressed = magic == ZSTD_MAGIC;
-    let whole = io::Cursor::new(magic).chain(reader);
-    if compressed {
-        return Ok(Box::new(zstd::stream::read::Decoder::new(whole)?));
-    }
-    Ok(Box::new(whole))
 }
 
 /// A run of blocks as it was found: on the image and in a pack.
@@ -209,7 +260,7 @@ struct Scan {
 impl Scan {
     fn new(store: &ImageStore) -> Result<Scan, StoreError> {
         Ok(Scan {
-            index: BlockIndex::load(&store.dir)?,
+            index: BlockIndex::load(&store.dir, &store.bad_list())?,
             writer: PackWriter::create(&store.dir)?,
             content: ContentDigest::new(),
             zero_digest: manifest::digest(&[0; BLOCK_BYTES]),
@@ -222,7 +273,7 @@ impl Scan {
     fn read_all(&mut self, reader: &mut dyn Read, max: u64, progress: &dyn Fn(u64)) -> Result<(), ImportError> {
         let mut window = vec![0; WINDOW_BYTES as usize];
         loop {
-            let count = read_full(reader, &mut window).map_err(ImportError::Read)?;
+            let count = read_full(reader, &mut window).map_err(ImportError::from_read)?;
             let offset = self.image_bytes;
             self.image_bytes += count as u64;
             if self.image_bytes > max.min(manifest::IMAGE_BYTES_MAX) {

@@ -1,12 +1,17 @@
 //! The golden image store: import, manifests, packs, export.
 //!
 //! ```text
+//! format                     version number of the store
 //! lock                       one process at a time
 //! names/<NAME>/<VERSION>     small JSON: what this version is; an image is listed when this exists
 //! manifests/<digest>         of which blocks it consists; named by the digest of the file
 //! packs/<id>.pack            compressed blocks; named by the digest of the file; never changed
 //! packs/<id>.idx             digests of the pack's blocks, for the next import
 //! baselines/                 lists of files, made from the images (`baseline`)
+//! gone/<NAME>:<VERSION>      records of versions that were collected: their names are never given to other content
+//! signatures/<NAME>:<VERSION> who vouches for a version
+//! copies/                    manifests and records once more
+//! bad                        what a scrub found damaged
 //! tmp/                       unfinished files; emptied when the store is opened
 //! ```
 //!
@@ -27,21 +32,36 @@ use crate::clock::UnixSeconds;
 use crate::wire::manifest::{self, Manifest, ManifestError};
 pub use crate::wire::reference::{ImageRef, RefError};
 
+mod bad;
 pub mod baseline;
+mod baselines_gc;
 mod block_index;
+mod compact;
+mod copies;
 mod digest_log;
 mod export;
 mod files;
+mod format;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+pub mod gc;
+mod gone;
 mod import;
 mod inspect;
+mod mend;
 mod pack;
 mod pack_cache;
 mod reader;
+mod scrub;
+pub mod signature;
+mod source;
+pub mod uploads;
+mod uses;
 
 pub use export::ExportError;
 pub use import::{ImportError, ImportRequest, Imported};
+pub use scrub::{ScrubReport, ScrubRequest};
+pub use source::{Compression, Declared, FileDigest, Format, SourceError};
 
 const RECORD_FORMAT: u32 = 1;
 
@@ -55,6 +75,12 @@ pub struct ImageStore {
     /// Only one baseline at a time: each takes a processor and tens of MB.
     baselining: Mutex<()>,
     wanted: baseline::Queue,
+    /// What each manifest needs, as far as it was read.
+    uses: uses::UsesCache,
+    bad: Mutex<bad::BadList>,
+    /// One at a time replaces packs.
+    rewriting: Mutex<()>,
+    served: gc::Served,
     /// Held open for its lock.
     _lock: File,
 }
@@ -91,6 +117,10 @@ pub enum StoreError {
     NoBaseline(String),
     #[error("the image store {0} is in use by another process")]
     Locked(PathBuf),
+    #[error(
+        "{path} has format version {version}, this program knows 1 to {known}: use a regild of the release that wrote it"
+    )]
+    Version { path: PathBuf, version: u32, known: u32 },
     #[error("{path} is damaged: {reason}")]
     Damaged { path: PathBuf, reason: String },
     #[error("{path} is no manifest that this program can use")]
@@ -122,18 +152,24 @@ impl ImageStore {
     /// # Errors
     /// [`StoreError::Locked`] when another process has it open; [`StoreError::Io`].
     pub fn open(dir: &Path) -> Result<ImageStore, StoreError> {
-        for part in ["", "names", "manifests", "packs", "baselines", "baselines/by-image", "tmp"] {
+        format::check(dir)?;
+        for part in ["", "names", "manifests", "packs", "baselines", "baselines/by-image", "tmp", "gone", "copies"] {
             let path = dir.join(part);
             fs::create_dir_all(&path).map_err(io_error("create", &path))?;
         }
         let lock = files::lock(&dir.join("lock"), dir)?;
         files::remove_leftovers(dir)?;
+        format::raise(dir)?;
         let store = ImageStore {
             dir: dir.to_owned(),
             importing: Mutex::new(()),
             packs: pack_cache::PackCache::default(),
             baselining: Mutex::new(()),
             wanted: baseline::Queue::default(),
+            uses: uses::UsesCache::default(),
+            bad: Mutex::new(bad::BadList::load(dir)?),
+            rewriting: Mutex::new(()),
+            served: gc::Served::default(),
             _lock: lock,
         };
         store.sweep_baselines()?;
@@ -145,17 +181,7 @@ impl ImageStore {
     /// # Errors
     /// [`StoreError::Io`] or [`StoreError::Damaged`].
     pub fn list(&self) -> Result<Vec<Record>, StoreError> {
-        let mut records = Vec::new();
-        for name in files::entries(&self.dir.join("names"))? {
-            for version in files::entries(&self.dir.join("names").join(&name))? {
-                // Files that people put there are not ours to judge.
-                if let Ok(image) = ImageRef::new(&name, &version) {
-                    records.push(self.show(&image)?);
-                }
-            }
-        }
-        records.sort_by(|a, b| a.image.cmp(&b.image));
-        Ok(records)
+        self.names()?.iter().map(|image| self.show(image)).collect()
     }
 
     /// One version.
@@ -163,18 +189,7 @@ impl ImageStore {
     /// # Errors
     /// [`StoreError::NoImage`], [`StoreError::Io`] or [`StoreError::Damaged`].
     pub fn show(&self, image: &ImageRef) -> Result<Record, StoreError> {
-        let path = self.record_path(image);
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(StoreError::NoImage(image.clone())),
-            Err(e) => return Err(io_error("read", &path)(e)),
-        };
-        let damaged = |reason: String| StoreError::Damaged { path: path.clone(), reason };
-        let record: Record = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
-        if record.format != RECORD_FORMAT || record.image != *image {
-            return Err(damaged(format!("format {}, of {}", record.format, record.image)));
-        }
-        Ok(record)
+        read_record(&self.record_path(image), image)
     }
 
     /// Hex digest of a version's manifest.
@@ -244,6 +259,26 @@ impl ImageStore {
         self.packs.get(id, &self.pack_path(id))?.ok_or_else(missing)
     }
 
+    /// What is known to be damaged, as it is now.
+    fn bad_list(&self) -> bad::BadList {
+        // A list is replaced whole.
+        self.bad.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    fn replace_bad_list(&self, list: bad::BadList) -> Result<(), StoreError> {
+        let mut known = self.bad.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        list.store(&self.dir)?;
+        *known = list;
+        Ok(())
+    }
+
+    /// A pack was just written from its blocks, perhaps in place of one that was thinned or damaged.
+    fn pack_is_whole(&self, id: &str) -> Result<(), StoreError> {
+        self.packs.forget(id);
+        let mut list = self.bad_list();
+        if list.packs.remove(id).is_some() { self.replace_bad_list(list) } else { Ok(()) }
+    }
+
     fn record_path(&self, image: &ImageRef) -> PathBuf {
         self.dir.join("names").join(image.name()).join(image.version())
     }
@@ -255,6 +290,21 @@ impl ImageStore {
     fn pack_path(&self, id: &str) -> PathBuf {
         self.dir.join("packs").join(format!("{id}.pack"))
     }
+}
+
+/// A record, whether listed or gone.
+fn read_record(path: &Path, image: &ImageRef) -> Result<Record, StoreError> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(StoreError::NoImage(image.clone())),
+        Err(e) => return Err(io_error("read", path)(e)),
+    };
+    let damaged = |reason: String| StoreError::Damaged { path: path.to_owned(), reason };
+    let record: Record = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
+    if record.format != RECORD_FORMAT || record.image != *image {
+        return Err(damaged(format!("format {}, of {}", record.format, record.image)));
+    }
+    Ok(record)
 }
 
 #[cfg(test)]

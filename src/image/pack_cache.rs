@@ -46,6 +46,11 @@ impl PackCache {
         Ok(Some(bytes))
     }
 
+    /// Lets go of a pack that was removed or replaced, so that the disk gets its space back.
+    pub fn forget(&self, id: &str) {
+        self.lock().by_id.remove(id);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Mapped> {
         // Whoever panicked with the lock left a cache that is at worst incomplete.
         self.mapped.lock().unwrap_or_else(PoisonError::into_inner)
@@ -64,7 +69,7 @@ pub(super) fn map(path: &Path) -> Result<Option<Bytes>, StoreError> {
 /// Maps a file that its writer has finished.
 pub(super) fn map_file(file: &File, path: &Path) -> Result<Bytes, StoreError> {
     // SAFETY: mmap(2) of a regular file. Packs and their indexes are written once under a temporary name and
-    // neither changed nor truncated afterwards, only unlinked, which a mapping survives.
+    // neither changed nor truncated afterwards, only unlinked or replaced by a rename, which a mapping survives.
     let map = unsafe { Mmap::map(file) }.map_err(io_error("map", path))?;
     Ok(Bytes::from_owner(map))
 }

@@ -150,8 +150,8 @@ impl Writer {
 
     fn image_is_blocked(&self, host: &Host) -> Option<String> {
         let image = host.asked_image()?;
-        let mark = self.images.blocked(&image.name)?;
-        Some(format!("{} is blocked: {}; ask for another version", mark.image, mark.reason))
+        let why = self.images.refused(&image.name)?;
+        Some(format!("{why}; ask for another version"))
     }
 
     /// Lets through what the brakes allow now, the longest waiting first.

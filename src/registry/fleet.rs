@@ -12,6 +12,7 @@ use crate::db::{DbError, Item};
 use crate::decide::brakes::Policy;
 use crate::decide::host::{Declared, Event, Host, ImageChoice};
 use crate::decide::mac::Mac;
+use crate::decide::version::Stage;
 use crate::power::Settings;
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
@@ -88,6 +89,10 @@ impl Writer {
                 }
                 match entry.image.as_ref().map(ToString::to_string) {
                     Some(image) if !images.contains_key(&image) => Err(RegistryError::UnknownImage(image)),
+                    // Its data may be on its way out; a host that has it already is one of those it waits for.
+                    Some(image) if self.images.stage(&image) == Stage::Retired && !self.has(id, &image) => {
+                        Err(RegistryError::ImageRefused(self.images.refused(&image).unwrap_or_default()))
+                    }
                     _ => Ok(()),
                 }
             }
@@ -100,6 +105,11 @@ impl Writer {
             },
             _ => Ok(()),
         }
+    }
+
+    fn has(&self, id: &str, image: &str) -> bool {
+        let desired = self.hosts.get(id).and_then(|view| view.host.desired.as_ref());
+        desired.is_some_and(|desired| desired.name == image)
     }
 
     fn write(

@@ -2,12 +2,14 @@
 //!
 //! The image store knows contents; what a content is good for is a record like any other.
 
+use super::RegistryError;
 use super::history;
 use super::rollouts::{Rollout, RolloutCommand};
 use super::writer::{Batch, Writer};
 use crate::db::DbError;
 use crate::decide::host::{Event, Host, ImageChoice};
 use crate::decide::rollout::plan::Goal;
+use crate::decide::version::{self, Stage, Word};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -42,10 +44,14 @@ impl Channel {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MarkKind {
+    /// Only hosts that a person names get it.
+    Preview,
     /// Hosts on it ask for what their group should run.
     Deprecated,
     /// And no order for it is opened any more, none that is open begins, and none gets another attempt.
     Blocked,
+    /// As blocked, and its data goes once nobody uses it.
+    Retired,
 }
 
 /// A marked version.
@@ -63,6 +69,12 @@ pub struct Mark {
 pub struct ImageFacts {
     pub channels: BTreeMap<String, Channel>,
     pub marks: BTreeMap<String, Mark>,
+    /// Marks that retired versions had before.
+    pub before: BTreeMap<String, Mark>,
+    /// Versions whose data goes or is gone, with the mark that they get back when they are imported again.
+    pub collected: BTreeMap<String, Option<Mark>>,
+    /// Versions that the image store cannot answer for: why. Not stored.
+    pub unfit: Arc<BTreeMap<String, String>>,
 }
 
 impl ImageFacts {
@@ -84,12 +96,21 @@ impl Writer {
             let mark: Mark = super::fleet::parse(&item)?;
             facts.marks.insert(mark.image.clone(), mark);
         }
+        for item in self.db.scan(super::image_life::BEFORE)? {
+            let mark: Mark = super::fleet::parse(&item)?;
+            facts.before.insert(mark.image.clone(), mark);
+        }
+        facts.collected = self.load_collected()?;
         self.images = Arc::new(facts);
         Ok(())
     }
 
     /// Moves a channel. Nothing is ordered by this: hosts of groups that follow it ask at the next tick.
-    pub(super) fn set_channel(&mut self, to: Channel, batch: &mut Batch, now: u64) -> Channel {
+    pub(super) fn set_channel(&mut self, to: Channel, batch: &mut Batch, now: u64) -> Result<Channel, RegistryError> {
+        // Asked here, where versions are retired, so that no channel ever points to one whose data goes.
+        if let Some(why) = version::refuses(self.images.stage(&to.image), version::Asker::Many) {
+            return Err(RegistryError::ImageRefused(format!("{} {why}", to.image)));
+        }
         let facts = Arc::make_mut(&mut self.images);
         let former = facts.channels.get(&to.name);
         let moves = former.map_or(0, |former| former.moves);
@@ -107,11 +128,33 @@ impl Writer {
         batch.put(history::key(&format!("channel-{}", to.name), moves), serde_json::to_vec(&line).ok());
         batch.put(format!("{CHANNELS}{}", to.name), serde_json::to_vec(&to).ok());
         facts.channels.insert(to.name.clone(), to.clone());
-        to
+        Ok(to)
     }
 
     /// Marks a version, or with `None` makes it good again.
-    pub(super) fn mark_image(&mut self, image: &str, mark: Option<Mark>, by: &str, batch: &mut Batch, now: u64) {
+    pub(super) fn mark_image(
+        &mut self,
+        image: &str,
+        mark: Option<Mark>,
+        by: &str,
+        batch: &mut Batch,
+        now: u64,
+    ) -> Result<(), RegistryError> {
+        let stage = mark.as_ref().map_or(Stage::Active, |mark| mark.kind.stage());
+        self.may_step(image, Word::To(stage))?;
+        if Arc::make_mut(&mut self.images).before.remove(image).is_some() {
+            batch.put(format!("{}{image}", super::image_life::BEFORE), None);
+        }
+        self.put_mark(image, mark, batch);
+        match self.images.blocked(image).cloned() {
+            Some(mark) => self.end_rollouts_of(&mark, batch, now),
+            None => self.unblock(image, by, batch, now),
+        }
+        self.enforce_blocks(batch, now);
+        Ok(())
+    }
+
+    pub(super) fn put_mark(&mut self, image: &str, mark: Option<Mark>, batch: &mut Batch) {
         let facts = Arc::make_mut(&mut self.images);
         // As above.
         let value = mark.as_ref().and_then(|mark| serde_json::to_vec(mark).ok());
@@ -120,11 +163,6 @@ impl Writer {
             Some(mark) => facts.marks.insert(image.to_string(), mark),
             None => facts.marks.remove(image),
         };
-        match self.images.blocked(image).cloned() {
-            Some(mark) => self.end_rollouts_of(&mark, batch, now),
-            None => self.unblock(image, by, batch, now),
-        }
-        self.enforce_blocks(batch, now);
     }
 
     /// A rollout of a blocked version is over; one of another version, or back to former ones, goes on without it.

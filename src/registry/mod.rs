@@ -12,6 +12,8 @@ pub mod drift_rules;
 pub mod fleet;
 mod gone;
 pub mod history;
+pub mod image_life;
+pub mod image_uses;
 pub mod images;
 pub mod inventory;
 mod leases;
@@ -79,6 +81,8 @@ pub enum RegistryError {
     NeedsSecond { group: String },
     #[error("{image} is blocked: {reason}; choose another version")]
     ImageBlocked { image: String, reason: String },
+    #[error("{0}")]
+    ImageRefused(String),
     #[error("there is no image {0}; `regild image list` shows them")]
     UnknownImage(String),
     #[error("{host} is in rollout {rollout}, which is not over; wait for it or abort it")]
@@ -204,6 +208,7 @@ pub enum Command {
         by: String,
         reply: Reply<()>,
     },
+    Image(image_life::ImageCommand),
     ResetBreaker {
         by: String,
         reason: String,
@@ -560,9 +565,9 @@ fn policy_of(
     group: &Group,
     images: &ImageFacts,
 ) -> BootPolicy {
-    let is_blocked = host.order.as_ref().is_some_and(|order| images.blocked(&order.image.name).is_some());
+    let is_refused = host.order.as_ref().is_some_and(|order| images.refused(&order.image.name).is_some());
     let is_asked = host.order.is_some() || host.verify.wish.is_some();
-    let barred = is_blocked || is_asked && brakes::allowed(host, group, brakes).is_err();
+    let barred = is_refused || is_asked && brakes::allowed(host, group, brakes).is_err();
     if barred && policy.halt == Halt::Nothing { BootPolicy { halt: Halt::Barred, ..policy } } else { policy }
 }
 

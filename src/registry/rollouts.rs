@@ -12,6 +12,7 @@ use crate::decide::rollout::gate::HostFacts;
 use crate::decide::rollout::plan::{Goal, Member, Plan};
 use crate::decide::rollout::progress::{Action, Progress, Stepped};
 use crate::decide::rollout::step;
+use crate::decide::version::Stage;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -76,6 +77,10 @@ impl Writer {
                 let host = member.name.clone().unwrap_or_else(|| member.id.clone());
                 return Err(RegistryError::InRollout { host, rollout: other.plan.number });
             }
+        }
+        // It may have been planned before its version was retired.
+        if let Some(member) = plan.members().find(|member| self.images.stage(&member.image.name) == Stage::Retired) {
+            return Err(RegistryError::ImageRefused(self.images.refused(&member.image.name).unwrap_or_default()));
         }
         let number = self.rollouts.keys().next_back().map_or(1, |last| last + 1);
         let plan = Plan { number, made_at: now, ..plan };
@@ -161,10 +166,7 @@ impl Writer {
             let denied = brakes::allowed(&view.host, &group, &fleet.policy).err().map(|deny| deny.to_string());
             // Its own image, or one that a person wants of the host: that one would be ordered.
             let asked = Some(&view.host).filter(|host| !host.asks.is_empty()).and_then(Host::asked_image);
-            let blocked = || {
-                let mark = asked.iter().chain([&member.image]).find_map(|image| self.images.blocked(&image.name))?;
-                Some(format!("{} is blocked: {}", mark.image, mark.reason))
-            };
+            let blocked = || asked.iter().chain([&member.image]).find_map(|image| self.images.refused(&image.name));
             denied.or_else(blocked).map(|why| (member.id.clone(), why))
         };
         plan.members().filter_map(deny).collect()

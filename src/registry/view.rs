@@ -3,6 +3,7 @@
 use super::admission::{Fleet, Tripped};
 use super::drift;
 use super::drift_rules::DriftMemory;
+use super::image_uses::ImageUses;
 use super::images::ImageFacts;
 use super::inventory;
 use super::ledger::Tip;
@@ -193,6 +194,12 @@ impl View {
     #[must_use]
     pub fn images(&self) -> &Arc<ImageFacts> {
         &self.images
+    }
+
+    /// By whom each version is used now; a look at the whole fleet.
+    #[must_use]
+    pub fn image_uses(&self) -> ImageUses {
+        ImageUses::of(self.hosts.values().map(|view| &view.host), &self.rollouts, &self.images)
     }
 
     /// Where the ledger ends on stable storage; `None` when the store failed.

@@ -260,13 +260,14 @@ impl Writer {
                 let _ = reply.send(self.proposals());
             }
             Command::SetChannel { channel, reply } => {
-                let answer = self.guard().map(|()| self.set_channel(channel, batch, now));
+                let answer = self.guard().and_then(|()| self.set_channel(channel, batch, now));
                 batch.answer(reply, answer);
             }
             Command::MarkImage { image, mark, by, reply } => {
-                let answer = self.guard().map(|()| self.mark_image(&image, mark, &by, batch, now));
+                let answer = self.guard().and_then(|()| self.mark_image(&image, mark, &by, batch, now));
                 batch.answer(reply, answer);
             }
+            Command::Image(command) => self.take_image(command, batch, now),
             Command::ResetBreaker { by, reason, reply } => {
                 let answer = self.guard().and_then(|()| self.reset_breaker(&by, &reason, batch, now));
                 batch.answer(reply, answer);
@@ -320,6 +321,9 @@ impl Writer {
             let image = cause.image.as_ref().or(view.host.desired.as_ref());
             if let Some(mark) = image.and_then(|image| self.images.blocked(&image.name)) {
                 return Err(RegistryError::ImageBlocked { image: mark.image.clone(), reason: mark.reason.clone() });
+            }
+            if let Some(why) = image.and_then(|image| self.images.refused(&image.name)) {
+                return Err(RegistryError::ImageRefused(format!("{why}; choose another version")));
             }
         }
         self.apply(&id, event, inventory, batch, now)?;

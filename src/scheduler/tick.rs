@@ -188,11 +188,17 @@ fn of_images(view: &View, now: u64) -> Vec<(String, Cause)> {
         let reported = host.reported.as_ref()?;
         let group = view.group(&host.group);
         let channel = group.channel.as_ref().and_then(|name| facts.channels.get(name));
-        let (kind, reason) = match (facts.marks.get(&reported.name), channel) {
+        // A preview was given to this host by name, and stays there until somebody says otherwise.
+        let mark = facts.marks.get(&reported.name).filter(|mark| mark.kind != MarkKind::Preview);
+        let (kind, reason) = match (mark, channel) {
             (Some(mark), _) if mark.kind == MarkKind::Blocked => {
                 (CauseKind::ImageBlocked, format!("{} is blocked: {}", mark.image, mark.reason))
             }
-            (Some(mark), _) => (CauseKind::ImageDeprecated, format!("{} is deprecated: {}", mark.image, mark.reason)),
+            // Retired, too: nobody gets it any more, and its data waits for its last host.
+            (Some(mark), _) => {
+                let stage = mark.kind.stage().word();
+                (CauseKind::ImageDeprecated, format!("{} is {stage}: {}", mark.image, mark.reason))
+            }
             (None, Some(channel)) if group.follow_channel && channel.choice() != *reported => {
                 (CauseKind::Channel, format!("{} points to {}", channel.name, channel.image))
             }
@@ -201,7 +207,8 @@ fn of_images(view: &View, now: u64) -> Vec<(String, Cause)> {
         // Where nothing else is to be run, asking would rebuild the same version again and again.
         let target = channel.map(|channel| channel.choice()).or_else(|| host.desired.clone())?;
         let asked = host.asks.iter().any(|cause| cause.kind == kind && cause.image.as_ref() == Some(&target));
-        let useless = target == *reported || facts.marks.contains_key(&target.name) || asked;
+        let is_refused = facts.marks.contains_key(&target.name) || facts.refused(&target.name).is_some();
+        let useless = target == *reported || is_refused || asked;
         let cause = Cause { image: Some(target), ..Cause::new(kind, &reason, "images", now) };
         (!useless).then(|| (host.id.clone(), cause))
     };

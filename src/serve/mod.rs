@@ -1,6 +1,7 @@
 //! `regild serve`: open what is on disk, bind every socket, only then start the loops; stop together.
 
 mod authority;
+mod pushes;
 
 use crate::causes;
 use crate::clock;
@@ -15,6 +16,7 @@ use crate::power::{self, Power};
 use crate::registry::Registry;
 use crate::scheduler;
 use crate::tftp;
+use crate::upkeep::{self, Upkeep};
 use authority::Deciding;
 use std::net::{SocketAddr, SocketAddrV4};
 use std::path::Path;
@@ -39,12 +41,16 @@ pub enum ServeError {
     Assets(#[from] assets::AssetError),
     #[error("the key of the power passwords cannot be used")]
     PowerKey(#[from] power::seal::SealError),
+    #[error("it cannot be said which images may be used")]
+    Upkeep(#[from] upkeep::UpkeepError),
     #[error("DHCP cannot be served")]
     Dhcp(#[from] dhcp::BindError),
     #[error("TFTP cannot be served")]
     Tftp(#[from] tftp::BindError),
     #[error("cannot listen on {what}")]
     Bind { what: String, source: std::io::Error },
+    #[error("the directory of uploads cannot be used")]
+    Uploads(#[from] image::uploads::UploadError),
     #[error("cannot start")]
     Start(#[from] std::io::Error),
 }
@@ -71,7 +77,8 @@ pub fn run(config: &Path) -> Result<(), ServeError> {
     };
     power.check_key_file()?;
     let (scheduler, handle) = scheduler::run::Loop::new(registry.clone(), power);
-    let shared = Arc::new(Shared { registry, images, assets, config, scheduler: handle });
+    let upkeep = Upkeep::default();
+    let shared = Arc::new(Shared { registry, images, assets, config, scheduler: handle, upkeep });
     // Before anybody is judged: by the defaults of another distribution hosts would drift, or not, for a moment.
     crate::http::drift_image::note_distributions(&shared);
     let images = shared.clone();
@@ -124,6 +131,8 @@ async fn serve(
     scheduler: scheduler::run::Loop,
     began: std::time::Instant,
 ) -> Result<(), ServeError> {
+    // Before any machine is answered: what is damaged or unsigned must not begin.
+    upkeep::refresh(&shared).await?;
     let sockets = bind(&shared).await?;
     let (stop, stopped) = watch::channel(false);
     let mut tasks = tokio::task::JoinSet::new();
@@ -146,6 +155,10 @@ async fn serve(
     for listener in sockets.http {
         let routes = http::machine_routes(shared.clone());
         tasks.spawn(listen::machines(listener, routes, connections_max, stopped.clone()));
+    }
+    tasks.spawn(upkeep::run(shared.clone(), stopped.clone()));
+    if let Some(pushing) = sockets.pushing {
+        pushing.start(shared.clone(), &mut tasks, &stopped)?;
     }
     tasks.spawn(listen::operators(sockets.operators, http::operator_routes(shared.clone()), stopped));
     tasks.spawn(scheduler.run());
@@ -173,6 +186,7 @@ struct Sockets {
     http: Vec<TcpListener>,
     router_answers: Vec<RouterAnswers>,
     operators: UnixListener,
+    pushing: Option<pushes::Pushing>,
 }
 
 /// All sockets or none: a server that answers DHCP but not HTTP would strand every machine that asks.
@@ -185,6 +199,10 @@ async fn bind(shared: &Shared) -> Result<Sockets, ServeError> {
         router_answers: Vec::new(),
         operators: listen::bind_operators(&config.socket, config.socket_group.as_deref())
             .map_err(|source| ServeError::Bind { what: config.socket.display().to_string(), source })?,
+        pushing: match &config.http.upload {
+            Some(upload) => Some(pushes::Pushing::bind(upload).await?),
+            None => None,
+        },
     };
     for (place, network) in config.networks.iter().enumerate() {
         let failed = |what: String| move |source| ServeError::Bind { what, source };

@@ -9,6 +9,8 @@ pub mod manifest;
 pub mod operator;
 pub mod operator_baseline;
 pub mod operator_drift;
+pub mod operator_images;
 pub mod reference;
 pub mod standby;
+pub mod upload;
 pub mod verify;

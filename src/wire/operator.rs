@@ -330,7 +330,7 @@ pub struct SetChannel {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MarkImage {
-    /// `active`, `deprecated` or `blocked`.
+    /// `preview`, `active`, `deprecated`, `blocked` or `retired`.
     pub mark: String,
     /// On whose behalf; see [`Release::by`].
     #[serde(default)]
@@ -477,6 +477,15 @@ pub struct Image {
     pub source: String,
     /// Hosts whose desired or reported image this is.
     pub hosts: usize,
+    /// `preview`, `active`, `deprecated`, `blocked` or `retired`.
+    #[serde(default)]
+    pub stage: String,
+    /// Why no host gets it, for what the store knows of it: it is damaged, or no trusted key has signed it.
+    #[serde(default)]
+    pub refused: Option<String>,
+    /// Trusted keys that signed it.
+    #[serde(default)]
+    pub signed_by: Vec<String>,
     /// Only in the answer to an import: true when this very content was there already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub already_there: Option<bool>,
@@ -486,6 +495,12 @@ pub struct Image {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Export {
-    /// Absolute; must not exist yet.
+    /// Absolute; must not exist yet, unless `force` is set.
     pub path: std::path::PathBuf,
+    /// `raw` (the default) or `qcow2`.
+    #[serde(default)]
+    pub format: Option<String>,
+    /// Put it in the place of a file that is there.
+    #[serde(default)]
+    pub force: bool,
 }

@@ -50,10 +50,15 @@ impl Answer {
 impl Connection {
     /// From one of the client's addresses to the machines' listener.
     pub fn tcp(cable: &Cable, from: Ipv4Addr) -> Connection {
+        Connection::tcp_to(cable, from, 8080)
+    }
+
+    /// To another listener of the server.
+    pub fn tcp_to(cable: &Cable, from: Ipv4Addr, port: u16) -> Connection {
         let stream = inside(&cable.client, || {
             let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
             socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
-            socket.connect(&SocketAddr::from((SERVER_IP, 8080)).into()).unwrap();
+            socket.connect(&SocketAddr::from((SERVER_IP, port)).into()).unwrap();
             TcpStream::from(socket)
         });
         stream.set_read_timeout(Some(PATIENCE)).unwrap();

@@ -36,7 +36,7 @@ fn stored_files(lab: &Lab) -> usize {
 }
 
 #[track_caller]
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
     let came = (0..3000).any(|_| {
         let now = holds();
         if !now {
