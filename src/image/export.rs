@@ -5,11 +5,11 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use thiserror::Error;
 
+use super::pack_cache::Mapped;
 use super::reader::ImageReader;
 use super::{Format, ImageRef, ImageStore, StoreError};
 use crate::clock;
@@ -124,8 +124,8 @@ impl ImageStore {
     }
 
     /// Every pack of a manifest, in its order.
-    pub(super) fn packs_of(&self, manifest: &Manifest) -> Result<Vec<Bytes>, StoreError> {
-        manifest.packs.iter().map(|id| self.pack(&manifest::to_hex(id))).collect()
+    pub(super) fn packs_of(&self, manifest: &Manifest) -> Result<Vec<Mapped>, StoreError> {
+        manifest.packs.iter().map(|id| self.mapped(&manifest::to_hex(id))).collect()
     }
 }
 

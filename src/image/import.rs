@@ -185,7 +185,7 @@ impl ImageStore {
         for id in &manifest.packs {
             packs.push(match new {
                 Some(new) if new.id == *id => new.map()?,
-                _ => self.pack(&manifest::to_hex(id))?,
+                _ => self.mapped(&manifest::to_hex(id))?,
             });
         }
         inspect::inspect(ImageReader::new(manifest, packs), manifest.image_bytes)

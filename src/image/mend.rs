@@ -9,10 +9,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
-use bytes::Bytes;
-
 use super::block_index::{BlockIndex, Location};
 use super::pack::{self, FrameSpan, PackIndex, ZSTD_LEVEL, frame_of};
+use super::pack_cache::Mapped;
 use super::{ImageStore, StoreError, pack_cache};
 use crate::wire::manifest::{self, BLOCK_BYTES, Digest, FRAME_BLOCKS, FRAME_BYTES};
 
@@ -48,7 +47,7 @@ impl Blocks<'_> {
     }
 
     fn frame(&self, found: Location, frame: usize) -> Option<Vec<u8>> {
-        let (bytes, span): (Bytes, FrameSpan) = match (self.index.packs.get(found.pack as usize), self.new) {
+        let (bytes, span): (Mapped, FrameSpan) = match (self.index.packs.get(found.pack as usize), self.new) {
             (Some(known), _) => {
                 let path = self.packs.join(format!("{}.pack", manifest::to_hex(&known.id)));
                 (pack_cache::map(&path).ok()??, known.index.frame(frame))

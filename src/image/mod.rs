@@ -254,6 +254,10 @@ impl ImageStore {
     /// # Errors
     /// [`StoreError::NoPack`] (also when `id` is no id) or [`StoreError::Io`].
     pub fn pack(&self, id: &str) -> Result<Bytes, StoreError> {
+        Ok(self.mapped(id)?.bytes())
+    }
+
+    fn mapped(&self, id: &str) -> Result<pack_cache::Mapped, StoreError> {
         let missing = || StoreError::NoPack(id.chars().take(64).collect());
         manifest::from_hex(id).ok_or_else(missing)?;
         self.packs.get(id, &self.pack_path(id))?.ok_or_else(missing)

@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use bytes::Bytes;
-
 use super::digest_log::DigestLog;
 use super::files::TempFile;
+use super::pack_cache::Mapped;
 use super::{StoreError, files, io_error, pack_cache};
 use crate::wire::manifest::{self, BLOCK_BYTES, Digest, FRAME_BLOCKS, FRAME_BYTES, PACK_HEADER_BYTES};
 
@@ -173,7 +172,7 @@ fn compress(mut temp: TempFile, receiver: &Receiver<Vec<u8>>) -> Result<Compress
 
 impl FinishedPack {
     /// The pack's bytes before it is published, for looking into the image.
-    pub fn map(&self) -> Result<Bytes, StoreError> {
+    pub fn map(&self) -> Result<Mapped, StoreError> {
         pack_cache::map_file(&self.temp.file, self.temp.path())
     }
 
@@ -247,7 +246,7 @@ pub(super) fn rebuild_index(store: &Path, pack: &Path, frames: &[manifest::Frame
 /// The index of a published pack, mapped: digests of its blocks in order, and its frames.
 #[derive(Debug)]
 pub(super) struct PackIndex {
-    bytes: Bytes,
+    bytes: Mapped,
     frames: usize,
     blocks: usize,
 }

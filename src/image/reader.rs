@@ -2,8 +2,7 @@
 
 use std::io::{self, Read, Seek, SeekFrom};
 
-use bytes::Bytes;
-
+use super::pack_cache::Mapped;
 use crate::wire::manifest::{self, BLOCK_BYTES, Extent, FRAME_BYTES, Manifest};
 
 /// Decompressed frames that are kept: a FAT, a directory and a file are read in turn.
@@ -13,7 +12,7 @@ const FRAMES_KEPT: usize = 16;
 pub(super) struct ImageReader<'m> {
     manifest: &'m Manifest,
     /// In the order of the manifest's list of packs.
-    packs: Vec<Bytes>,
+    packs: Vec<Mapped>,
     /// The newest last.
     frames: Vec<(usize, Vec<u8>)>,
     frames_kept: usize,
@@ -22,7 +21,7 @@ pub(super) struct ImageReader<'m> {
 
 impl<'m> ImageReader<'m> {
     /// `packs`: the bytes of every pack in the manifest's list, in its order.
-    pub fn new(manifest: &'m Manifest, packs: Vec<Bytes>) -> ImageReader<'m> {
+    pub fn new(manifest: &'m Manifest, packs: Vec<Mapped>) -> ImageReader<'m> {
         ImageReader { manifest, packs, frames: Vec::new(), frames_kept: FRAMES_KEPT, position: 0 }
     }
 
@@ -83,9 +82,11 @@ impl<'m> ImageReader<'m> {
         let frame = &self.manifest.frames[index];
         let pack = &self.packs[frame.pack as usize];
         let start = frame.offset_bytes as usize;
-        let compressed = pack.get(start..start + frame.compressed_bytes as usize);
+        let range = start..start + frame.compressed_bytes as usize;
+        let compressed = pack.get(range.clone());
         let compressed = compressed.ok_or_else(|| io::Error::other("a pack is shorter than the manifest says"))?;
         let raw = zstd::bulk::decompress(compressed, FRAME_BYTES)?;
+        pack.let_go(range);
         if raw.len() != frame.raw_bytes as usize {
             return Err(io::Error::other("a frame of a pack is shorter than the manifest says"));
         }

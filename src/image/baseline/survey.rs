@@ -4,12 +4,11 @@ use std::cell::RefCell;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::rc::Rc;
 
-use bytes::Bytes;
-
 use super::layout::{self, Place};
 use super::parts::{self, Part};
 use super::{MakeError, fstab};
 use crate::causes;
+use crate::image::pack_cache::Mapped;
 use crate::image::reader::ImageReader;
 use crate::volume::merged::Merged;
 use crate::volume::{self, Format, Section, Tree, fat};
@@ -53,7 +52,7 @@ impl Survey<'_> {
 }
 
 /// Looks at every part of an image; `packs` in the manifest's order.
-pub(super) fn survey(manifest: &Manifest, packs: Vec<Bytes>) -> Result<Survey<'_>, MakeError> {
+pub(super) fn survey(manifest: &Manifest, packs: Vec<Mapped>) -> Result<Survey<'_>, MakeError> {
     let reader = ImageReader::new(manifest, packs).keeping(FRAMES_KEPT);
     let mut image = Shared(Rc::new(RefCell::new(reader)));
     let parts = parts::list(manifest, &mut image).map_err(MakeError::Read)?;
