@@ -219,8 +219,11 @@ impl Change {
         Ok(())
     }
 
-    /// The wish ends without a word of the machine.
-    pub(super) fn verify_ended(&mut self, reason: &str, by: &str) {
+    /// The wish ends without a word of the machine. One that came after it goes on.
+    pub(super) fn verify_ended(&mut self, number: VerifyNumber, reason: &str, by: &str) {
+        if self.host.verify.wish.as_ref().is_none_or(|wish| wish.number != number) {
+            return;
+        }
         self.end_verify(VerifyResult::Failed { reason: reason.to_string() }, None, by);
     }
 
