@@ -57,7 +57,7 @@ impl Fitting {
     }
 
     #[must_use]
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.kept.len()
     }
 
@@ -129,7 +129,7 @@ mod tests {
         let mut fitting = Fitting::new(4, each * 3);
         for (number, asks) in [(0, false), (1, true), (2, false), (3, true), (4, true), (5, true)] {
             fitting.push(finding(&format!("/a/{number}")), asks);
-            assert!(fitting.len() <= 3 && fitting.bytes <= each * 3);
+            assert!(fitting.count() <= 3 && fitting.bytes <= each * 3);
         }
         assert_eq!(paths(fitting), ["/a/1", "/a/3", "/a/4"]);
     }

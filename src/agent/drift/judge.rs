@@ -223,7 +223,7 @@ impl<'s, T: Tree> Judge<'s, T> {
         let (directory, parts) = row.directory.as_ref().zip(row.parts.as_ref())?;
         let bytes = usize::try_from(row.seen.as_ref()?.identity.bytes).ok()?;
         let fits = bytes <= CONTENT_BYTES_MAX && self.findings.contents_bytes() + bytes <= CONTENTS_BYTES_MAX;
-        if !of_content || !fits || self.findings.len() >= FINDINGS_MAX {
+        if !of_content || !fits || self.findings.count() >= FINDINGS_MAX {
             return None;
         }
         text_of(self.scan.tree, directory, &row.path, parts, bytes)
