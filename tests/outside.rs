@@ -38,11 +38,16 @@ struct Deployed {
 
 impl Deployed {
     fn new() -> Deployed {
+        Deployed::of(Path::new(TINY))
+    }
+
+    fn of(image: &Path) -> Deployed {
         let dir = tempfile::tempdir().unwrap();
+        let file = File::open(image).unwrap();
         let store = Arc::new(ImageStore::open(&dir.path().join("store")).unwrap());
         let image: ImageRef = "tiny:v1".parse().unwrap();
         let request = ImportRequest { image: &image, now: 1, source: "test", max_image_bytes: 1 << 40 };
-        let digest = store.import(File::open(TINY).unwrap(), &request, &|_| ()).unwrap().record().manifest.clone();
+        let digest = store.import(file, &request, &|_| ()).unwrap().record().manifest.clone();
         let baseline = store.make_baseline(&digest, 1).unwrap().digest().expect("a baseline").to_owned();
         let header = Reader::new(&store.baseline_bytes(&baseline).unwrap()[..]).unwrap().header;
         let manifest = store.manifest(&digest).unwrap();
@@ -81,10 +86,7 @@ impl Deployed {
 
     /// Runs commands of debugfs on the root file system.
     fn debugfs(&self, commands: &str) {
-        let file = self.dir.path().join("commands");
-        std::fs::write(&file, commands).unwrap();
-        let (disk, offset) = (self.disk.display(), self.offset("/"));
-        sh(&format!("debugfs -w -f {} '{disk}?offset={offset}' >&2", file.display()));
+        debugfs(&self.disk, self.offset("/"), commands, self.dir.path());
     }
 
     fn flip(&self, at: u64) {
@@ -93,6 +95,12 @@ impl Deployed {
         file.read_exact_at(&mut byte, at).unwrap();
         file.write_all_at(&[!byte[0]], at).unwrap();
     }
+}
+
+fn debugfs(disk: &Path, offset: u64, commands: &str, scratch: &Path) {
+    let file = scratch.join("commands");
+    std::fs::write(&file, commands).unwrap();
+    sh(&format!("debugfs -w -f {} '{}?offset={offset}' >&2", file.display(), disk.display()));
 }
 
 fn digest(path: &Path) -> blake3::Hash {
@@ -221,4 +229,34 @@ fn a_dirty_journal_is_read_and_not_replayed_onto_the_disk() {
     }
     sh(&format!("cp --sparse=always {dir}/cut {disk}; dumpe2fs -h '{disk}?offset={at}' 2>&1 | grep -q needs_recovery"));
     assert_eq!(deployed.found(), paths(&["/etc/late"]));
+}
+
+/// Bad input: an EFI system partition on which the reader of FAT panics (a directory in a cluster that no FAT has). That is
+/// a gap with its reason; the rest of the disk is compared, and a finding beside it is told.
+#[test]
+fn a_fat_that_its_reader_panics_over_is_a_gap_and_the_rest_is_looked_at() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (image, fstab) = (scratch.path().join("image"), scratch.path().join("fstab"));
+    sh(&format!("cp --sparse=always {TINY} {}", image.display()));
+    std::fs::write(&fstab, "UUID=1234-ABCD /mnt vfat defaults 0 0\n").unwrap();
+    // As the tiny image is partitioned (tests/images/build-tiny.sh).
+    let (esp, root) = (4096 * 512, 135_168 * 512);
+    debugfs(&image, root, &format!("mkdir /mnt\nwrite {} /etc/fstab\nq\n", fstab.display()), scratch.path());
+    let deployed = Deployed::of(&image);
+    assert_eq!((deployed.offset("/mnt"), deployed.offset("/")), (esp, root));
+    assert_eq!(deployed.found(), paths(&[]));
+    let file = File::options().read(true).write(true).open(&deployed.disk).unwrap();
+    let mut fat = vec![0; 16 << 20];
+    file.read_exact_at(&mut fat, esp).unwrap();
+    let entry = fat.chunks_exact(32).position(|entry| entry.starts_with(b"EFI        \x10")).unwrap() as u64 * 32;
+    // Its first cluster, the upper and the lower half.
+    for (field, value) in [(20, [0, 0]), (26, [1, 0])] {
+        file.write_all_at(&value, esp + entry + field).unwrap();
+    }
+    deployed.debugfs("rm /etc/regild-image\nq\n");
+    let report = deployed.report();
+    let gaps = report["gaps"].as_array().unwrap();
+    let gap = gaps.iter().find(|gap| gap["path"] == "/mnt").unwrap_or_else(|| panic!("{report}"));
+    assert!(gap["reason"].as_str().unwrap().contains("the FAT reader gave up on it"), "{gap}");
+    assert_eq!(deployed.found(), paths(&["/etc/regild-image"]));
 }

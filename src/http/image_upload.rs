@@ -53,7 +53,7 @@ impl Pushes {
     pub fn new(shared: Arc<Shared>, uploads: Uploads, tokens: &[Token]) -> Arc<Pushes> {
         let digest = |token: &Token| Some((blake3::Hash::from_bytes(from_hex(&token.sha256)?), token.clone()));
         let tokens = tokens.iter().filter_map(digest).collect();
-        Arc::new(Pushes { shared, uploads, tokens, door: Door::new() })
+        Arc::new(Pushes { shared, uploads, tokens, door: Door::of_signatures() })
     }
 
     /// Whose token this is. Digests are compared, in constant time (blake3::Hash), and always all of them.

@@ -92,11 +92,14 @@ pub fn machine_routes(shared: Arc<Shared>) -> Router {
         .route("/agent/v1/report", post(agent::report))
         .route("/agent/v1/verify/checkin", post(verify::check_in))
         .route("/agent/v1/verify/report", post(verify::report))
+        .layer(middleware::from_fn_with_state(guard::Door::of_boots(), guard::bounded_guesses));
+    let signed = Router::new()
         .route("/agent/v1/drift/key", post(drift::key))
         .route("/agent/v1/drift/report", report)
-        .layer(middleware::from_fn_with_state(guard::Door::new(), guard::bounded_guesses));
+        .layer(middleware::from_fn_with_state(guard::Door::of_signatures(), guard::bounded_guesses));
     Router::new()
         .merge(guarded)
+        .merge(signed)
         .route("/healthz", get(async || "ok\n"))
         .route("/boot/{mac}/{firmware}", get(boot::script).layer(axum::Extension(log_gate::LogGate::new())))
         .route("/assets/{name}", get(assets::serve))

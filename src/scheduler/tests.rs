@@ -296,7 +296,7 @@ async fn a_power_cycle_is_carried_out_once_and_after_a_stop() {
     let wol = crate::power::settings::Wol { mac: mac(0), interface: None, broadcast, port: 9 };
     fleet.registry.set_power(&id(0), crate::power::Settings::Wol(wol)).await.unwrap();
     let mut turns = Turns::default();
-    let mut due = |stopped| fleet.registry.read(|view| turns.due(view, stopped).len());
+    let mut due = |stopped| fleet.registry.read(|view| turns.due(view, stopped, clock::now()).len());
     assert_eq!(due(false), 0, "nothing is ordered");
     fleet.event(0, Event::Ask { cause: Cause::new(CauseKind::Operator, "r", "ann", clock::now()) }).await;
     assert_eq!((due(true), due(false)), (0, 1));

@@ -265,12 +265,12 @@ fn late(view: &View, progress: &impl Fn(&str) -> Option<ProgressSeen>, now: u64)
 
 /// Verifications whose machine did not come within their day. The first ones of a tick: each is a line of history.
 fn verifications_over(view: &View, now: u64) -> Vec<(String, Event)> {
-    let is_over = |host: &&Arc<HostView>| host.host.verify.wish.as_ref().is_some_and(|wish| wish.ends_at() <= now);
     let event = |host: &Arc<HostView>| {
+        let wish = host.host.verify.wish.as_ref().filter(|wish| wish.ends_at() <= now)?;
         let reason = format!("the machine did not come to be verified within {}", span(WISH_SECONDS));
-        (host.host.id.clone(), Event::VerifyEnded { reason })
+        Some((host.host.id.clone(), Event::VerifyEnded { number: wish.number, reason }))
     };
-    view.hosts().filter(is_over).take(ASKS_MAX).map(event).collect()
+    view.hosts().filter_map(event).take(ASKS_MAX).collect()
 }
 
 /// How late a host is. `regild host list --stuck` asks it, too: what is shown is what the tick acts on.

@@ -5,7 +5,7 @@
 //! Content is read when it is asked for; [`batch::Hashed`] asks for it in the order in which it lies on the disk.
 //!
 //! The bytes are outside text. Whatever they claim, memory, time and depth end at the bounds below, and an error says
-//! at which path. The agent has no second chance after a panic, so the ext4 part indexes nothing unchecked.
+//! at which path. In the agent a panic ends everything (but in `fat`), so the ext4 part indexes nothing unchecked.
 
 use std::fmt;
 use std::io::{self, Read, Seek};

@@ -160,6 +160,9 @@ pub struct VerifyWish {
     pub asked_at: u64,
     pub attempts: u32,
     pub power: bool,
+    /// Why it does not begin yet; in `host show`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

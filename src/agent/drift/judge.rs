@@ -1,6 +1,7 @@
 //! Says of each path what is to be read, and then what differs, and keeps what the next scan should know.
 
 use super::content::{self, Parts, Turn};
+use super::fitting::{self, Fitting};
 use super::rows::{Plan, Row, text_of};
 use super::scan::{Found, Scan, Step, Summary};
 use super::state::{self, Held, Known, Mark, Remembered, Since};
@@ -29,8 +30,7 @@ pub struct Judge<'s, T> {
     turn: Turn,
     /// Of the contents that were known before, so far.
     before_bytes: u64,
-    contents_bytes: usize,
-    findings_bytes: usize,
+    findings: Fitting,
     gaps_bytes: usize,
     summary: Summary,
 }
@@ -53,8 +53,7 @@ impl<'s, T: Tree> Judge<'s, T> {
             content_since: None,
             turn: Turn { now: scan.now, every: scan.every(), total_bytes },
             before_bytes: 0,
-            contents_bytes: 0,
-            findings_bytes: 0,
+            findings: Fitting::new(FINDINGS_MAX, FINDINGS_BYTES_MAX),
             gaps_bytes: 0,
             summary,
         }
@@ -211,7 +210,8 @@ impl<'s, T: Tree> Judge<'s, T> {
         let Since { first_seen, scans } = since;
         let found = Found { finding, left, first_seen, scans, content };
         (self.sink)(&found);
-        self.keep(&found);
+        self.summary.findings_total += 1;
+        self.findings.push(found.to_words(), fitting::asks(&ruling));
         // The state is told the path after this.
         row.path = found.finding.path;
         Some(since)
@@ -222,25 +222,11 @@ impl<'s, T: Tree> Judge<'s, T> {
         let of_content = [Aspect::Added, Aspect::Content, Aspect::Kind].into_iter().any(|aspect| aspects.has(aspect));
         let (directory, parts) = row.directory.as_ref().zip(row.parts.as_ref())?;
         let bytes = usize::try_from(row.seen.as_ref()?.identity.bytes).ok()?;
-        let fits = bytes <= CONTENT_BYTES_MAX && self.contents_bytes + bytes <= CONTENTS_BYTES_MAX;
-        if !of_content || !fits || self.summary.findings.len() >= FINDINGS_MAX {
+        let fits = bytes <= CONTENT_BYTES_MAX && self.findings.contents_bytes() + bytes <= CONTENTS_BYTES_MAX;
+        if !of_content || !fits || self.findings.count() >= FINDINGS_MAX {
             return None;
         }
         text_of(self.scan.tree, directory, &row.path, parts, bytes)
-    }
-
-    fn keep(&mut self, found: &Found) {
-        self.summary.findings_total += 1;
-        if self.summary.findings.len() >= FINDINGS_MAX {
-            return;
-        }
-        let words = found.to_words();
-        let bytes = json_bytes(&words);
-        if self.findings_bytes + bytes <= FINDINGS_BYTES_MAX {
-            self.findings_bytes += bytes;
-            self.contents_bytes += found.content.as_ref().map_or(0, String::len);
-            self.summary.findings.push(words);
-        }
     }
 
     pub fn gap(&mut self, path: &[u8], reason: &str, since: UnixSeconds) {
@@ -264,6 +250,7 @@ impl<'s, T: Tree> Judge<'s, T> {
             scan.content_since = self.content_since.unwrap_or(self.scan.now);
         }
         self.summary.state_lost = self.out.finish();
+        self.summary.findings = self.findings.into_findings();
         self.summary
     }
 }

@@ -74,7 +74,8 @@ pub struct Found {
 pub struct Summary {
     /// Ready for a report but for its `kind` and `overflows`.
     pub scan: words::Scan,
-    /// The first findings, as many as fit into a report ([`words::FINDINGS_MAX`], [`words::REPORT_BYTES_MAX`]).
+    /// As many findings as fit into a report ([`words::FINDINGS_MAX`], [`words::REPORT_BYTES_MAX`]): those that ask for a
+    /// rebuild before the others, the first of each; in the order of their paths.
     pub findings: Vec<words::Finding>,
     pub findings_total: u64,
     /// The first places that were not looked at, as many as fit, in the order of their paths.

@@ -9,6 +9,7 @@ use super::disk::{DiskReader, ReadOnlyDisk};
 use super::kernel::Mounted;
 use super::table;
 use super::tree::{Files, OutsideTree, Volume};
+use crate::agent::drift::fitting::{Fitting, asks_by};
 use crate::agent::drift::scan::{Look, Scan, ScanError};
 use crate::agent::drift::{LiveTree, Summary, more_gaps, state};
 use crate::agent::write::{Job, WriteError};
@@ -208,7 +209,12 @@ fn joined(summary: Summary, looked: Looked, rules: &[Rule], now: u64) -> All {
     let of_disk = looked.findings.iter().filter(|finding| !left(rules, finding, now).is_empty());
     let of_disk: Vec<words::Finding> = of_disk.map(|finding| to_words(finding, now)).collect();
     findings_total += of_disk.len() as u64;
-    findings.truncate(FINDINGS_MAX.saturating_sub(of_disk.len()));
+    let mut fitting = Fitting::new(FINDINGS_MAX.saturating_sub(of_disk.len()), usize::MAX);
+    for finding in std::mem::take(&mut findings) {
+        let asks = asks_by(rules, &finding, now);
+        fitting.push(finding, asks);
+    }
+    findings = fitting.into_findings();
     findings.extend(of_disk);
     findings.sort_by(|a, b| path::order(&a.path.0, &b.path.0));
     let gap = |(path, reason): (Vec<u8>, String)| Gap {

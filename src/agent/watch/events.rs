@@ -67,7 +67,7 @@ struct Covered {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        // A thread that panicked ends the process (panic = abort), and in tests its state is whole between two steps.
+        // A thread that panicked ends the process (src/bin/regild-agent.rs), and in tests its state is whole between two steps.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -132,18 +132,15 @@ pub static CLASSES: &[Class] = &[
     },
     Class {
         name: "cloud-init-network",
-        sentence: "network configuration that cloud-init writes from what the site's data source says",
+        sentence: "network configuration that cloud-init writes from what the site's data source says, in formats that run nothing",
         members: &[of(
             REPLACED,
             &[
                 "/etc/netplan/50-cloud-init.yaml",
-                "/etc/network/interfaces.d/50-cloud-init",
                 "/etc/systemd/network/10-cloud-init-*.network",
                 "/etc/systemd/network/10-cloud-init-*.link",
                 "/etc/NetworkManager/system-connections/cloud-init-*.nmconnection",
                 "/etc/NetworkManager/conf.d/99-cloud-init.conf",
-                "/etc/sysconfig/network-scripts/ifcfg-eth*",
-                "/etc/udev/rules.d/70-persistent-net.rules",
             ],
         )],
     },
@@ -405,6 +402,18 @@ pub static CLASSES: &[Class] = &[
                 "/var/lib/rpm/**",
                 "/usr/lib/sysimage/rpm/**",
                 "/var/lib/dnf/**",
+            ],
+        )],
+    },
+    Class {
+        name: "cloud-init-network-scripts",
+        sentence: "the same in formats that can name programs to run (ifupdown, ifcfg, udev): code by itself, so no default takes it",
+        members: &[of(
+            REPLACED,
+            &[
+                "/etc/network/interfaces.d/50-cloud-init",
+                "/etc/sysconfig/network-scripts/ifcfg-eth*",
+                "/etc/udev/rules.d/70-persistent-net.rules",
             ],
         )],
     },

@@ -208,6 +208,10 @@ const MUST_BE_FOUND: &[&str] = &[
     "/etc/alternatives/editor",
     "/etc/init.d/x",
     "/etc/netplan/99-x.yaml",
+    // Each of these can name a program that root runs.
+    "/etc/network/interfaces.d/50-cloud-init",
+    "/etc/sysconfig/network-scripts/ifcfg-eth0",
+    "/etc/udev/rules.d/70-persistent-net.rules",
     "/usr/bin/sudo",
     "/usr/bin/new-setuid",
     "/usr/local/bin/x",
