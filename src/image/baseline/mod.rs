@@ -28,9 +28,6 @@ use crate::volume::{Tree, VolumeError};
 use crate::wire::baseline::{self, BaselineError, Entry, Header, Origin, Volume};
 use crate::wire::manifest::{self, Manifest};
 
-mod fstab;
-mod layout;
-mod parts;
 mod queue;
 mod survey;
 

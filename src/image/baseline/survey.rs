@@ -6,11 +6,11 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 
-use super::layout::{self, Place};
-use super::parts::{self, Part};
-use super::{MakeError, fstab};
+use super::MakeError;
 use crate::causes;
 use crate::image::reader::ImageReader;
+use crate::volume::layout::parts::{self, Part};
+use crate::volume::layout::{self, Place, fstab, volumes};
 use crate::volume::merged::Merged;
 use crate::volume::{self, Format, Section, Tree, fat};
 use crate::wire::baseline::{Known, Volume};
@@ -65,7 +65,7 @@ pub(super) fn survey(manifest: &Manifest, packs: Vec<Bytes>) -> Result<Survey<'_
     };
     let root_at = root.as_ref().map(|(at, _)| *at);
     let places = layout::places(&parts, root_at, &lines);
-    let known = layout::known(&parts, &places);
+    let known = layout::known(&parts, &places, Format::is_read_here);
     let root_tree = root.and_then(|(at, tree)| (known.get(at) == Some(&Known::Files)).then_some(tree));
     let is_root_covered = |at: usize| match root_at {
         Some(root) => root == at,
@@ -85,16 +85,6 @@ pub(super) fn survey(manifest: &Manifest, packs: Vec<Bytes>) -> Result<Survey<'_
     };
     mount_all(&mut survey, &parts, &places, root_at, &image);
     Ok(survey)
-}
-
-fn volumes(parts: &[Part], places: &[Option<Place>], known: Vec<Known>) -> Vec<Volume> {
-    let volume = |((part, place), known): ((&Part, &Option<Place>), Known)| Volume {
-        partition: part.number,
-        format: part.detected.format.word().to_owned(),
-        mounted_at: place.as_ref().map(|place| place.at.clone()),
-        known,
-    };
-    parts.iter().zip(places).zip(known).map(volume).collect()
 }
 
 type Root<'m> = (usize, Box<dyn Tree + 'm>);
