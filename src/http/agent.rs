@@ -112,7 +112,7 @@ pub async fn report(
         _ if !is_leased => Err(foreign_address(peer, id)),
         Refusal::SessionUnknown => Err(unauthorised(RegistryError::Refused(refusal))),
         // Our own agent, whose order was closed: it stops before its next write.
-        other => Ok(Json(ReportAnswer { go_on: false, reason: Some(other.to_string()) })),
+        other => Ok(Json(ReportAnswer { go_on: false, reason: Some(other.to_string()), baseline_seconds: None })),
     };
     // What is over is noted under a stop, too.
     let is_over = matches!(said.event, AgentEvent::Verified { .. } | AgentEvent::Failed { .. });
@@ -121,7 +121,11 @@ pub async fn report(
     // Also an agent whose lease ran out while it writes; who has neither lease nor session hears nothing of it.
     let is_ours = || is_leased || progress_allowed(&view, said.generation, &session_digest).is_ok();
     if let Some(stop) = stopped.filter(|_| is_ours()) {
-        return Ok(Json(ReportAnswer { go_on: false, reason: Some(format!("stopped {}", stop.sentence())) }));
+        return Ok(Json(ReportAnswer {
+            go_on: false,
+            reason: Some(format!("stopped {}", stop.sentence())),
+            baseline_seconds: None,
+        }));
     }
     let word = match said::report(said.event) {
         Said::Progress(progress) => {
@@ -129,7 +133,7 @@ pub async fn report(
                 return over(refusal);
             }
             shared.registry.note_progress(id, progress);
-            return Ok(Json(ReportAnswer { go_on: true, reason: None }));
+            return Ok(Json(ReportAnswer { go_on: true, reason: None, baseline_seconds: None }));
         }
         Said::Word(word) => word,
     };
@@ -140,7 +144,7 @@ pub async fn report(
             if let Some(reason) = gave_up {
                 tracing::warn!(host = id, %reason, "the agent gave up");
             }
-            Ok(Json(ReportAnswer { go_on: true, reason: None }))
+            Ok(Json(ReportAnswer { go_on: true, reason: None, baseline_seconds: None }))
         }
         Err(RegistryError::Refused(refusal)) => over(refusal),
         Err(error) => Err(error.into()),

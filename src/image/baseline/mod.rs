@@ -24,7 +24,9 @@ use crate::causes;
 use crate::clock::UnixSeconds;
 use crate::decide::drift::path;
 use crate::volume::batch::Hashed;
+use crate::volume::layout::OS_RELEASES;
 use crate::volume::{Tree, VolumeError};
+use crate::wire::agent::OS_RELEASE_BYTES_MAX;
 use crate::wire::baseline::{self, BaselineError, Entry, Header, Origin, Volume};
 use crate::wire::manifest::{self, Manifest};
 
@@ -34,9 +36,6 @@ mod survey;
 pub(super) use queue::Queue;
 
 const RECORD_FORMAT: u32 = 1;
-/// Where a distribution says which it is; the second is mostly a link to the first (os-release(5)).
-const OS_RELEASES: [&[u8]; 2] = [b"/usr/lib/os-release", b"/etc/os-release"];
-const OS_RELEASE_BYTES_MAX: usize = 8 << 10;
 /// A list that a host sends. One of a million files has 60 MB.
 pub const HOST_BASELINE_BYTES_MAX: u64 = 1 << 30;
 

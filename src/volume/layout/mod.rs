@@ -29,6 +29,9 @@ const OTHERS: [(&str, &str); 5] = [
     ("bc13c2ff-59e6-4262-a352-b275fd6f7172", "/boot"),
 ];
 
+/// Where a distribution says which it is; the second is mostly a link to the first (os-release(5)).
+pub const OS_RELEASES: [&[u8]; 2] = [b"/usr/lib/os-release", b"/etc/os-release"];
+
 /// Where a part is mounted, and with which options.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
