@@ -69,7 +69,11 @@ pub(super) fn survey(manifest: &Manifest, packs: Vec<Bytes>) -> Result<Survey<'_
     let root_tree = root.and_then(|(at, tree)| (known.get(at) == Some(&Known::Files)).then_some(tree));
     let is_root_covered = |at: usize| match root_at {
         Some(root) => root == at,
-        None => layout::is_declared_root(&parts[at]) || parts[at].detected.format.is_read_only(),
+        // Beside one that a host's kernel may find the root in, a squashfs is any.
+        None => {
+            let is_only = !parts.iter().any(|part| layout::needs_host(part.detected.format));
+            layout::is_declared_root(&parts[at]) || (is_only && parts[at].detected.format.is_read_only())
+        }
     };
     let has_root = root_tree.is_some()
         || known.iter().enumerate().any(|(at, known)| matches!(known, Known::Blocks { .. }) && is_root_covered(at));
