@@ -22,7 +22,7 @@ use lab::{Mounted, fill, image, sh};
 use regild::agent::{WriteOptions, write_image};
 use regild::decide::drift::finding::{Kind, Node};
 use regild::decide::drift::path::to_text;
-use regild::image::baseline::BaselineState;
+use regild::image::baseline::{BaselineState, FromHost};
 use regild::image::{ImageRef, ImageStore, ImportRequest};
 use regild::wire::baseline::{Header, Known, Origin, Reader};
 use regild::wire::manifest::Manifest;
@@ -133,11 +133,13 @@ impl Deployed {
         let out = self.at("list");
         let text = self.looks(&["record-files", "--host", "h-1", "--out", out.to_str().unwrap()]);
         assert!(text.contains(" entries"), "{text}");
-        let record = self.store.put_host_baseline(&self.image, File::open(&out).unwrap(), 9).unwrap();
+        let host = FromHost { id: "h-1", os_release: Some("ID=golden\n") };
+        let record = self.store.put_host_baseline(&self.image, host, File::open(&out).unwrap(), 9).unwrap();
         assert!(
             matches!(&record.state, BaselineState::Ready { origin: Origin::Host { id, .. }, .. } if id == "h-1"),
             "{record:?}"
         );
+        assert_eq!(record.os_release.as_deref(), Some("ID=golden\n"), "it is in the list");
         let list = self.store.baseline_bytes(record.digest().unwrap()).unwrap();
         let reader = Reader::new(&list[..]).unwrap();
         let header = reader.header.clone();
