@@ -9,6 +9,7 @@ use crate::decide::drift::finding::{Kind, Node};
 use crate::decide::drift::path;
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
+use std::collections::HashSet;
 use std::io::{self, Read, Write};
 use thiserror::Error;
 
@@ -50,6 +51,15 @@ pub struct Volume {
     /// Where the image's /etc/fstab (or its type) puts it; absolute. `None`: nowhere that we know.
     pub mounted_at: Option<String>,
     pub known: Known,
+}
+
+impl Header {
+    /// Where volumes are mounted whose files are not in the list: it has not even the mount points.
+    #[must_use]
+    pub fn unlisted(&self) -> HashSet<Vec<u8>> {
+        let unlisted = self.volumes.iter().filter(|volume| volume.known != Known::Files);
+        unlisted.filter_map(|volume| Some(volume.mounted_at.clone()?.into_bytes())).filter(|at| at != b"/").collect()
+    }
 }
 
 impl Volume {

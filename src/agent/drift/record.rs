@@ -6,9 +6,8 @@ use super::walk::Walk;
 use crate::clock::UnixSeconds;
 use crate::decide::drift::finding::Kind;
 use crate::decide::drift::path;
-use crate::wire::baseline::{BaselineError, Entry, Header, Known, Writer};
+use crate::wire::baseline::{BaselineError, Entry, Header, Writer};
 use crate::wire::manifest::Digest;
-use std::collections::HashSet;
 use std::io::{self, Write};
 
 /// Why a tree has no baseline.
@@ -45,13 +44,12 @@ pub fn record<T: Tree, W: Write>(
     now: UnixSeconds,
 ) -> Result<(W, Recorded), RecordError> {
     let mut writer = Writer::new(to, header)?;
-    let elsewhere = elsewhere(header);
+    let unlisted = header.unlisted();
     let mut recorded = Recorded { digest: [0; 32], entries: 0, read_bytes: 0, closed: 0 };
     let mut failed = None;
     let mut add = |row: Row<T::Directory>| {
         recorded.closed += u64::from(row.seen.as_ref().is_some_and(|seen| seen.closed.is_some()));
-        // Where a volume is mounted whose files are not in the list, the list has not even the mount point.
-        if elsewhere.contains(&row.path) {
+        if unlisted.contains(&row.path) {
             return;
         }
         recorded.entries += 1;
@@ -80,11 +78,6 @@ pub fn record<T: Tree, W: Write>(
     }
     let (to, digest) = writer.finish()?;
     Ok((to, Recorded { digest, ..recorded }))
-}
-
-fn elsewhere(header: &Header) -> HashSet<Vec<u8>> {
-    let unlisted = header.volumes.iter().filter(|volume| volume.known != Known::Files);
-    unlisted.filter_map(|volume| Some(volume.mounted_at.clone()?.into_bytes())).collect()
 }
 
 fn add<D>(writer: &mut Writer<impl Write>, row: Row<D>) -> Result<(), RecordError> {
