@@ -199,17 +199,12 @@ fn put(disk: &Path, number: u32, file: &Path) {
     ));
 }
 
-/// Promises: of an image whose root is xfs, with an ESP, an ext4 and a squashfs beside it, a host makes the list of
-/// exactly the files that the kernel shows with all of them mounted as its fstab says; not a byte of the disk changes;
-/// a look from outside then finds it clean, and a swapped program with its times restored; a log that was not written
-/// back is not replayed.
-#[test]
-fn an_image_of_xfs_is_known_by_its_first_host() {
-    let dir = tempfile::tempdir().unwrap();
-    let at = |name: &str| dir.path().join(name);
-    let root = image(dir.path(), "root", 320, "mkfs.xfs -q -m uuid=0a1b2c3d-0000-4000-8000-000000000001");
-    let data = image(dir.path(), "data", 16, "mke2fs -q -t ext4 -L data");
-    let esp = image(dir.path(), "esp", 8, "mkfs.vfat -i 1a2b3c4d >/dev/null");
+/// A disk of an ESP, a root of xfs, an ext4 and a squashfs under `dir`, named `golden`; the images of its root and its data.
+fn xfs_with_others(dir: &Path) -> [PathBuf; 2] {
+    let at = |name: &str| dir.join(name);
+    let root = image(dir, "root", 320, "mkfs.xfs -q -m uuid=0a1b2c3d-0000-4000-8000-000000000001");
+    let data = image(dir, "data", 16, "mke2fs -q -t ext4 -L data");
+    let esp = image(dir, "esp", 8, "mkfs.vfat -i 1a2b3c4d >/dev/null");
     {
         let (root, data) = (Mounted::new(&root, &at("mnt-root"), "rw"), Mounted::new(&data, &at("mnt-data"), "rw"));
         fill(&root.0);
@@ -241,6 +236,18 @@ END
     for (number, file) in [(1, &esp), (2, &root), (3, &data), (4, &squash)] {
         put(&at("golden"), number, file);
     }
+    [root, data]
+}
+
+/// Promises: of an image whose root is xfs, with an ESP, an ext4 and a squashfs beside it, a host makes the list of
+/// exactly the files that the kernel shows with all of them mounted as its fstab says; not a byte of the disk changes;
+/// a look from outside then finds it clean, and a swapped program with its times restored; a log that was not written
+/// back is not replayed.
+#[test]
+fn an_image_of_xfs_is_known_by_its_first_host() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let [root, data] = xfs_with_others(dir.path());
     let raw = at("golden");
     let (mnt, mnt_data) = (at("mnt"), at("mnt-d"));
     let deployed = Deployed::new(dir, &raw);
