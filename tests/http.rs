@@ -27,6 +27,8 @@ mod drift;
 mod drift_cli;
 #[path = "http/fleet.rs"]
 mod fleet;
+#[path = "http/host_baseline.rs"]
+mod host_baseline;
 #[path = "http/lab.rs"]
 mod lab;
 #[path = "http/ledger.rs"]

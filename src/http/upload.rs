@@ -4,6 +4,7 @@ use axum::body::Body;
 use bytes::Bytes;
 use http_body_util::BodyExt;
 use std::io::{self, Read};
+use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Frames between the socket and the import: bounds memory, and slows the sender to the import's pace.
@@ -19,7 +20,34 @@ pub struct BodyReader {
 /// Pumps `body` into a reader. The reader fails when the body was cut, so that a cut upload can never look
 /// like a short image (faults.md I1).
 #[must_use]
-pub fn reader(mut body: Body) -> BodyReader {
+pub fn reader(body: Body) -> BodyReader {
+    BodyReader { frames: pump(body), rest: Bytes::new() }
+}
+
+/// The same for what comes behind `rest`; a body that has not come as a whole within a time is cut.
+#[must_use]
+pub fn reader_behind(rest: Bytes, body: Body, within: Duration) -> BodyReader {
+    let whole = pump(body);
+    let (sender, frames) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let mut whole = whole;
+        let relayed = tokio::time::timeout(within, async {
+            while let Some(piece) = whole.recv().await {
+                if sender.send(piece).await.is_err() {
+                    return;
+                }
+            }
+        });
+        if relayed.await.is_err() {
+            let late = io::Error::new(io::ErrorKind::TimedOut, "the body did not come in time");
+            // Nobody reads any more, or the cut is seen.
+            let _ = sender.send(Err(late)).await;
+        }
+    });
+    BodyReader { frames, rest }
+}
+
+fn pump(mut body: Body) -> mpsc::Receiver<io::Result<Bytes>> {
     let (sender, frames) = mpsc::channel(FRAMES_MAX);
     tokio::spawn(async move {
         while let Some(frame) = body.frame().await {
@@ -33,7 +61,7 @@ pub fn reader(mut body: Body) -> BodyReader {
             }
         }
     });
-    BodyReader { frames, rest: Bytes::new() }
+    frames
 }
 
 impl Read for BodyReader {
