@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use regild::decide::drift::finding::{Kind, Node};
 use regild::decide::drift::path::to_text;
-use regild::image::baseline::{BaselineRecord, BaselineState};
+use regild::image::baseline::{BaselineRecord, BaselineState, FromHost};
 use regild::image::{ImageRef, ImageStore, ImportRequest};
 use regild::wire::baseline::{Entry, Header, Known, Origin, Reader, Writer};
 
@@ -187,17 +187,30 @@ fn a_root_of_xfs_waits_for_a_host() {
         writer.add(Entry { path: path.as_bytes().to_vec(), node }).unwrap();
         writer.finish().unwrap().0
     };
-    let host = || Origin::Host { id: "h-1".into(), at: 5 };
-    let first = store.put_host_baseline(&manifest, &list(&manifest, host(), "/")[..], 8).unwrap();
-    let second = store.put_host_baseline(&manifest, &list(&manifest, host(), "/other")[..], 9).unwrap();
-    assert_eq!(entries(&store, &second).len(), 1);
-    assert!(store.baseline_bytes(first.digest().unwrap()).is_err(), "the one that was replaced is gone");
-    let bad =
-        [list(&manifest, Origin::Image, "/"), list("other", host(), "/"), b"RGLDBASE\x01\0cut".to_vec(), Vec::new()];
-    for (at, bytes) in bad.iter().enumerate() {
-        assert!(store.put_host_baseline(&manifest, &bytes[..], 9).is_err(), "{at}");
+    let host = |id: &str| Origin::Host { id: id.into(), at: 5 };
+    let put = |list: Vec<u8>, id: &str, now| {
+        store.put_host_baseline(&manifest, FromHost { id, os_release: None }, &list[..], now)
+    };
+    let bad = [
+        list(&manifest, Origin::Image, "/"),
+        list("other", host("h-1"), "/"),
+        list(&manifest, host("h-2"), "/"),
+        b"RGLDBASE\x01\0cut".to_vec(),
+        Vec::new(),
+    ];
+    for (at, bytes) in bad.into_iter().enumerate() {
+        assert!(put(bytes, "h-1", 9).is_err(), "{at}");
     }
-    assert_eq!(store.baseline_of(&manifest).unwrap().as_ref(), Some(&second));
+    assert_eq!(store.baseline_of(&manifest).unwrap(), Some(record));
+    assert!(store.wants_host(&manifest));
+    let first = put(list(&manifest, host("h-1"), "/"), "h-1", 8).unwrap();
+    assert!(!store.wants_host(&manifest));
+    // Another host's list has another digest, since it names the host; the content counts.
+    assert_eq!(put(list(&manifest, host("h-2"), "/"), "h-2", 9).unwrap(), first);
+    let refused = put(list(&manifest, host("h-2"), "/other"), "h-2", 9).unwrap_err();
+    assert!(refused.to_string().contains("h-1 has told another content") && refused.is_known(), "{refused}");
+    assert_eq!(store.baseline_of(&manifest).unwrap().as_ref(), Some(&first));
+    assert_eq!(entries(&store, &first).len(), 1);
     store.remove_baseline(&manifest).unwrap();
     assert_eq!(store.baseline_of(&manifest).unwrap(), None);
 }
@@ -220,8 +233,12 @@ fn a_host_replaces_no_baseline_of_the_servers_own() {
     let ours = store.make_baseline(&manifest, 7).unwrap();
     let header =
         Header { image: manifest.clone(), origin: Origin::Host { id: "h-1".into(), at: 5 }, volumes: Vec::new() };
-    let theirs = Writer::new(Vec::new(), &header).unwrap().finish().unwrap().0;
-    let refused = store.put_host_baseline(&manifest, &theirs[..], 8).unwrap_err();
+    let mut theirs = Writer::new(Vec::new(), &header).unwrap();
+    let node = Node { kind: Kind::Directory, mode: 0o755, uid: 0, gid: 0, modified: 0, xattrs: Vec::new() };
+    theirs.add(Entry { path: b"/".to_vec(), node }).unwrap();
+    let theirs = theirs.finish().unwrap().0;
+    let host = FromHost { id: "h-1", os_release: None };
+    let refused = store.put_host_baseline(&manifest, host, &theirs[..], 8).unwrap_err();
     assert!(refused.to_string().contains("has read this image itself"), "{refused}");
     assert_eq!(store.baseline_of(&manifest).unwrap(), Some(ours));
 }

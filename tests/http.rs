@@ -29,6 +29,8 @@ mod drift_cli;
 mod fleet;
 #[path = "http/keep.rs"]
 mod keep;
+#[path = "http/host_baseline.rs"]
+mod host_baseline;
 #[path = "http/lab.rs"]
 mod lab;
 #[path = "http/ledger.rs"]

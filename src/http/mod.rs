@@ -14,6 +14,7 @@ mod drift_shown;
 pub mod fuzzing;
 mod guard;
 pub mod image_upload;
+pub mod host_baseline;
 pub mod images;
 pub mod listen;
 pub mod listen_upload;
@@ -90,8 +91,10 @@ pub fn machine_routes(shared: Arc<Shared>) -> Router {
     let guarded = Router::new()
         .route("/agent/v1/checkin", post(agent::check_in))
         .route("/agent/v1/report", post(agent::report))
+        .route("/agent/v1/baseline", post(host_baseline::take))
         .route("/agent/v1/verify/checkin", post(verify::check_in))
         .route("/agent/v1/verify/report", post(verify::report))
+        .layer(axum::Extension(host_baseline::Wishes::new()))
         .layer(middleware::from_fn_with_state(guard::Door::of_boots(), guard::bounded_guesses));
     let signed = Router::new()
         .route("/agent/v1/drift/key", post(drift::key))

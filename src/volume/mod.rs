@@ -19,6 +19,7 @@ pub mod batch;
 pub mod detect;
 pub mod ext4;
 pub mod fat;
+pub mod layout;
 pub mod lookup;
 pub mod merged;
 mod section;

@@ -9,6 +9,7 @@ use crate::decide::drift::finding::{Kind, Node};
 use crate::decide::drift::path;
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
+use std::collections::HashSet;
 use std::io::{self, Read, Write};
 use thiserror::Error;
 
@@ -44,11 +45,34 @@ pub enum Origin {
 pub struct Volume {
     /// As in `vda1`; 0: the whole image.
     pub partition: u32,
-    /// `ext4`, `vfat`, `xfs`, `swap`, `squashfs`, ...; `unknown`.
+    /// `ext4`, `vfat`, `xfs`, `swap`, `squashfs`, ...; `unknown`. Behind a colon the subvolume that is mounted, where
+    /// the fstab names one: `btrfs:@home`; a partition of several has several of these.
     pub format: String,
     /// Where the image's /etc/fstab (or its type) puts it; absolute. `None`: nowhere that we know.
     pub mounted_at: Option<String>,
     pub known: Known,
+}
+
+impl Header {
+    /// Where volumes are mounted whose files are not in the list: it has not even the mount points.
+    #[must_use]
+    pub fn unlisted(&self) -> HashSet<Vec<u8>> {
+        let unlisted = self.volumes.iter().filter(|volume| volume.known != Known::Files);
+        unlisted.filter_map(|volume| Some(volume.mounted_at.clone()?.into_bytes())).filter(|at| at != b"/").collect()
+    }
+}
+
+impl Volume {
+    /// The format without a subvolume.
+    #[must_use]
+    pub fn format_word(&self) -> &str {
+        self.format.split_once(':').map_or(&self.format, |(word, _)| word)
+    }
+
+    #[must_use]
+    pub fn subvolume(&self) -> Option<&str> {
+        self.format.split_once(':').map(|(_, subvolume)| subvolume)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -88,6 +88,11 @@ impl Connection {
         self.writer.write_all(head.as_bytes()).unwrap();
     }
 
+    /// Bytes of a body, as they are.
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.writer.write_all(bytes).unwrap();
+    }
+
     /// A whole request with a body.
     pub fn ask(&mut self, method: &str, path: &str, body: &[u8]) -> Answer {
         let length = format!("Content-Length: {}", body.len());

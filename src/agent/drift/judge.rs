@@ -10,6 +10,7 @@ use crate::clock::{self, UnixSeconds};
 use crate::decide::drift::finding::{Aspect, Aspects, Digest, Finding, Kind, Node, compare};
 use crate::decide::drift::policy::{self, Ruling};
 use crate::wire::drift::{self as words, CONTENT_BYTES_MAX, CONTENTS_BYTES_MAX, FINDINGS_MAX, PathText};
+use std::collections::HashSet;
 use std::time::Instant;
 
 /// Of a report's JSON (`words::REPORT_BYTES_MAX`): findings with their contents, and gaps. The rest is a few hundred.
@@ -25,6 +26,8 @@ pub struct Judge<'s, T> {
     out: &'s mut state::Writer,
     sink: &'s mut dyn FnMut(&Found),
     is_same_baseline: bool,
+    /// Mount points that the baseline leaves out with all that is under them.
+    pub unlisted: HashSet<Vec<u8>>,
     began: Instant,
     content_since: Option<UnixSeconds>,
     turn: Turn,
@@ -49,6 +52,7 @@ impl<'s, T: Tree> Judge<'s, T> {
             out,
             sink,
             is_same_baseline: !scan.baseline.is_empty() && former.baseline == scan.baseline,
+            unlisted: HashSet::new(),
             began: clock::instant(),
             content_since: None,
             turn: Turn { now: scan.now, every: scan.every(), total_bytes },
@@ -187,7 +191,7 @@ impl<'s, T: Tree> Judge<'s, T> {
     fn find(&mut self, row: &mut Row<T::Directory>) -> Option<Since> {
         let seen = row.seen.as_ref().map(|seen| &seen.node);
         let aspects = compare(row.expected.as_ref(), seen);
-        if aspects.is_empty() {
+        if aspects.is_empty() || (row.expected.is_none() && self.unlisted.contains(&row.path)) {
             return None;
         }
         let ruling = self.ruling(&row.path, aspects);

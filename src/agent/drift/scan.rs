@@ -213,7 +213,12 @@ impl<T: Tree> Scan<'_, T> {
                 }
             }
         }
+        judge.unlisted = baseline.header.unlisted();
+        let unlisted = judge.unlisted.clone();
         let prunes = |directory: &[u8]| {
+            if unlisted.contains(directory) {
+                return Some("the baseline does not know the files of the volume that belongs here".to_owned());
+            }
             policy::prunes(self.rules, directory, self.now).map(|rule| format!("allowed by {}", rule.from))
         };
         let read_bytes: Result<u64, ScanError> = std::thread::scope(|scope| {

@@ -18,25 +18,31 @@ pub struct Mounted {
 }
 
 impl Mounted {
-    /// Mounts a partition below `place`.
+    /// Mounts a partition, or a subvolume of it, at `path`, which is made.
     ///
     /// # Errors
     /// One line: another format than these, no node for the partition, or the kernel's word.
-    pub fn new(disk: &ReadOnlyDisk, partition: u32, format: Format, place: &Path) -> Result<Mounted, String> {
+    pub fn new(
+        disk: &ReadOnlyDisk,
+        partition: u32,
+        format: Format,
+        subvolume: Option<&str>,
+        path: PathBuf,
+    ) -> Result<Mounted, String> {
         // A dirty log stays as it is: what it holds is not seen, and nothing of it is written.
         let options = match format {
-            Format::Xfs => "norecovery",
-            // One that needs its log tree replayed is refused with this, which is a gap, not a write.
-            Format::Btrfs => "nologreplay",
+            // nouuid: a copy of the same image may be mounted from another disk.
+            Format::Xfs => "norecovery,nouuid",
+            Format::Btrfs => "rescue=nologreplay",
             Format::F2fs => "norecovery",
             Format::Squashfs | Format::Erofs | Format::Iso9660 => "",
             other => return Err(format!("{} is not mounted to be looked at", other.word())),
         };
+        let options = with_subvolume(options, format, subvolume)?;
         if !disk.is_block() {
             return Err(format!("{} is mounted from a disk only, not from a file", format.word()));
         }
         let node = node_of(disk.name(), partition);
-        let path = place.join(format!("volume-{partition}"));
         let failed = |what: &str, error: io::Error| format!("{} cannot be {what}: {error}", node.display());
         std::fs::create_dir_all(&path).map_err(|error| failed("given a place", error))?;
         let flags =
@@ -62,6 +68,18 @@ impl Drop for Mounted {
     }
 }
 
+/// The name is outside text, and becomes one option.
+fn with_subvolume(options: &str, format: Format, subvolume: Option<&str>) -> Result<String, String> {
+    let Some(subvolume) = subvolume else { return Ok(options.to_owned()) };
+    if format != Format::Btrfs
+        || subvolume.is_empty()
+        || subvolume.chars().any(|c| c == ',' || c == '\\' || c.is_control())
+    {
+        return Err(format!("{} has no subvolume of that name that could be mounted", format.word()));
+    }
+    Ok(format!("{options},subvol={subvolume}"))
+}
+
 /// `/dev/vda2`, `/dev/nvme0n1p2`: a name that ends in a digit takes a `p`.
 fn node_of(disk: &str, partition: u32) -> PathBuf {
     if partition == 0 {
@@ -75,6 +93,17 @@ fn node_of(disk: &str, partition: u32) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A name out of an image's fstab cannot become another option, such as one that writes.
+    #[test]
+    fn a_subvolumes_name_stays_a_name() {
+        let named = |name| with_subvolume("rescue=nologreplay", Format::Btrfs, Some(name));
+        assert_eq!(named("@home").as_deref(), Ok("rescue=nologreplay,subvol=@home"));
+        for name in ["", "a,rw", "a\\054rw", "a\nb"] {
+            assert!(named(name).is_err(), "{name:?}");
+        }
+        assert!(with_subvolume("norecovery", Format::Xfs, Some("a")).is_err());
+    }
 
     #[test]
     fn partitions_are_called_as_the_kernel_calls_them() {

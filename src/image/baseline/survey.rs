@@ -4,12 +4,12 @@ use std::cell::RefCell;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::rc::Rc;
 
-use super::layout::{self, Place};
-use super::parts::{self, Part};
-use super::{MakeError, fstab};
+use super::MakeError;
 use crate::causes;
 use crate::image::pack_cache::Mapped;
 use crate::image::reader::ImageReader;
+use crate::volume::layout::parts::{self, Part};
+use crate::volume::layout::{self, Place, fstab, volumes};
 use crate::volume::merged::Merged;
 use crate::volume::{self, Format, Section, Tree, fat};
 use crate::wire::baseline::{Known, Volume};
@@ -64,11 +64,15 @@ pub(super) fn survey(manifest: &Manifest, packs: Vec<Mapped>) -> Result<Survey<'
     };
     let root_at = root.as_ref().map(|(at, _)| *at);
     let places = layout::places(&parts, root_at, &lines);
-    let known = layout::known(&parts, &places);
+    let known = layout::known(&parts, &places, Format::is_read_here);
     let root_tree = root.and_then(|(at, tree)| (known.get(at) == Some(&Known::Files)).then_some(tree));
     let is_root_covered = |at: usize| match root_at {
         Some(root) => root == at,
-        None => layout::is_declared_root(&parts[at]) || parts[at].detected.format.is_read_only(),
+        // Beside one that a host's kernel may find the root in, a squashfs is any.
+        None => {
+            let is_only = !parts.iter().any(|part| layout::needs_host(part.detected.format));
+            layout::is_declared_root(&parts[at]) || (is_only && parts[at].detected.format.is_read_only())
+        }
     };
     let has_root = root_tree.is_some()
         || known.iter().enumerate().any(|(at, known)| matches!(known, Known::Blocks { .. }) && is_root_covered(at));
@@ -84,16 +88,6 @@ pub(super) fn survey(manifest: &Manifest, packs: Vec<Mapped>) -> Result<Survey<'
     };
     mount_all(&mut survey, &parts, &places, root_at, &image);
     Ok(survey)
-}
-
-fn volumes(parts: &[Part], places: &[Option<Place>], known: Vec<Known>) -> Vec<Volume> {
-    let volume = |((part, place), known): ((&Part, &Option<Place>), Known)| Volume {
-        partition: part.number,
-        format: part.detected.format.word().to_owned(),
-        mounted_at: place.as_ref().map(|place| place.at.clone()),
-        known,
-    };
-    parts.iter().zip(places).zip(known).map(volume).collect()
 }
 
 type Root<'m> = (usize, Box<dyn Tree + 'm>);

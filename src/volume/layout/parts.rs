@@ -12,7 +12,7 @@ const MBR_SECTOR_BYTES: u64 = 512;
 
 /// One partition, or the whole image (number 0).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Part {
+pub struct Part {
     pub number: u32,
     pub offset_bytes: u64,
     pub length_bytes: u64,
@@ -26,7 +26,7 @@ pub(super) struct Part {
 }
 
 /// All parts of an image, by number.
-pub(super) fn list<I: Read + Seek>(manifest: &Manifest, image: &mut I) -> io::Result<Vec<Part>> {
+pub fn list<I: Read + Seek>(manifest: &Manifest, image: &mut I) -> io::Result<Vec<Part>> {
     let mut parts = if manifest.boot.gpt { by_gpt(manifest, image)? } else { Vec::new() };
     if !manifest.boot.gpt {
         let whole = part(0, 0, manifest.image_bytes);
