@@ -39,6 +39,7 @@ mod block_index;
 mod blocks;
 mod compact;
 mod copies;
+pub mod diff;
 mod digest_log;
 mod export;
 mod files;

@@ -30,7 +30,7 @@ use crate::wire::manifest::{self, Manifest};
 
 mod fstab;
 mod layout;
-mod parts;
+pub(super) mod parts;
 mod queue;
 mod survey;
 
