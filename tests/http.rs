@@ -27,6 +27,8 @@ mod drift;
 mod drift_cli;
 #[path = "http/fleet.rs"]
 mod fleet;
+#[path = "http/image_diff.rs"]
+mod image_diff;
 #[path = "http/keep.rs"]
 mod keep;
 #[path = "http/lab.rs"]

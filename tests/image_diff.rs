@@ -206,6 +206,38 @@ fn an_image_without_a_table_is_one_part() {
     );
 }
 
+/// A partition table of four entries, as every PC before UEFI had it.
+#[test]
+fn entries_of_an_mbr_are_told_apart() {
+    let store = Store::new();
+    let disk = |name: &str, entries: &[(u8, u8, u32, u32)]| {
+        let mut bytes = vec![0; 4 << 20];
+        bytes[440..444].copy_from_slice(&[1, 2, 3, 4]);
+        bytes[510..512].copy_from_slice(&[0x55, 0xaa]);
+        for (at, (status, kind, first, count)) in entries.iter().enumerate() {
+            let entry = &mut bytes[446 + 16 * at..][..16];
+            (entry[0], entry[4]) = (*status, *kind);
+            entry[8..12].copy_from_slice(&first.to_le_bytes());
+            entry[12..16].copy_from_slice(&count.to_le_bytes());
+            bytes[*first as usize * 512..][..8].copy_from_slice(b"content ");
+        }
+        fs::write(store.dir.path().join(name), bytes).unwrap();
+        store.import(name, &format!("mbr:{name}"));
+    };
+    // The third begins at no block's border, as partitions of old did (sector 63).
+    disk("1", &[(0x80, 0x83, 2048, 1024), (0, 0x83, 3072, 512), (0, 0x83, 4095, 512)]);
+    disk("2", &[(0, 0x83, 2048, 1024), (0, 0x82, 3072, 256), (0, 0x83, 4096, 512), (0, 0x0c, 6144, 512)]);
+    let diff = store.diff("mbr:1", "mbr:2");
+    assert_eq!((&*diff.from_table, &*diff.to_table), ("mbr", "mbr"));
+    let entries: Vec<_> =
+        diff.partitions.iter().map(|part| (part.number, &*part.state, part.entry.join("+"))).collect();
+    let entries: Vec<_> = entries.iter().map(|(number, state, entry)| (*number, *state, &**entry)).collect();
+    let expected = [(1, "changed", "flags"), (2, "changed", "resized+type"), (3, "changed", "moved"), (4, "added", "")];
+    assert_eq!(entries, expected);
+    let kinds = [&part(&diff, 2).from, &part(&diff, 2).to].map(|side| side.as_ref().unwrap().kind.clone());
+    assert_eq!(kinds, ["0x83", "0x82"]);
+}
+
 fn pack(store: &Store) -> PathBuf {
     let packs = fs::read_dir(store.dir.path().join("store/packs")).unwrap().map(|entry| entry.unwrap().path());
     packs.into_iter().find(|path| path.extension().is_some_and(|ending| ending == "pack")).unwrap()
