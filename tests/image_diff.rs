@@ -320,3 +320,43 @@ fn a_comparison_that_nobody_wants_ends() {
     let stopped = store.store.diff(&"a:1".parse().unwrap(), &"a:2".parse().unwrap(), ALL, &|| true).unwrap_err();
     assert!(matches!(stopped, DiffError::Stopped), "{stopped}");
 }
+
+/// Figures, by hand: `cargo test --test image_diff figures -- --ignored --nocapture`. REGILD_DATA_MIB (2048) of files in an
+/// ext4 of 40 GiB, and the same with one file more; the directory needs five times as much.
+#[test]
+#[ignore = "prints time and memory of a comparison of two large images"]
+fn figures() {
+    let mib: u64 = std::env::var("REGILD_DATA_MIB").ok().and_then(|mib| mib.parse().ok()).unwrap_or(2048);
+    let store = Store::new();
+    sh(&format!(
+        r#"cd {}; mkdir -p tree/data; for n in $(seq {}); do head -c 16M /dev/urandom >tree/data/$n; done
+        truncate -s 40G one; mke2fs -q -t ext4 -U clear -d tree one; printf x >tree/more
+        truncate -s 40G two; mke2fs -q -t ext4 -U clear -d tree two; rm -r tree"#,
+        store.dir.path().display(),
+        mib / 16
+    ));
+    for (file, name) in [("one", "w:1"), ("two", "w:2")] {
+        store.import(file, name);
+        fs::remove_file(store.dir.path().join(file)).unwrap();
+    }
+    let store = reopened(store);
+    let status = |key: &str| {
+        let text = fs::read_to_string("/proc/self/status").unwrap();
+        let line = text.lines().find(|line| line.starts_with(key)).unwrap().to_owned();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+    };
+    // Anonymous memory: mapped packs are the page cache's.
+    let before = status("RssAnon:");
+    let peak = std::sync::atomic::AtomicU64::new(0);
+    let look = || {
+        peak.fetch_max(status("RssAnon:"), std::sync::atomic::Ordering::Relaxed);
+        false
+    };
+    let began = std::time::Instant::now();
+    let diff = store.store.diff(&"w:1".parse().unwrap(), &"w:2".parse().unwrap(), ALL, &look).unwrap();
+    println!("diff: {:?}, RssAnon {before} MiB before, {} MiB at most", began.elapsed(), peak.into_inner());
+    println!("{:?}, {:?}, {} new compressed", diff.blocks, paths(&diff.file_list), diff.new_compressed_bytes);
+    let began = std::time::Instant::now();
+    let plan = store.store.plan(Some(&"w:1".parse().unwrap()), &"w:2".parse().unwrap(), None).unwrap();
+    println!("plan: {:?}, RssAnon {} MiB after: {plan:?}", began.elapsed(), status("RssAnon:"));
+}

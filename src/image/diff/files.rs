@@ -163,7 +163,8 @@ impl<'t> Walk<'t> {
     fn open(old: &'t mut Side, new: &'t mut Side, number: u32) -> Result<Walk<'t>, Failed> {
         let trees = [tree(old, number).map_err(|error| (0, error))?, tree(new, number).map_err(|error| (1, error))?];
         let mut walk = Walk { trees, ahead: [None, None], linked: [HashMap::new(), HashMap::new()] };
-        (walk.step(0)?, walk.step(1)?);
+        walk.step(0)?;
+        walk.step(1)?;
         Ok(walk)
     }
 
