@@ -10,6 +10,7 @@ use super::layout::{self, Place};
 use super::parts::{self, Part};
 use super::{MakeError, fstab};
 use crate::causes;
+use crate::image::blocks::Blocks;
 use crate::image::reader::ImageReader;
 use crate::volume::merged::Merged;
 use crate::volume::{self, Format, Section, Tree, fat};
@@ -52,9 +53,17 @@ impl Survey<'_> {
     }
 }
 
-/// Looks at every part of an image; `packs` in the manifest's order.
-pub(super) fn survey(manifest: &Manifest, packs: Vec<Bytes>) -> Result<Survey<'_>, MakeError> {
+/// Looks at every part of an image; `packs` in the manifest's order. With `blocks` every frame that is read is checked.
+pub(super) fn survey<'m>(
+    manifest: &'m Manifest,
+    packs: Vec<Bytes>,
+    blocks: Option<&Rc<Blocks<'m>>>,
+) -> Result<Survey<'m>, MakeError> {
     let reader = ImageReader::new(manifest, packs).keeping(FRAMES_KEPT);
+    let reader = match blocks {
+        Some(blocks) => reader.checked_by(blocks),
+        None => reader,
+    };
     let mut image = Shared(Rc::new(RefCell::new(reader)));
     let parts = parts::list(manifest, &mut image).map_err(MakeError::Read)?;
     let mut unread = Vec::new();
