@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use regild::decide::drift::finding::{Kind, Node};
 use regild::decide::drift::path::to_text;
 use regild::image::baseline::{BaselineRecord, BaselineState, FromHost};
+use regild::image::gc::GcRequest;
 use regild::image::{ImageRef, ImageStore, ImportRequest};
 use regild::wire::baseline::{Entry, Header, Known, Origin, Reader, Writer};
 
@@ -257,6 +258,31 @@ fn a_damaged_pack_makes_no_host_drift() {
     fs::write(&pack, bytes).unwrap();
     let record = store.make_baseline(&manifest, 7).unwrap();
     assert!(matches!(&record.state, BaselineState::Failed { reason } if reason.contains("is damaged")), "{record:?}");
+}
+
+/// A pack of which a collection took what nobody needs any more has another digest than its name, and is right.
+#[test]
+fn a_pack_that_was_thinned_gives_a_baseline() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(&dir.path().join("store")).unwrap();
+    let first = plain(dir.path());
+    let mut bytes = fs::read(&first).unwrap();
+    bytes.resize(8 << 20, 0);
+    blake3::Hasher::new().finalize_xof().fill(&mut bytes[4 << 20..]);
+    let longer = dir.path().join("longer");
+    fs::write(&longer, bytes).unwrap();
+    import(&store, &longer, "plain:longer");
+    let manifest = import(&store, &first, "plain:1");
+    let collect = ["plain:longer".parse().unwrap()].into();
+    let in_use = BTreeMap::new();
+    let patience = std::time::Duration::ZERO;
+    let request = GcRequest { collect: &collect, in_use: &in_use, now: 2_000_000_000, patience, dry_run: false };
+    let report = store.gc(&request).unwrap();
+    assert!(report.freed_bytes > 3 << 20, "{report:?}");
+    let id = &report.packs[0].id;
+    assert_ne!(regild::wire::manifest::digest_hex(&store.pack(id).unwrap()), *id, "it was thinned");
+    let record = store.make_baseline(&manifest, 7).unwrap();
+    assert_eq!(entries(&store, &record).len(), 6);
 }
 
 /// A crash between list and record leaves a list that nothing names: it goes, and what is named stays.

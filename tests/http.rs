@@ -27,10 +27,12 @@ mod drift;
 mod drift_cli;
 #[path = "http/fleet.rs"]
 mod fleet;
-#[path = "http/keep.rs"]
-mod keep;
 #[path = "http/host_baseline.rs"]
 mod host_baseline;
+#[path = "http/image_diff.rs"]
+mod image_diff;
+#[path = "http/keep.rs"]
+mod keep;
 #[path = "http/lab.rs"]
 mod lab;
 #[path = "http/ledger.rs"]

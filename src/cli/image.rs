@@ -3,6 +3,7 @@
 use super::Failure;
 use super::baseline;
 use super::client::{Client, segment};
+use super::image_diff::{self, DiffArgs, PlanArgs};
 use super::image_import::{self, ImportArgs, PushArgs};
 use super::image_keep::{self, KeepCommand};
 use super::output::{self, Output};
@@ -64,6 +65,8 @@ pub enum ImageCommand {
         #[arg(short, long, value_enum, default_value = "table")]
         output: Output,
     },
+    Diff(DiffArgs),
+    Plan(PlanArgs),
     /// Write a version to a file on the server, byte for byte the disk that was imported.
     Export {
         image: String,
@@ -138,6 +141,8 @@ pub fn run(command: ImageCommand, server: &str) -> Result<(), Failure> {
             let filter = prefix.map(|prefix| format!("?prefix={}", segment(&prefix))).unwrap_or_default();
             baseline::files(&client, &(path(&image, "/files") + &filter), output)
         }
+        ImageCommand::Diff(args) => image_diff::diff(&client, &args),
+        ImageCommand::Plan(args) => image_diff::plan(&client, &args),
         ImageCommand::Export { image, file, format, force } => {
             let body = Export { path: std::path::absolute(&file)?, format: Some(format), force };
             let written: Image = client.post(&path(&image, "/export"), &body)?;

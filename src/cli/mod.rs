@@ -9,6 +9,7 @@ mod drift;
 mod fleet;
 mod host;
 mod image;
+mod image_diff;
 mod image_import;
 mod image_keep;
 mod ledger;

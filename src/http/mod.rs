@@ -13,8 +13,8 @@ mod drift_shown;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod guard;
-pub mod image_upload;
 pub mod host_baseline;
+pub mod image_upload;
 pub mod images;
 pub mod listen;
 pub mod listen_upload;
@@ -23,6 +23,7 @@ pub mod operator;
 pub mod operator_baselines;
 pub mod operator_brakes;
 pub mod operator_channels;
+pub mod operator_diff;
 pub mod operator_drift;
 pub mod operator_fleet;
 pub mod operator_images;
@@ -126,8 +127,13 @@ pub fn operator_routes(shared: Arc<Shared>) -> Router {
         .route("/v1/ledger/at", get(operator_ledger::at))
         .route("/v1/ledger/verify", post(operator_ledger::verify))
         .with_state((shared.clone(), operator_ledger::Places::default()));
+    let comparisons = Router::new()
+        .route("/v1/images/{name}/diff", get(operator_diff::diff))
+        .route("/v1/images/{name}/plan", get(operator_diff::plan))
+        .with_state((shared.clone(), operator_diff::Turns::default()));
     Router::new()
         .merge(ledger)
+        .merge(comparisons)
         .route("/v1/drift", get(operator_drift::list))
         .route("/v1/drift/top", get(operator_drift::top))
         .route("/v1/drift/hosts/{id}", get(operator_drift::show))

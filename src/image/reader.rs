@@ -1,14 +1,19 @@
 //! An image as a file again: random access to its bytes by the manifest and the packs.
 
 use std::io::{self, Read, Seek, SeekFrom};
+use std::rc::Rc;
 
+use thiserror::Error;
+
+use super::blocks::Blocks;
 use super::pack_cache::Mapped;
 use crate::wire::manifest::{self, BLOCK_BYTES, Extent, FRAME_BYTES, Manifest};
 
 /// Decompressed frames that are kept: a FAT, a directory and a file are read in turn.
 const FRAMES_KEPT: usize = 16;
 
-/// Reads what the manifest describes. Bytes are checked only by [`ImageReader::extent`].
+/// Reads what the manifest describes. Bytes are checked by [`ImageReader::extent`], and where the
+/// reader was made so ([`ImageReader::checked_by`]).
 pub(super) struct ImageReader<'m> {
     manifest: &'m Manifest,
     /// In the order of the manifest's list of packs.
@@ -17,12 +22,36 @@ pub(super) struct ImageReader<'m> {
     frames: Vec<(usize, Vec<u8>)>,
     frames_kept: usize,
     position: u64,
+    /// What each frame must hold.
+    blocks: Option<Rc<Blocks<'m>>>,
+    damaged: Option<DamagedFrame>,
+}
+
+/// Bytes in a pack that are not what the store's index says.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "the frame at byte {offset_bytes} of {pack}.pack is damaged: run `regild image scrub`, then import the same content again"
+)]
+pub struct DamagedFrame {
+    pub pack: String,
+    pub offset_bytes: u64,
 }
 
 impl<'m> ImageReader<'m> {
     /// `packs`: the bytes of every pack in the manifest's list, in its order.
     pub fn new(manifest: &'m Manifest, packs: Vec<Mapped>) -> ImageReader<'m> {
-        ImageReader { manifest, packs, frames: Vec::new(), frames_kept: FRAMES_KEPT, position: 0 }
+        let (frames, frames_kept) = (Vec::new(), FRAMES_KEPT);
+        ImageReader { manifest, packs, frames, frames_kept, position: 0, blocks: None, damaged: None }
+    }
+
+    /// Checks every frame that is unpacked, block by block.
+    pub fn checked_by(self, blocks: &Rc<Blocks<'m>>) -> ImageReader<'m> {
+        ImageReader { blocks: Some(Rc::clone(blocks)), ..self }
+    }
+
+    /// The first damage that a checking reader came upon, whatever became of the error that said so.
+    pub fn damaged(&self) -> Option<&DamagedFrame> {
+        self.damaged.as_ref()
     }
 
     /// Keeps so many decompressed frames, of 256 KiB each.
@@ -68,7 +97,7 @@ impl<'m> ImageReader<'m> {
             let frame = self.frames.remove(kept);
             self.frames.push(frame);
         } else {
-            let frame = self.decompress(index)?;
+            let frame = self.checked(index)?;
             if self.frames.len() >= self.frames_kept {
                 self.frames.remove(0);
             }
@@ -76,6 +105,25 @@ impl<'m> ImageReader<'m> {
         }
         // One was just pushed.
         Ok(self.frames.last().map_or(&[], |(_, frame)| frame))
+    }
+
+    fn checked(&mut self, index: usize) -> io::Result<Vec<u8>> {
+        let unpacked = self.decompress(index);
+        let Some(blocks) = &self.blocks else { return unpacked };
+        let is_right = |raw: &Vec<u8>| {
+            let mut found = (0..).zip(raw.chunks(BLOCK_BYTES));
+            found.all(|(block, bytes)| blocks.in_frame(index, block) == Some(&manifest::digest(bytes)[..]))
+        };
+        match unpacked.ok().filter(is_right) {
+            Some(raw) => Ok(raw),
+            None => {
+                let frame = &self.manifest.frames[index];
+                let (pack, offset_bytes) = (self.manifest.pack_id(frame), frame.offset_bytes);
+                let damaged = DamagedFrame { pack, offset_bytes };
+                self.damaged.get_or_insert_with(|| damaged.clone());
+                Err(io::Error::new(io::ErrorKind::InvalidData, damaged))
+            }
+        }
     }
 
     fn decompress(&self, index: usize) -> io::Result<Vec<u8>> {

@@ -8,6 +8,7 @@ pub mod ledger;
 pub mod manifest;
 pub mod operator;
 pub mod operator_baseline;
+pub mod operator_diff;
 pub mod operator_drift;
 pub mod operator_images;
 pub mod reference;

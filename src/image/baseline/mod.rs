@@ -13,14 +13,13 @@ use std::fs;
 use std::io::{BufWriter, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::PoisonError;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use super::pack_cache::Mapped;
-use super::reader::ImageReader;
 use super::{ImageStore, StoreError, files, io_error, pack_cache};
 use crate::causes;
 use crate::clock::UnixSeconds;
@@ -30,7 +29,7 @@ use crate::volume::layout::OS_RELEASES;
 use crate::volume::{Tree, VolumeError};
 use crate::wire::agent::OS_RELEASE_BYTES_MAX;
 use crate::wire::baseline::{self, BaselineError, Entry, Header, Origin, Volume};
-use crate::wire::manifest::{self, Manifest};
+use crate::wire::manifest;
 
 mod host;
 mod queue;
@@ -163,8 +162,10 @@ impl ImageStore {
     /// The list on stable storage, and what names it.
     fn build(&self, digest: &str) -> Result<(BaselineState, Vec<Volume>), MakeError> {
         let manifest = self.manifest(digest)?;
-        let packs = self.checked_packs_of(&manifest)?;
-        let mut survey = survey::survey(&manifest, packs)?;
+        // Checked frame by frame: a damaged one would make hosts drift that are as they should be, and the name of a pack
+        // that was thinned does not prove it.
+        let blocks = Rc::new(self.blocks(&manifest)?);
+        let mut survey = survey::survey(&manifest, self.packs_of(&manifest)?, Some(&blocks))?;
         let header = Header { image: digest.to_owned(), origin: Origin::Image, volumes: survey.volumes.clone() };
         let temp = files::TempFile::create(&self.dir)?;
         let target = BufWriter::with_capacity(1 << 16, &temp.file);
@@ -206,16 +207,6 @@ impl ImageStore {
         found.ok().flatten().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// The packs of an image, once every block that it has in them is as the manifest says: a reader that goes here and
-    /// there does not check what it unpacks, and damage would make hosts drift that are as they should be. (The digest of
-    /// a pack says nothing once it was thinned.)
-    fn checked_packs_of(&self, manifest: &Manifest) -> Result<Vec<Mapped>, MakeError> {
-        let packs = self.packs_of(manifest)?;
-        let mut reader = ImageReader::new(manifest, packs.clone());
-        manifest.extents.iter().try_for_each(|extent| reader.extent(extent).map(drop)).map_err(MakeError::Read)?;
-        Ok(packs)
-    }
-
     /// A baseline as it is sent, mapped into memory.
     ///
     /// # Errors
@@ -234,7 +225,7 @@ impl ImageStore {
     pub fn read_file(&self, digest: &str, path: &[u8], bytes_max: usize) -> Result<Option<Vec<u8>>, MakeError> {
         let manifest = self.manifest(digest)?;
         let packs = self.packs_of(&manifest)?;
-        let mut survey = survey::survey(&manifest, packs)?;
+        let mut survey = survey::survey(&manifest, packs, None)?;
         let found = survey.tree.find(path).map_err(|error| survey.error(error))?;
         let is_file = |found: &crate::volume::Found| found.node.kind.word() == "file";
         let Some(file) = found.filter(is_file) else {

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use super::MakeError;
 use crate::causes;
+use crate::image::blocks::Blocks;
 use crate::image::pack_cache::Mapped;
 use crate::image::reader::ImageReader;
 use crate::volume::layout::parts::{self, Part};
@@ -51,9 +52,17 @@ impl Survey<'_> {
     }
 }
 
-/// Looks at every part of an image; `packs` in the manifest's order.
-pub(super) fn survey(manifest: &Manifest, packs: Vec<Mapped>) -> Result<Survey<'_>, MakeError> {
+/// Looks at every part of an image; `packs` in the manifest's order. With `blocks` every frame that is read is checked.
+pub(super) fn survey<'m>(
+    manifest: &'m Manifest,
+    packs: Vec<Mapped>,
+    blocks: Option<&Rc<Blocks<'m>>>,
+) -> Result<Survey<'m>, MakeError> {
     let reader = ImageReader::new(manifest, packs).keeping(FRAMES_KEPT);
+    let reader = match blocks {
+        Some(blocks) => reader.checked_by(blocks),
+        None => reader,
+    };
     let mut image = Shared(Rc::new(RefCell::new(reader)));
     let parts = parts::list(manifest, &mut image).map_err(MakeError::Read)?;
     let mut unread = Vec::new();
