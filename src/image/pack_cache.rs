@@ -8,6 +8,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use memmap2::Mmap;
 
+use super::mapped::MappedFile;
 use super::{StoreError, io_error};
 
 /// Mappings kept at once. They cost address space and a file each, not memory.
@@ -20,30 +21,38 @@ pub(super) struct PackCache {
 
 #[derive(Debug, Default)]
 struct Mapped {
-    by_id: HashMap<String, (Bytes, u64)>,
+    by_id: HashMap<String, (MappedFile, u64)>,
     /// Counts requests, so that the longest unused mapping is known.
     tick: u64,
 }
 
 impl PackCache {
-    /// `Ok(None)` when there is no such file.
-    pub fn get(&self, id: &str, path: &Path) -> Result<Option<Bytes>, StoreError> {
+    /// One that is mapped already.
+    pub fn known(&self, id: &str) -> Option<MappedFile> {
         let mut mapped = self.lock();
         mapped.tick += 1;
         let tick = mapped.tick;
-        if let Some((bytes, used)) = mapped.by_id.get_mut(id) {
-            *used = tick;
-            return Ok(Some(bytes.clone()));
+        let (file, used) = mapped.by_id.get_mut(id)?;
+        *used = tick;
+        Some(file.clone())
+    }
+
+    /// `Ok(None)` when there is no such file.
+    pub fn get(&self, id: &str, path: &Path) -> Result<Option<MappedFile>, StoreError> {
+        if let Some(file) = self.known(id) {
+            return Ok(Some(file));
         }
-        let Some(bytes) = map(path)? else { return Ok(None) };
+        let mut mapped = self.lock();
+        let tick = mapped.tick;
+        let Some(file) = open_pack(id, path)? else { return Ok(None) };
         if mapped.by_id.len() >= MAPPED_MAX {
             let oldest = mapped.by_id.iter().min_by_key(|(_, (_, used))| *used);
             if let Some(id) = oldest.map(|(id, _)| id.clone()) {
                 mapped.by_id.remove(&id);
             }
         }
-        mapped.by_id.insert(id.to_owned(), (bytes.clone(), tick));
-        Ok(Some(bytes))
+        mapped.by_id.insert(id.to_owned(), (file.clone(), tick));
+        Ok(Some(file))
     }
 
     /// Lets go of a pack that was removed or replaced, so that the disk gets its space back.
@@ -54,6 +63,32 @@ impl PackCache {
     fn lock(&self) -> MutexGuard<'_, Mapped> {
         // Whoever panicked with the lock left a cache that is at worst incomplete.
         self.mapped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The name of a pack is the digest of the bytes that it was first written with; one that was thinned or mended has the
+/// same name and in places other bytes (compact.rs). So its tag for HTTP says as well when the file was written.
+fn open_pack(id: &str, path: &Path) -> Result<Option<MappedFile>, StoreError> {
+    open(path, |file| {
+        let written = file.metadata()?.modified()?;
+        let nanos = written.duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+        Ok(format!("{id}-{nanos:x}"))
+    })
+}
+
+/// Opens a file that is served. `Ok(None)` when there is none.
+pub(super) fn open(
+    path: &Path,
+    etag: impl FnOnce(&File) -> std::io::Result<String>,
+) -> Result<Option<MappedFile>, StoreError> {
+    let opened = File::open(path).and_then(|file| {
+        let etag = etag(&file)?;
+        MappedFile::new(file, &etag)
+    });
+    match opened {
+        Ok(file) => Ok(Some(file)),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(io_error("open", path)(e)),
     }
 }
 
