@@ -3,9 +3,11 @@
 //! Every host (by its address) gets the same share of what there is, however many connections it has; what one does not
 //! take, or its group may not have, goes to the others (max-min fairness). Two parts make that: a token bucket for each
 //! limit, which never gives out more than rate times time plus one burst; and start-time fair queueing (Goyal, Vin and
-//! Cheng, 1996) between the hosts: each has a virtual clock that runs by the bytes it got, and whose clock is furthest
-//! behind is served first. A host that comes, or comes back, starts at the clock of the one served last, so nobody saves
-//! up a claim by being silent.
+//! Cheng, 1996), on two levels: each host of a group has a virtual clock that runs by the bytes it got, and each group one
+//! that runs by its bytes for each of its hosts; whose clock is furthest behind is served first. Who comes, or comes back,
+//! starts at the clock of the one served last, so nobody saves up a claim by being silent. (One level is not enough: in a
+//! group that its limit slows down, hosts that come back would start at the clock of the fast groups, far behind those of
+//! their own that never paused.)
 //!
 //! What is absent: a clock. `now` is nanoseconds on any scale that only moves forward.
 
@@ -22,8 +24,8 @@ const SLICE_BYTES_MIN: u64 = 16 << 10;
 const NANOS_A_SECOND: u128 = 1_000_000_000;
 /// Groups that are kept in mind without anybody of them waiting; beyond it their counters are forgotten.
 const LANES_KEPT: usize = 1024;
-/// Hosts in mind before those whose turn is long over are looked for.
-const HOSTS_KEPT: usize = 64;
+/// Of the groups' clocks, so that a byte for each of thousands of hosts is not rounded to nothing.
+const CLOCK_TICKS_A_BYTE: u128 = 1 << 16;
 
 /// What one slice should be at this rate: a 64th of a second, so that many share a slow line without long waits.
 #[must_use]
@@ -93,6 +95,13 @@ struct Lane {
     bucket: Option<Bucket>,
     /// Hosts with something to send, by where their clocks stand.
     waiting: BTreeSet<(u64, IpAddr)>,
+    /// Hosts without, whose clocks are ahead: they had their turn in this round, and are about to ask again.
+    resting: BTreeSet<(u64, IpAddr)>,
+    /// The clock of its host that was served last.
+    clock: u64,
+    /// Where the group's own clock stands, and where it stood when its next slice came to the head.
+    finish: u128,
+    start: u128,
     granted_bytes: u64,
 }
 
@@ -101,6 +110,26 @@ impl Lane {
         match (&mut self.bucket, limit) {
             (Some(bucket), Some(rate)) => bucket.change_rate(rate, now),
             (bucket, limit) => *bucket = limit.map(|rate| Bucket::new(rate, now)),
+        }
+    }
+
+    /// A host has something to send again.
+    fn enter(&mut self, host: &mut Host, source: IpAddr, clock_of_all: u128) {
+        if self.waiting.is_empty() {
+            self.start = self.finish.max(clock_of_all);
+        }
+        self.resting.remove(&(host.finish, source));
+        host.start = host.finish.max(self.clock);
+        self.waiting.insert((host.start, source));
+    }
+
+    /// A resting host whose clock is no longer ahead would start where any other does: nothing is lost with it.
+    fn forget_rested(&mut self, hosts: &mut BTreeMap<IpAddr, Host>) {
+        while let Some((finish, source)) = self.resting.first().copied()
+            && finish <= self.clock
+        {
+            self.resting.remove(&(finish, source));
+            hosts.remove(&source);
         }
     }
 }
@@ -144,8 +173,8 @@ pub struct Shares {
     global: Option<Bucket>,
     lanes: BTreeMap<String, Lane>,
     hosts: BTreeMap<IpAddr, Host>,
-    /// The clock of the host that was served last.
-    clock: u64,
+    /// The clock of the group that was served last.
+    clock: u128,
     next_ticket: u64,
 }
 
@@ -163,38 +192,50 @@ impl Shares {
         let bytes = bytes.clamp(1, SLICE_BYTES_MAX);
         let ticket = Ticket(self.next_ticket);
         self.next_ticket += 1;
-        if !self.lanes.contains_key(asker.group) || !self.hosts.contains_key(&asker.source) {
-            self.forget_idle();
+        if !self.lanes.contains_key(asker.group) {
+            self.forget_idle_lanes();
+        }
+        let host = self.hosts.entry(asker.source).or_default();
+        if host.lane != asker.group {
+            self.move_to(asker.group, asker.source);
         }
         let lane = self.lanes.entry(asker.group.to_string()).or_default();
         lane.set_limit(asker.limit, now);
-        let host = self.hosts.entry(asker.source).or_default();
-        if host.lane != asker.group {
-            // It was put into another group: all that it waits for counts there.
-            let former = std::mem::replace(&mut host.lane, asker.group.to_string());
-            let place = (host.start, asker.source);
-            let was_waiting = self.lanes.get_mut(&former).is_some_and(|former| former.waiting.remove(&place));
-            if was_waiting {
-                self.lanes.entry(asker.group.to_string()).or_default().waiting.insert(place);
+        if let Some(host) = self.hosts.get_mut(&asker.source) {
+            host.asked.push_back((ticket, bytes));
+            if host.asked.len() == 1 {
+                lane.enter(host, asker.source, self.clock);
             }
         }
-        host.asked.push_back((ticket, bytes));
-        if host.asked.len() == 1 {
-            host.start = host.finish.max(self.clock);
-            let place = (host.start, asker.source);
-            self.lanes.entry(asker.group.to_string()).or_default().waiting.insert(place);
-        }
         (ticket, bytes)
+    }
+
+    /// It was put into another group: all that it waits for counts there.
+    fn move_to(&mut self, group: &str, source: IpAddr) {
+        let Some(host) = self.hosts.get_mut(&source) else { return };
+        let former = std::mem::replace(&mut host.lane, group.to_string());
+        if let Some(former) = self.lanes.get_mut(&former) {
+            former.waiting.remove(&(host.start, source));
+            former.resting.remove(&(host.finish, source));
+        }
+        host.finish = 0;
+        if !host.asked.is_empty() {
+            self.lanes.entry(group.to_string()).or_default().enter(host, source, self.clock);
+        }
     }
 
     /// Whoever asked went away.
     pub fn withdraw(&mut self, source: IpAddr, ticket: Ticket) {
         let Some(host) = self.hosts.get_mut(&source) else { return };
+        let was_waiting = !host.asked.is_empty();
         host.asked.retain(|(asked, _)| *asked != ticket);
-        if host.asked.is_empty()
+        if was_waiting
+            && host.asked.is_empty()
             && let Some(lane) = self.lanes.get_mut(&host.lane)
         {
             lane.waiting.remove(&(host.start, source));
+            lane.resting.insert((host.finish, source));
+            lane.forget_rested(&mut self.hosts);
         }
     }
 
@@ -213,12 +254,20 @@ impl Shares {
             buckets.into_iter().flatten().for_each(|bucket| bucket.take(bytes));
             lane.granted_bytes += u64::from(bytes);
             lane.waiting.remove(&(host.start, source));
-            self.clock = self.clock.max(host.start);
+            lane.clock = lane.clock.max(host.start);
             host.finish = host.start + u64::from(bytes);
-            if !host.asked.is_empty() {
+            if host.asked.is_empty() {
+                lane.resting.insert((host.finish, source));
+            } else {
                 host.start = host.finish;
                 lane.waiting.insert((host.start, source));
             }
+            lane.forget_rested(&mut self.hosts);
+            let hosts = (lane.waiting.len() + lane.resting.len()).max(1);
+            self.clock = self.clock.max(lane.start);
+            lane.finish = lane.start + u128::from(bytes) * CLOCK_TICKS_A_BYTE / hosts as u128;
+            // What its own limit made it miss is no claim.
+            lane.start = lane.finish.max(self.clock);
             granted.push(ticket);
         }
         granted
@@ -229,7 +278,7 @@ impl Shares {
     pub fn wakes_at(&mut self, now: Nanos) -> Option<Nanos> {
         self.refill(now);
         let of_lane = |lane: &Lane| {
-            let bytes = self.head(lane)?.2;
+            let (_, bytes) = self.head(lane)?;
             let bucket = lane.bucket.as_ref().filter(|bucket| !bucket.has(bytes))?;
             Some(bucket.has_at(bytes))
         };
@@ -239,18 +288,18 @@ impl Shares {
     }
 
     /// The host of a group whose turn is next, and how much it asks for.
-    fn head(&self, lane: &Lane) -> Option<(u64, IpAddr, u32)> {
-        let (start, source) = lane.waiting.first()?;
+    fn head(&self, lane: &Lane) -> Option<(IpAddr, u32)> {
+        let (_, source) = lane.waiting.first()?;
         let bytes = self.hosts.get(source)?.asked.front()?.1;
-        Some((*start, *source, bytes))
+        Some((*source, bytes))
     }
 
-    /// Whose clock is furthest behind, of those whose group has something left.
+    /// The host whose turn is next, of the group whose clock is furthest behind, of those with something left.
     fn next_host(&self) -> Option<(String, IpAddr, u32)> {
-        let heads = self.lanes.iter().filter_map(|(name, lane)| Some((self.head(lane)?, name, lane)));
-        let may = heads.filter(|((_, _, bytes), _, lane)| lane.bucket.as_ref().is_none_or(|bucket| bucket.has(*bytes)));
-        let next = may.min_by_key(|((start, source, _), _, _)| (*start, *source));
-        next.map(|((_, source, bytes), name, _)| (name.clone(), source, bytes))
+        let heads = self.lanes.iter().filter_map(|(name, lane)| Some((lane, name, self.head(lane)?)));
+        let may = heads.filter(|(lane, _, (_, bytes))| lane.bucket.as_ref().is_none_or(|bucket| bucket.has(*bytes)));
+        let next = may.min_by_key(|(lane, name, _)| (lane.start, *name));
+        next.map(|(_, name, (source, bytes))| (name.clone(), source, bytes))
     }
 
     fn refill(&mut self, now: Nanos) {
@@ -258,15 +307,11 @@ impl Shares {
         lanes.chain(self.global.as_mut()).for_each(|bucket| bucket.refill(now));
     }
 
-    /// A host whose clock is behind that of the last one served would start there anyway: nothing is lost with it.
-    fn forget_idle(&mut self) {
-        if self.hosts.len() >= HOSTS_KEPT {
-            let clock = self.clock;
-            self.hosts.retain(|_, host| !host.asked.is_empty() || host.finish > clock);
-        }
+    fn forget_idle_lanes(&mut self) {
         if self.lanes.len() >= LANES_KEPT {
             let is_full = |bucket: &Bucket| bucket.level == bucket.full();
-            self.lanes.retain(|_, lane| !lane.waiting.is_empty() || !lane.bucket.as_ref().is_none_or(is_full));
+            let is_idle = |lane: &Lane| lane.waiting.is_empty() && lane.resting.is_empty();
+            self.lanes.retain(|_, lane| !is_idle(lane) || !lane.bucket.as_ref().is_none_or(is_full));
         }
     }
 

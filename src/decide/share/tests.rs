@@ -108,7 +108,8 @@ proptest! {
 #[test]
 fn a_host_with_sixteen_connections_gets_no_more_than_one_with_one() {
     let got = simulate(Some(50 * MB), &[None], &[machine(0, 16), machine(0, 1)], 2 * SECOND);
-    assert!(got[0].abs_diff(got[1]) <= 2 * u64::from(SLICE_BYTES_MAX), "{got:?}");
+    // But for the first burst, which goes to whoever has asked by then.
+    assert!(got[0].abs_diff(got[1]) <= burst_bytes(50 * MB), "{got:?}");
 }
 
 #[test]
@@ -160,5 +161,5 @@ fn who_went_away_takes_nothing_from_the_others_and_is_forgotten() {
         let (ticket, _) = shares.ask(asker(number), 1, at);
         shares.withdraw(source(number), ticket);
     }
-    assert!(shares.hosts.len() <= HOSTS_KEPT + 1, "{}", shares.hosts.len());
+    assert!(shares.hosts.len() <= 3, "{}", shares.hosts.len());
 }
