@@ -57,6 +57,8 @@ mod requests;
 mod routes;
 #[path = "http/second_person.rs"]
 mod second_person;
+#[path = "http/serving.rs"]
+mod serving;
 #[path = "http/sources.rs"]
 mod sources;
 #[path = "http/standby.rs"]

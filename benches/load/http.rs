@@ -1,7 +1,8 @@
 //! Machines that fetch image data: one connection each, range after range of one file, as the agent asks for it.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -24,54 +25,98 @@ pub struct Http {
     #[arg(long, default_value_t = 4 << 20)]
     range_bytes: u64,
     /// Clients at once.
-    #[arg(long)]
+    #[arg(long, default_value_t = 1)]
     clients: u64,
+    /// Addresses of ours, a client for each instead; one that is named twice has two.
+    #[arg(long, value_delimiter = ',')]
+    from: Vec<Ipv4Addr>,
     /// Ranges in all.
-    #[arg(long)]
+    #[arg(long, default_value_t = u64::MAX)]
     ranges: u64,
+    /// The end, whatever was fetched by then.
+    #[arg(long)]
+    seconds: Option<f64>,
+}
+
+/// What one client got.
+#[derive(Default)]
+struct Got {
+    times: Vec<Duration>,
+    /// Those of the range in which the time was over, too.
+    bytes: u64,
 }
 
 impl Http {
     pub fn run(&self) -> io::Result<Value> {
         let begun = AtomicU64::new(0);
         let began = Instant::now();
-        let client = || -> io::Result<Vec<Duration>> {
-            let stream = TcpStream::connect(self.server)?;
-            stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
+        let ends = self.seconds.map(|seconds| began + Duration::from_secs_f64(seconds));
+        let client = |from: Option<Ipv4Addr>| -> io::Result<Got> {
+            let stream = self.connect(from)?;
             // The reader's own buffer is for heads; bodies go past it into the large one.
             let mut stream = BufReader::with_capacity(1 << 12, stream);
             let mut buffer = vec![0; 1 << 20];
-            let mut times = Vec::new();
-            loop {
+            let mut got = Got::default();
+            while ends.is_none_or(|ends| Instant::now() < ends) {
                 let number = begun.fetch_add(1, Ordering::Relaxed);
                 if number >= self.ranges {
-                    return Ok(times);
+                    break;
                 }
                 let asked = Instant::now();
-                self.fetch(&mut stream, number, &mut buffer)?;
-                times.push(asked.elapsed());
+                if self.fetch(&mut stream, number, &mut buffer, ends, &mut got.bytes)? {
+                    got.times.push(asked.elapsed());
+                }
             }
+            Ok(got)
         };
-        let times: Vec<Duration> = std::thread::scope(|scope| {
-            let clients: Vec<_> = (0..self.clients).map(|_| scope.spawn(client)).collect();
-            clients
+        let unbound = (0..if self.from.is_empty() { self.clients } else { 0 }).map(|_| None);
+        let clients: Vec<Option<Ipv4Addr>> = unbound.chain(self.from.iter().copied().map(Some)).collect();
+        let got = std::thread::scope(|scope| {
+            let begin = |from: &Option<Ipv4Addr>| {
+                let from = *from;
+                let small = std::thread::Builder::new().stack_size(256 << 10);
+                small.spawn_scoped(scope, move || client(from))
+            };
+            let running: Vec<_> = clients.iter().map(begin).collect::<io::Result<_>>()?;
+            running
                 .into_iter()
                 .map(|client| client.join().expect("a client does not panic"))
                 .collect::<io::Result<Vec<_>>>()
-        })?
-        .into_iter()
-        .flatten()
-        .collect();
+        })?;
         let seconds = began.elapsed().as_secs_f64();
-        let bytes = times.len() as u64 * self.range_bytes;
+        let bytes: u64 = got.iter().map(|got| got.bytes).sum();
+        let mut by_address = BTreeMap::<String, u64>::new();
+        for (from, got) in clients.iter().zip(&got) {
+            *by_address.entry(from.map_or_else(String::new, |from| from.to_string())).or_default() += got.bytes;
+        }
+        let times: Vec<Duration> = got.into_iter().flat_map(|got| got.times).collect();
         Ok(json!({
             "ranges": times.len(), "bytes": bytes, "seconds": seconds, "mb_per_second": bytes as f64 / 1e6 / seconds,
-            "latency": super::latencies(times),
+            "by_address": by_address, "latency": super::latencies(times),
         }))
     }
 
-    fn fetch(&self, stream: &mut BufReader<TcpStream>, number: u64, buffer: &mut [u8]) -> io::Result<()> {
+    fn connect(&self, from: Option<Ipv4Addr>) -> io::Result<TcpStream> {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None)?;
+        if let Some(from) = from {
+            socket.bind(&SocketAddr::from((from, 0)).into())?;
+        }
+        socket.connect(&self.server.into())?;
+        let stream = TcpStream::from(socket);
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        Ok(stream)
+    }
+
+    /// `false`: the time was over before the range was.
+    fn fetch(
+        &self,
+        stream: &mut BufReader<TcpStream>,
+        number: u64,
+        buffer: &mut [u8],
+        ends: Option<Instant>,
+        got: &mut u64,
+    ) -> io::Result<bool> {
         let places = (self.bytes / self.range_bytes).max(1);
         let first = number % places * self.range_bytes;
         let last = first + self.range_bytes - 1;
@@ -101,9 +146,15 @@ impl Http {
             let room = left.min(buffer.len());
             match stream.read(&mut buffer[..room])? {
                 0 => return Err(ErrorKind::UnexpectedEof.into()),
-                length => left -= length,
+                length => {
+                    left -= length;
+                    *got += length as u64;
+                }
+            }
+            if ends.is_some_and(|ends| Instant::now() >= ends) {
+                return Ok(false);
             }
         }
-        Ok(())
+        Ok(true)
     }
 }

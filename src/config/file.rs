@@ -40,13 +40,17 @@ pub struct Http {
     /// Connections at once; more wait in the kernel's queue. An agent keeps one for its reports as long as it works, and
     /// has some more for image data: 512 let a thousand agents starve each other (`make bench-fleet`).
     pub requests_max: usize,
+    /// Of one address, so that no machine takes all of them. Those above it are closed at once.
+    pub requests_of_one_max: usize,
+    /// What all image data together may take, `500MB/s`. A group of hosts has its own in the fleet documents.
+    pub bandwidth: Option<super::bandwidth::Bandwidth>,
     /// Where images are pushed to from afar; nothing listens without it.
     pub upload: Option<super::upload::Upload>,
 }
 
 impl Default for Http {
     fn default() -> Self {
-        Http { port: 8080, requests_max: 4096, upload: None }
+        Http { port: 8080, requests_max: 4096, requests_of_one_max: 256, bandwidth: None, upload: None }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The configuration, checked: what [`file::File`] says, turned into types that cannot be wrong.
 
+pub mod bandwidth;
 pub mod file;
 pub mod fleet;
 pub mod upload;

@@ -30,6 +30,8 @@ pub struct Group {
     pub power: String,
     /// Name of its drift policy.
     pub drift: Option<String>,
+    /// What its hosts together may take of image data, bytes a second.
+    pub bandwidth: Option<u64>,
 }
 
 impl Group {
@@ -48,6 +50,7 @@ impl Group {
             confirm: false,
             power: "manual".to_string(),
             drift: None,
+            bandwidth: None,
         }
     }
 }

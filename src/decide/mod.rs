@@ -19,6 +19,7 @@ pub mod netboot;
 pub mod rollout;
 pub mod schedule;
 pub mod select;
+pub mod share;
 pub mod span;
 pub mod stable_hash;
 pub mod standby;

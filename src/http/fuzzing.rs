@@ -1,7 +1,7 @@
 //! A door for `fuzz/`, there only when cargo-fuzz builds: what machines say and what they are told, without a server.
 
 use super::said::{self, Said};
-use super::{body, boot, images};
+use super::{body, boot, conditional};
 use crate::decide::host::Event;
 use crate::decide::mac::Mac;
 use crate::wire::agent::{CheckIn, Inventory, Report};
@@ -50,5 +50,5 @@ pub fn local_script(server: &str, uefi: bool, reason: &str) -> String {
 /// First and last byte of a `Range` header, for a pack of this length.
 #[must_use]
 pub fn one_range(text: &str, length: usize) -> Option<(usize, usize)> {
-    images::one_range(text, length)
+    conditional::one_range(text, length)
 }

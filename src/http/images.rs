@@ -1,20 +1,24 @@
 //! Golden images for machines: references, manifests, and by range pack data and baselines.
+//!
+//! Everything but a reference is content under an immutable name, with a strong ETag (conditional.rs). Data goes out as
+//! pieces of mapped files (sending.rs), each when its turn has come (pace.rs).
 
 use super::Shared;
+use super::conditional::{self, Wanted};
+use super::listen::Peer;
 use super::problem::Problem;
+use super::sending::{self, Sending};
+use crate::image::mapped::MappedFile;
 use crate::image::{ImageRef, StoreError};
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::Response;
-use bytes::Bytes;
+use axum::extract::{ConnectInfo, Path, State};
+use axum::http::response::Builder;
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use std::ops::Range;
 use std::sync::Arc;
-
-/// Slices in which a mapped pack goes to the socket. Measured: 256 KiB is the fastest of the sizes tried, and
-/// cheaper for the CPU than sendfile by nginx on loopback (ARCHITECTURE.md).
-const SLICE_BYTES: usize = 256 * 1024;
 
 /// The answer to `GET /images/refs/{NAME:VERSION}`.
 #[derive(Debug, Serialize)]
@@ -39,15 +43,26 @@ pub fn manifest_of(shared: &Shared, name: &str) -> Result<String, Problem> {
     Ok(shared.images.resolve(&image)?)
 }
 
+/// For content that its digest names.
+const FOR_EVER: &str = "public, max-age=31536000, immutable";
+/// For packs, which may be damaged on our disk and mended: what a cache on the way got of one must not stay for ever.
+const FOR_A_DAY: &str = "public, max-age=86400";
+
 /// `GET /images/manifests/{digest}`: the encoded manifest, which hashes to `digest`.
 ///
 /// # Errors
-/// 404; 403 without a trusted signature where one is required; 500 when the store is damaged.
-pub async fn manifest(State(shared): State<Arc<Shared>>, Path(digest): Path<String>) -> Result<Response, Problem> {
+/// 404; 403 without a trusted signature where one is required; 412; 416; 500 when the store is damaged.
+pub async fn manifest(
+    State(shared): State<Arc<Shared>>,
+    Path(digest): Path<String>,
+    method: Method,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     if !shared.upkeep.may_serve(&shared.config.upkeep, &digest) {
         let error = "no trusted key has signed a version with this manifest, and this server requires it";
         return Err(Problem::new(StatusCode::FORBIDDEN, error));
     }
+    let etag = digest.clone();
     let read = move || {
         let bytes = shared.images.manifest_bytes(&digest)?;
         // Whoever has it fetches what it names: a collection leaves that alone for a while.
@@ -55,50 +70,137 @@ pub async fn manifest(State(shared): State<Arc<Shared>>, Path(digest): Path<Stri
         Ok(bytes)
     };
     let bytes = blocking(read).await?;
-    Ok(answer(StatusCode::OK, bytes.len(), None, Body::from(bytes)))
+    let asked = Asked { method, headers, etag: &etag, length: bytes.len(), kept: FOR_EVER };
+    Ok(match asked.begin() {
+        (Some(range), builder) => finish(builder, Body::from(bytes.slice(range))),
+        (None, builder) => asked.without_data(builder),
+    })
 }
 
 /// `GET /images/packs/{id}` with `Range: bytes=A-B`: 206 and these bytes of the pack, from the mapped file.
 ///
 /// # Errors
-/// 404; 416 for a range that is not one range inside the pack.
+/// 404; 412; 416 for a range that is not one range inside the pack; 500 when the disk does not give it.
 pub async fn pack(
     State(shared): State<Arc<Shared>>,
     Path(id): Path<String>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    ranged(blocking(move || shared.images.pack(&id)).await?, &headers).await
+    let file = match shared.images.known_pack_file(&id) {
+        Some(file) => file,
+        None => {
+            let (shared, id) = (shared.clone(), id.clone());
+            blocking(move || shared.images.pack_file(&id)).await?
+        }
+    };
+    let sent = send(&shared, peer, file, (method, headers), FOR_A_DAY).await;
+    if sent.is_err() {
+        // It may have been mended since it was mapped.
+        shared.images.pack_failed(&id);
+    }
+    sent
 }
 
 /// `GET /images/baselines/{digest}`: the list of an image's files (`wire::baseline`), which hashes to `digest`; by range
 /// like a pack.
 ///
 /// # Errors
-/// 404; 416 for a range that is not one range inside the baseline.
+/// As [`pack`].
 pub async fn baseline(
     State(shared): State<Arc<Shared>>,
     Path(digest): Path<String>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    ranged(blocking(move || shared.images.baseline_bytes(&digest)).await?, &headers).await
+    let images = shared.clone();
+    let file = blocking(move || images.images.baseline_file(&digest)).await?;
+    send(&shared, peer, file, (method, headers), FOR_EVER).await
 }
 
-/// A mapped file, or the one range of it that is asked for.
-async fn ranged(file: Bytes, headers: &HeaderMap) -> Result<Response, Problem> {
-    let Some(range) = headers.get(header::RANGE) else {
-        return Ok(answer(StatusCode::OK, file.len(), None, sliced(file)));
-    };
-    let asked = range.to_str().ok().and_then(|text| one_range(text, file.len()));
-    let Some((first, last)) = asked else {
-        let error = format!("this file has {} bytes; ask for one range of them, bytes=FIRST-LAST", file.len());
-        return Err(Problem::new(StatusCode::RANGE_NOT_SATISFIABLE, error));
-    };
-    let part = file.slice(first..=last);
-    // A cold page would stall a worker thread, and with it every other machine, while the disk seeks: so the
-    // pages are brought in on a blocking thread first.
-    let part = blocking(move || Ok(prefault(part))).await?;
-    let content_range = format!("bytes {first}-{last}/{}", file.len());
-    Ok(answer(StatusCode::PARTIAL_CONTENT, part.len(), Some(content_range), sliced(part)))
+/// A mapped file, or what of it is asked for.
+async fn send(
+    shared: &Arc<Shared>,
+    peer: Peer,
+    file: MappedFile,
+    (method, headers): (Method, HeaderMap),
+    kept: &'static str,
+) -> Result<Response, Problem> {
+    let asked = Asked { method, headers, etag: file.etag(), length: file.length(), kept };
+    let (range, builder) = asked.begin();
+    let Some(range) = range else { return Ok(asked.without_data(builder)) };
+    // What cannot be read at all is said before an answer has begun.
+    let first = sending::window(&range);
+    if !file.is_in_memory(&first) {
+        let came = sending::bring_in(file.clone(), first.clone()).await.map_err(std::io::Error::other);
+        came.and_then(|came| came).map_err(|error| {
+            tracing::error!(%error, etag = file.etag(), "image data cannot be read");
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("this file cannot be read: {error}"))
+        })?;
+    }
+    let body = Sending::new(shared.clone(), peer.remote.ip(), file, range, first.end);
+    Ok(finish(builder, Body::new(body)))
+}
+
+/// One request for content of this name and length.
+struct Asked<'a> {
+    method: Method,
+    headers: HeaderMap,
+    etag: &'a str,
+    length: usize,
+    kept: &'static str,
+}
+
+impl Asked<'_> {
+    /// The head of the answer, and what of the content goes into its body.
+    fn begin(&self) -> (Option<Range<usize>>, Builder) {
+        let (length, is_head) = (self.length, self.method == Method::HEAD);
+        let builder = Response::builder().header(header::ACCEPT_RANGES, "bytes");
+        let with_names = |builder: Builder| {
+            builder.header(header::ETAG, format!("\"{}\"", self.etag)).header(header::CACHE_CONTROL, self.kept)
+        };
+        let with_data = |builder: Builder, bytes: usize| {
+            builder.header(header::CONTENT_TYPE, "application/octet-stream").header(header::CONTENT_LENGTH, bytes)
+        };
+        match conditional::wanted(&self.headers, self.etag, length, is_head) {
+            Wanted::Whole => {
+                let builder = with_data(with_names(builder), length).status(StatusCode::OK);
+                ((!is_head).then_some(0..length), builder)
+            }
+            Wanted::Part(range) => {
+                let of = format!("bytes {}-{}/{length}", range.start, range.end - 1);
+                let builder = with_data(with_names(builder), range.len()).header(header::CONTENT_RANGE, of);
+                (Some(range), builder.status(StatusCode::PARTIAL_CONTENT))
+            }
+            Wanted::Nothing(StatusCode::RANGE_NOT_SATISFIABLE) => {
+                let builder = builder.header(header::CONTENT_RANGE, format!("bytes */{length}"));
+                (None, builder.status(StatusCode::RANGE_NOT_SATISFIABLE))
+            }
+            Wanted::Nothing(status) => (None, with_names(builder).status(status)),
+        }
+    }
+
+    /// An answer without content: to HEAD, 304, or a refusal with its reason.
+    fn without_data(&self, builder: Builder) -> Response {
+        let answer = finish(builder, Body::empty());
+        let error = match answer.status() {
+            StatusCode::RANGE_NOT_SATISFIABLE => {
+                format!("this file has {} bytes; ask for one range of them, bytes=FIRST-LAST", self.length)
+            }
+            StatusCode::PRECONDITION_FAILED => format!("this file is \"{}\", and not what If-Match names", self.etag),
+            _ => return answer,
+        };
+        let mut refused = Problem::new(answer.status(), error).into_response();
+        refused.headers_mut().extend(answer.headers().clone());
+        refused
+    }
+}
+
+fn finish(builder: Builder, body: Body) -> Response {
+    // Fixed header names, digits, hex and a checked status: the builder has nothing to refuse.
+    builder.body(body).unwrap_or_default()
 }
 
 async fn blocking<T: Send + 'static>(
@@ -110,58 +212,6 @@ async fn blocking<T: Send + 'static>(
     Ok(done?)
 }
 
-/// Touches one byte of each 4 KiB page.
-fn prefault(bytes: Bytes) -> Bytes {
-    let touched = bytes.iter().step_by(4096).fold(0u8, |sum, byte| sum ^ byte);
-    std::hint::black_box(touched);
-    bytes
-}
-
-fn sliced(mut bytes: Bytes) -> Body {
-    let slices = std::iter::from_fn(move || {
-        let next = bytes.len().min(SLICE_BYTES);
-        (next > 0).then(|| Ok::<_, std::convert::Infallible>(bytes.split_to(next)))
-    });
-    Body::from_stream(IterStream(slices))
-}
-
-/// An iterator as a stream that is always ready.
-struct IterStream<I>(I);
-
-impl<I: Iterator + Unpin> futures_core::Stream for IterStream<I> {
-    type Item = I::Item;
-
-    fn poll_next(
-        mut self: std::pin::Pin<&mut Self>,
-        _: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Option<Self::Item>> {
-        std::task::Poll::Ready(self.0.next())
-    }
-}
-
-/// `bytes=A-B` and `bytes=A-` of RFC 9110 section 14.1.2, one range, inside `length`. Suffix ranges and lists
-/// are not ours: the agent always knows what it wants.
-pub(super) fn one_range(text: &str, length: usize) -> Option<(usize, usize)> {
-    let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
-    let first: usize = first.parse().ok()?;
-    let last =
-        if last.is_empty() { length.checked_sub(1)? } else { last.parse::<usize>().ok()?.min(length.checked_sub(1)?) };
-    (first <= last).then_some((first, last))
-}
-
-fn answer(status: StatusCode, length: usize, content_range: Option<String>, body: Body) -> Response {
-    let mut builder = Response::builder()
-        .status(status)
-        .header(header::CONTENT_TYPE, "application/octet-stream")
-        .header(header::ACCEPT_RANGES, "bytes")
-        .header(header::CONTENT_LENGTH, length);
-    if let Some(range) = content_range {
-        builder = builder.header(header::CONTENT_RANGE, range);
-    }
-    // Fixed header names, digits and a checked status: the builder has nothing to refuse.
-    builder.body(body).unwrap_or_default()
-}
-
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Problem {
         if error.is_missing() {
@@ -169,23 +219,5 @@ impl From<StoreError> for Problem {
         }
         tracing::error!(%error, source = ?std::error::Error::source(&error), "the image store failed");
         Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// faults.md H4: one good range or none; never other bytes than were asked for.
-    #[test]
-    fn only_one_range_inside_the_pack_is_served() {
-        assert_eq!(one_range("bytes=0-9", 100), Some((0, 9)));
-        assert_eq!(one_range("bytes=90-", 100), Some((90, 99)));
-        assert_eq!(one_range("bytes=90-500", 100), Some((90, 99)));
-        let bad = ["bytes=9-0", "bytes=100-", "bytes=-5", "bytes=-0", "bytes=0-1,3-4", "0-9", "bytes=a-b", "bytes=0"];
-        for text in bad {
-            assert_eq!(one_range(text, 100), None, "{text}");
-        }
-        assert_eq!(one_range("bytes=0-", 0), None);
     }
 }

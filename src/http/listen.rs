@@ -1,6 +1,8 @@
 //! Accept loops: bounded connections, bounded time for a request's head, one task for each connection.
 
 use super::peer::Operator;
+use super::sources::Sources;
+use super::stall::Stalling;
 use axum::Router;
 use axum::extract::connect_info::Connected;
 use hyper::server::conn::http1;
@@ -15,6 +17,8 @@ use tokio::sync::{Semaphore, watch};
 
 /// A request's head must be there within this time (slowloris, faults.md H3).
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
+/// A client that takes nothing of an answer for so long is gone (faults.md H3). The agent itself gives up after 20 s.
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 /// Pause after accept failed (out of descriptors): trying again at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -31,9 +35,18 @@ impl Connected<Peer> for Peer {
     }
 }
 
+/// How many connections are taken at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Connections {
+    pub max: usize,
+    /// From one address; what is above it is closed at once.
+    pub of_one_max: usize,
+}
+
 /// Serves machines until `stop` turns true; running requests are dropped then, agents ask again.
-pub async fn machines(listener: TcpListener, routes: Router, connections_max: usize, mut stop: watch::Receiver<bool>) {
-    let places = Arc::new(Semaphore::new(connections_max));
+pub async fn machines(listener: TcpListener, routes: Router, most: Connections, mut stop: watch::Receiver<bool>) {
+    let places = Arc::new(Semaphore::new(most.max));
+    let sources = Sources::new(most.of_one_max);
     loop {
         // At the limit nothing more is accepted: the kernel's backlog holds the rest, then refuses.
         let place = tokio::select! {
@@ -52,11 +65,13 @@ pub async fn machines(listener: TcpListener, routes: Router, connections_max: us
             _ = stop.changed() => return,
         };
         let Ok(local) = stream.local_addr() else { continue };
+        // Without a word: to say why would cost a task for each, which is what the bound is to save.
+        let Some(one_of) = sources.enter(remote.ip()) else { continue };
         // Boot scripts and reports are small answers: waiting for more to send costs 40 ms each.
         let _ = stream.set_nodelay(true);
         let routes = routes.clone().layer(axum::Extension(axum::extract::ConnectInfo(Peer { remote, local })));
         tokio::spawn(async move {
-            let _place = place;
+            let _places = (place, one_of);
             serve(TokioIo::new(stream), routes).await;
         });
     }
@@ -100,6 +115,7 @@ where
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_headers(64);
     // A client that goes away in the middle of an answer is daily life, not an error of ours.
+    let io = Stalling::new(io, STALL_TIMEOUT);
     if let Err(error) = builder.serve_connection(io, TowerToHyperService::new(routes)).await {
         tracing::debug!(%error, "a connection ended early");
     }

@@ -7,6 +7,7 @@ pub mod agent;
 pub mod assets;
 pub mod body;
 pub mod boot;
+mod conditional;
 pub mod drift;
 pub mod drift_image;
 mod drift_shown;
@@ -36,10 +37,14 @@ pub mod operator_proposals;
 pub mod operator_rollouts;
 pub mod operator_verify;
 pub mod operator_watch;
+pub mod pace;
 pub mod peer;
 pub mod probe;
 pub mod problem;
 mod said;
+mod sending;
+mod sources;
+mod stall;
 pub mod standby;
 mod upload;
 pub mod verify;
@@ -74,6 +79,7 @@ pub struct Shared {
     pub config: Config,
     pub scheduler: crate::scheduler::run::Handle,
     pub upkeep: crate::upkeep::Upkeep,
+    pub pacer: Arc<pace::Pacer>,
 }
 
 impl Shared {
@@ -173,6 +179,7 @@ pub fn operator_routes(shared: Arc<Shared>) -> Router {
         .route("/v1/rollouts", get(operator_rollouts::list).post(operator_rollouts::start))
         .route("/v1/rollouts/{number}", get(operator_rollouts::show))
         .route("/v1/rollouts/{number}/{verb}", post(operator_rollouts::command))
+        .route("/v1/serving", get(pace::serving))
         .route("/v1/watch", get(operator_watch::watch))
         .route("/v1/images", get(operator_images::list))
         .route("/v1/images/{name}", image)

@@ -9,7 +9,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use thiserror::Error;
 
-use super::pack_cache::Mapped;
+use super::mapped::Mapped;
 use super::reader::ImageReader;
 use super::{Format, ImageRef, ImageStore, StoreError};
 use crate::clock;

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::ImportError;
 use super::inspect;
-use super::pack_cache::Mapped;
+use super::mapped::Mapped;
 use super::reader::ImageReader;
 pub use super::source::fuzzing::disk_bytes;
 use crate::wire::manifest::{BootFacts, Manifest};

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
 use super::block_index::{BlockIndex, Location};
+use super::mapped::Mapped;
 use super::pack::{self, FrameSpan, PackIndex, ZSTD_LEVEL, frame_of};
-use super::pack_cache::Mapped;
 use super::{ImageStore, StoreError, pack_cache};
 use crate::wire::manifest::{self, BLOCK_BYTES, Digest, FRAME_BLOCKS, FRAME_BYTES};
 

@@ -50,6 +50,7 @@ pub mod gc;
 mod gone;
 mod import;
 mod inspect;
+pub mod mapped;
 mod mend;
 mod pack;
 mod pack_cache;
@@ -257,13 +258,32 @@ impl ImageStore {
     /// # Errors
     /// [`StoreError::NoPack`] (also when `id` is no id) or [`StoreError::Io`].
     pub fn pack(&self, id: &str) -> Result<Bytes, StoreError> {
-        Ok(self.mapped(id)?.bytes())
+        Ok(self.pack_file(id)?.bytes().clone())
     }
 
-    fn mapped(&self, id: &str) -> Result<pack_cache::Mapped, StoreError> {
+    /// A pack as it is served.
+    ///
+    /// # Errors
+    /// As [`ImageStore::pack`].
+    pub fn pack_file(&self, id: &str) -> Result<mapped::MappedFile, StoreError> {
         let missing = || StoreError::NoPack(id.chars().take(64).collect());
         manifest::from_hex(id).ok_or_else(missing)?;
         self.packs.get(id, &self.pack_path(id))?.ok_or_else(missing)
+    }
+
+    fn mapped(&self, id: &str) -> Result<mapped::Mapped, StoreError> {
+        Ok(self.pack_file(id)?.for_reading())
+    }
+
+    /// The same without a look at any file, when it is in use.
+    #[must_use]
+    pub fn known_pack_file(&self, id: &str) -> Option<mapped::MappedFile> {
+        self.packs.known(id)
+    }
+
+    /// A pack could not be read: the next one who asks gets the file that is in its place then.
+    pub fn pack_failed(&self, id: &str) {
+        self.packs.forget(id);
     }
 
     /// What is known to be damaged, as it is now.

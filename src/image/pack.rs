@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use super::digest_log::DigestLog;
 use super::files::TempFile;
-use super::pack_cache::Mapped;
+use super::mapped::Mapped;
 use super::{StoreError, files, io_error, pack_cache};
 use crate::wire::manifest::{self, BLOCK_BYTES, Digest, FRAME_BLOCKS, FRAME_BYTES, PACK_HEADER_BYTES};
 

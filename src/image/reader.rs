@@ -6,7 +6,7 @@ use std::rc::Rc;
 use thiserror::Error;
 
 use super::blocks::Blocks;
-use super::pack_cache::Mapped;
+use super::mapped::Mapped;
 use crate::wire::manifest::{self, BLOCK_BYTES, Extent, FRAME_BYTES, Manifest};
 
 /// Decompressed frames that are kept: a FAT, a directory and a file are read in turn.

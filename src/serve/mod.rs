@@ -78,7 +78,8 @@ pub fn run(config: &Path) -> Result<(), ServeError> {
     power.check_key_file()?;
     let (scheduler, handle) = scheduler::run::Loop::new(registry.clone(), power);
     let upkeep = Upkeep::default();
-    let shared = Arc::new(Shared { registry, images, assets, config, scheduler: handle, upkeep });
+    let pacer = http::pace::Pacer::new(config.http.bandwidth.map(|bandwidth| bandwidth.0));
+    let shared = Arc::new(Shared { registry, images, assets, config, scheduler: handle, upkeep, pacer });
     // Before anybody is judged: by the defaults of another distribution hosts would drift, or not, for a moment.
     crate::http::drift_image::note_distributions(&shared);
     let images = shared.clone();
@@ -139,6 +140,7 @@ async fn serve(
     let ipxe = Arc::new(RecentMacs::default());
     let authority = Arc::new(Deciding::new(shared.clone(), ipxe.clone()));
     let connections_max = shared.config.http.requests_max;
+    let connections = listen::Connections { max: connections_max, of_one_max: shared.config.http.requests_of_one_max };
     allow_descriptors(connections_max);
     let counters = Arc::new(dhcp::DhcpCounters::default());
     for server in sockets.dhcp {
@@ -154,8 +156,9 @@ async fn serve(
     }
     for listener in sockets.http {
         let routes = http::machine_routes(shared.clone());
-        tasks.spawn(listen::machines(listener, routes, connections_max, stopped.clone()));
+        tasks.spawn(listen::machines(listener, routes, connections, stopped.clone()));
     }
+    tasks.spawn(shared.pacer.clone().run(stopped.clone()));
     tasks.spawn(upkeep::run(shared.clone(), stopped.clone()));
     if let Some(pushing) = sockets.pushing {
         pushing.start(shared.clone(), &mut tasks, &stopped)?;

@@ -93,6 +93,17 @@ impl Connection {
         self.writer.write_all(bytes).unwrap();
     }
 
+    /// The same, to a server that may have closed the connection.
+    pub fn try_head(&mut self, lines: &[&str]) -> std::io::Result<()> {
+        let head = lines.join("\r\n") + "\r\n\r\n";
+        self.writer.write_all(head.as_bytes())
+    }
+
+    /// What comes, as it comes.
+    pub fn reader(&mut self) -> &mut impl Read {
+        &mut self.reader
+    }
+
     /// A whole request with a body.
     pub fn ask(&mut self, method: &str, path: &str, body: &[u8]) -> Answer {
         let length = format!("Content-Length: {}", body.len());
@@ -109,8 +120,18 @@ impl Connection {
         self.try_answer().expect("the server closed the connection without an answer")
     }
 
+    /// The answer to a request of this method: to HEAD there is a length and no body.
+    pub fn answer_to(&mut self, method: &str) -> Answer {
+        let answer = if method == "HEAD" { self.read_answer(false) } else { self.read_answer(true) };
+        answer.expect("the server closed the connection without an answer")
+    }
+
     /// `None` when the connection ends before an answer does.
     pub fn try_answer(&mut self) -> Option<Answer> {
+        self.read_answer(true)
+    }
+
+    fn read_answer(&mut self, has_body: bool) -> Option<Answer> {
         let mut head = String::new();
         loop {
             let before = head.len();
@@ -123,7 +144,8 @@ impl Connection {
         }
         let status = head.split(' ').nth(1)?.parse().ok()?;
         let answer = Answer { status, head, body: Vec::new() };
-        let length = answer.header("content-length").map_or(0, |length| length.parse().unwrap());
+        let length = answer.header("content-length").filter(|_| has_body && answer.status != 304);
+        let length = length.map_or(0, |length| length.parse().unwrap());
         let mut body = vec![0; length];
         self.reader.read_exact(&mut body).ok()?;
         Some(Answer { body, ..answer })

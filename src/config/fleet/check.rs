@@ -38,6 +38,7 @@ pub fn group(name: &str, written: file::Group) -> Result<Group, Wrong> {
         confirm,
         power,
         drift,
+        bandwidth,
         disk,
         schedule,
         limits,
@@ -72,6 +73,7 @@ pub fn group(name: &str, written: file::Group) -> Result<Group, Wrong> {
         confirm,
         power,
         drift: drift.map(|name| name.0.0),
+        bandwidth: bandwidth.map(|rate| rate.0.0),
     })
 }
 

@@ -9,6 +9,7 @@ use super::file::{
 };
 use super::words::{Cap, Channel, Days, DriftName, HostName, LabelTable, NicMac, Percent, Span, Text, Word};
 use super::{Fleet, HostEntry, HostKey};
+use crate::config::bandwidth::Bandwidth;
 use crate::decide::{brakes, disk, group};
 use crate::wire::agent::DiskRule;
 
@@ -101,6 +102,7 @@ impl From<&group::Group> for Group {
             confirm,
             power,
             drift,
+            bandwidth,
         } = group;
         Group {
             channel: channel.clone().map(|channel| Text(Channel(channel))),
@@ -109,6 +111,7 @@ impl From<&group::Group> for Group {
             confirm: *confirm,
             power: power.clone(),
             drift: drift.clone().map(|name| Text(Word(name))),
+            bandwidth: bandwidth.map(|rate| Text(Bandwidth(rate))),
             disk: disk_rule(disk),
             schedule: schedule.into(),
             limits: limits.into(),

@@ -7,6 +7,7 @@ use super::settings::PowerSettings;
 use super::words::{
     Cap, Channel, DAY, Days, DriftName, HOUR, HostId, HostName, LabelTable, MINUTE, NicMac, Percent, Span, Text, Word,
 };
+use crate::config::bandwidth::Bandwidth;
 use crate::decide::{brakes, group};
 use crate::wire::agent::DiskRule;
 use crate::wire::reference::ImageRef;
@@ -97,6 +98,9 @@ pub struct Group {
     /// The drift policy of its hosts; without one the defaults of their images' distribution hold.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drift: Option<Text<Word>>,
+    /// What its hosts together may take of image data, `500MB/s`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<Text<Bandwidth>>,
     pub disk: DiskRule,
     pub schedule: Schedule,
     pub limits: Limits,

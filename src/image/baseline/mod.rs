@@ -20,6 +20,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::mapped::MappedFile;
 use super::{ImageStore, StoreError, files, io_error, pack_cache};
 use crate::causes;
 use crate::clock::UnixSeconds;
@@ -212,9 +213,17 @@ impl ImageStore {
     /// # Errors
     /// [`StoreError::NoBaseline`] (also when `digest` is no digest), [`StoreError::Io`].
     pub fn baseline_bytes(&self, digest: &str) -> Result<Bytes, StoreError> {
+        Ok(self.baseline_file(digest)?.bytes().clone())
+    }
+
+    /// A baseline as it is served.
+    ///
+    /// # Errors
+    /// As [`ImageStore::baseline_bytes`].
+    pub fn baseline_file(&self, digest: &str) -> Result<MappedFile, StoreError> {
         let missing = || StoreError::NoBaseline(digest.chars().take(64).collect());
         manifest::from_hex(digest).ok_or_else(missing)?;
-        Ok(pack_cache::map(&self.baseline_path(digest))?.ok_or_else(missing)?.bytes())
+        pack_cache::open(&self.baseline_path(digest), |_| Ok(digest.to_owned()))?.ok_or_else(missing)
     }
 
     /// The content of one file of an image, its first `bytes_max` bytes; `path` as in its baseline. `None` where the

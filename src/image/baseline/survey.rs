@@ -7,7 +7,7 @@ use std::rc::Rc;
 use super::MakeError;
 use crate::causes;
 use crate::image::blocks::Blocks;
-use crate::image::pack_cache::Mapped;
+use crate::image::mapped::Mapped;
 use crate::image::reader::ImageReader;
 use crate::volume::layout::parts::{self, Part};
 use crate::volume::layout::{self, Place, fstab, volumes};

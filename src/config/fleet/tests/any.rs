@@ -153,33 +153,41 @@ fn disk() -> impl Strategy<Value = Rule> {
     )
 }
 
+fn bandwidth() -> impl Strategy<Value = Option<u64>> {
+    option::of(1_000_000..1u64 << 39)
+}
+
 fn group() -> impl Strategy<Value = Group> {
     let deadline = || 60..=604_800u64;
     let deadlines = (deadline(), deadline(), deadline(), deadline(), 0..=10u32);
     let channel = option::of("[a-z0-9][a-z0-9._-]{0,6}@[A-Za-z0-9][A-Za-z0-9._+-]{0,6}");
     let power = proptest::sample::select(crate::config::fleet::check::POWER_DRIVERS.to_vec());
-    (channel, any::<[bool; 3]>(), disk(), schedule(), limits(), deadlines, health(), (power, drift_name())).prop_map(
-        |(channel, [follow, protected, confirm], disk, schedule, limits, d, health, (power, drift))| Group {
-            drift,
-            name: String::new(),
-            follow_channel: follow && channel.is_some(),
-            channel,
-            disk,
-            schedule,
-            limits,
-            deadlines: Deadlines {
-                queued_seconds: d.0,
-                netbooting_seconds: d.1,
-                deploying_seconds: d.2,
-                rebooting_seconds: d.3,
-                power_cycles_max: d.4,
+    (channel, any::<[bool; 3]>(), disk(), schedule(), limits(), deadlines, health(), (power, drift_name(), bandwidth()))
+        .prop_map(
+            |(channel, [follow, protected, confirm], disk, schedule, limits, d, health, (power, drift, bandwidth))| {
+                Group {
+                    drift,
+                    bandwidth,
+                    name: String::new(),
+                    follow_channel: follow && channel.is_some(),
+                    channel,
+                    disk,
+                    schedule,
+                    limits,
+                    deadlines: Deadlines {
+                        queued_seconds: d.0,
+                        netbooting_seconds: d.1,
+                        deploying_seconds: d.2,
+                        rebooting_seconds: d.3,
+                        power_cycles_max: d.4,
+                    },
+                    health,
+                    protected,
+                    confirm,
+                    power: power.into(),
+                }
             },
-            health,
-            protected,
-            confirm,
-            power: power.into(),
-        },
-    )
+        )
 }
 
 fn policy() -> impl Strategy<Value = Policy> {
