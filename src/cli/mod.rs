@@ -11,6 +11,7 @@ mod host;
 mod image;
 mod image_import;
 mod image_keep;
+mod image_show;
 mod ledger;
 mod output;
 mod proposal;

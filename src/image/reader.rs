@@ -8,6 +8,7 @@ use crate::wire::manifest::{self, BLOCK_BYTES, Extent, FRAME_BYTES, Manifest};
 
 /// Decompressed frames that are kept: a FAT, a directory and a file are read in turn.
 const FRAMES_KEPT: usize = 16;
+const READ_COST_BYTES_MIN: usize = 32;
 
 /// Reads what the manifest describes. Bytes are checked only by [`ImageReader::extent`].
 pub(super) struct ImageReader<'m> {
@@ -17,18 +18,39 @@ pub(super) struct ImageReader<'m> {
     /// The newest last.
     frames: Vec<(usize, Vec<u8>)>,
     frames_kept: usize,
+    /// What may be spent on reading yet.
+    budget_bytes: u64,
     position: u64,
 }
 
 impl<'m> ImageReader<'m> {
     /// `packs`: the bytes of every pack in the manifest's list, in its order.
     pub fn new(manifest: &'m Manifest, packs: Vec<Bytes>) -> ImageReader<'m> {
-        ImageReader { manifest, packs, frames: Vec::new(), frames_kept: FRAMES_KEPT, position: 0 }
+        ImageReader {
+            manifest,
+            packs,
+            frames: Vec::new(),
+            frames_kept: FRAMES_KEPT,
+            budget_bytes: u64::MAX,
+            position: 0,
+        }
     }
 
     /// Keeps so many decompressed frames, of 256 KiB each.
     pub fn keeping(self, frames_kept: usize) -> ImageReader<'m> {
         ImageReader { frames_kept, ..self }
+    }
+
+    /// Ends in an error when more is spent: bytes that are read, be they of a hole, and whole frames for what is
+    /// decompressed. Directories and chains of clusters can run in a circle.
+    pub fn spending(self, budget_bytes: u64) -> ImageReader<'m> {
+        ImageReader { budget_bytes, ..self }
+    }
+
+    fn spend(&mut self, bytes: usize) -> io::Result<()> {
+        let left = self.budget_bytes.checked_sub(bytes as u64);
+        self.budget_bytes = left.ok_or_else(|| io::Error::other("it takes more reading than is spent on it"))?;
+        Ok(())
     }
 
     /// The bytes of one extent, padding included, checked against its digest.
@@ -79,7 +101,8 @@ impl<'m> ImageReader<'m> {
         Ok(self.frames.last().map_or(&[], |(_, frame)| frame))
     }
 
-    fn decompress(&self, index: usize) -> io::Result<Vec<u8>> {
+    fn decompress(&mut self, index: usize) -> io::Result<Vec<u8>> {
+        self.spend(FRAME_BYTES)?;
         let frame = &self.manifest.frames[index];
         let pack = &self.packs[frame.pack as usize];
         let start = frame.offset_bytes as usize;
@@ -100,6 +123,8 @@ impl Read for ImageReader<'_> {
         if count == 0 {
             return Ok(0);
         }
+        // So that endless reads of next to nothing end, too.
+        self.spend(count.max(READ_COST_BYTES_MIN))?;
         let manifest = self.manifest;
         let next = manifest.extents.partition_point(|e| e.target().end <= self.position);
         let count = match manifest.extents.get(next) {

@@ -30,16 +30,16 @@ use crate::wire::manifest::{self, Manifest};
 
 mod fstab;
 mod layout;
-mod parts;
+pub(super) mod parts;
 mod queue;
-mod survey;
+pub(super) mod survey;
 
 pub(super) use queue::Queue;
 
 const RECORD_FORMAT: u32 = 1;
 /// Where a distribution says which it is; the second is mostly a link to the first (os-release(5)).
-const OS_RELEASES: [&[u8]; 2] = [b"/usr/lib/os-release", b"/etc/os-release"];
-const OS_RELEASE_BYTES_MAX: usize = 8 << 10;
+pub(super) const OS_RELEASES: [&[u8]; 2] = [b"/usr/lib/os-release", b"/etc/os-release"];
+pub(super) const OS_RELEASE_BYTES_MAX: usize = 8 << 10;
 /// A list that a host sends. One of a million files has 60 MB.
 pub const HOST_BASELINE_BYTES_MAX: u64 = 1 << 30;
 

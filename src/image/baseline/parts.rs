@@ -12,12 +12,14 @@ const MBR_SECTOR_BYTES: u64 = 512;
 
 /// One partition, or the whole image (number 0).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Part {
+pub(in crate::image) struct Part {
     pub number: u32,
     pub offset_bytes: u64,
     pub length_bytes: u64,
     /// By its GUID partition table; empty elsewhere.
     pub type_guid: String,
+    /// The type in an MBR, 0x83 for Linux.
+    pub mbr_type: Option<u8>,
     pub part_uuid: Option<String>,
     pub part_label: Option<String>,
     /// Its table says that it is not written to (Discoverable Partitions Specification, bit 60).
@@ -26,7 +28,7 @@ pub(super) struct Part {
 }
 
 /// All parts of an image, by number.
-pub(super) fn list<I: Read + Seek>(manifest: &Manifest, image: &mut I) -> io::Result<Vec<Part>> {
+pub(in crate::image) fn list<I: Read + Seek>(manifest: &Manifest, image: &mut I) -> io::Result<Vec<Part>> {
     let mut parts = if manifest.boot.gpt { by_gpt(manifest, image)? } else { Vec::new() };
     if !manifest.boot.gpt {
         let whole = part(0, 0, manifest.image_bytes);
@@ -46,12 +48,13 @@ pub(super) fn list<I: Read + Seek>(manifest: &Manifest, image: &mut I) -> io::Re
 }
 
 fn part(number: u32, offset_bytes: u64, length_bytes: u64) -> Part {
-    let detected = Detected { format: Format::Unknown, uuid: None, label: None };
+    let detected = Detected { format: Format::Unknown, uuid: None, label: None, bytes: None };
     Part {
         number,
         offset_bytes,
         length_bytes,
         type_guid: String::new(),
+        mbr_type: None,
         part_uuid: None,
         part_label: None,
         is_read_only: false,
@@ -88,10 +91,11 @@ fn by_mbr<I: Read + Seek>(image: &mut I, image_bytes: u64) -> io::Result<Vec<Par
     };
     let disk_id = u32::from_le_bytes([table[440], table[441], table[442], table[443]]);
     let mut parts = Vec::new();
-    let mut add = |number: u32, first: u64, count: u64| {
+    let mut add = |number: u32, kind: u8, first: u64, count: u64| {
         let (offset, length) = (first * MBR_SECTOR_BYTES, count * MBR_SECTOR_BYTES);
         if count > 0 && offset.saturating_add(length) <= image_bytes {
-            parts.push(Part { part_uuid: Some(format!("{disk_id:08x}-{number:02x}")), ..part(number, offset, length) });
+            let part_uuid = Some(format!("{disk_id:08x}-{number:02x}"));
+            parts.push(Part { mbr_type: Some(kind), part_uuid, ..part(number, offset, length) });
         }
     };
     let mut extended = None;
@@ -99,7 +103,7 @@ fn by_mbr<I: Read + Seek>(image: &mut I, image_bytes: u64) -> io::Result<Vec<Par
         match kind {
             0 => {}
             0x05 | 0x0f | 0x85 => extended = extended.or(Some(first)),
-            _ => add(number, first, count),
+            _ => add(number, kind, first, count),
         }
     }
     let (mut next, mut number) = (extended, 5);
@@ -110,7 +114,7 @@ fn by_mbr<I: Read + Seek>(image: &mut I, image_bytes: u64) -> io::Result<Vec<Par
                 0 => {}
                 0x05 | 0x0f | 0x85 => next = extended.map(|base| base + first),
                 _ => {
-                    add(number, at + first, count);
+                    add(number, kind, at + first, count);
                     number += 1;
                 }
             }
