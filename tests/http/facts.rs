@@ -13,13 +13,14 @@ fn words(said: &str) -> String {
 fn a_version_is_shown_with_what_it_is_and_where_it_came_from() {
     let lab = Lab::new();
     let place = lab.path("");
-    let made = std::process::Command::new("bash").current_dir(&place).args(["-euo", "pipefail", "-c"]).arg(
+    let mut bash = std::process::Command::new("bash");
+    let made = bash.current_dir(&place).args(["-euo", "pipefail", "-c"]).arg(
         r#"mkdir -p t/etc t/usr/lib t/boot t/usr/bin; echo kernel >t/boot/vmlinuz-6.1; printf '\x7fELF\x02\x01\x01' >t/usr/bin/sh
         head -c 11 /dev/zero >>t/usr/bin/sh; printf '\x3e\0' >>t/usr/bin/sh; echo '/dev/vda / ext4' >t/etc/fstab
         printf 'PRETTY_NAME="Test Linux 12"\nID=test\nVERSION_ID=12\n' >t/usr/lib/os-release
         truncate -s 8M root.raw; mke2fs -q -t ext4 -L top -d t root.raw"#,
     );
-    assert!({ made }.status().unwrap().success());
+    assert!(made.status().unwrap().success());
     let file = lab.path("root.raw");
     let import = ["image", "import", file.to_str().unwrap(), "--as", IMAGE];
     let said = ["--builder", "mkosi 26", "--commit", "77d5e6a", "--label", "team=web", "--label", "ci/job=4711"];
