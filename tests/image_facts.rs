@@ -244,6 +244,11 @@ fn an_image_that_was_imported_before_is_looked_at_when_it_is_asked_for() {
     assert_eq!(store.show(&name("a:1")).unwrap().facts, None);
     assert_eq!(store.facts(&name("a:1")).unwrap(), *facts);
     assert_eq!(fs::read(&file).unwrap(), old);
+    // What is damaged can be shown all the same.
+    let manifest = place.join("manifests").join(store.show(&name("a:1")).unwrap().manifest);
+    fs::write(manifest, b"damaged").unwrap();
+    let unread = store.facts(&name("a:1")).unwrap().unread.unwrap();
+    assert!(unread.contains("is damaged"), "{unread}");
 }
 
 /// Promise: a record never changes, whatever is said of the same content later.

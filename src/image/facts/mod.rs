@@ -34,20 +34,21 @@ impl ImageStore {
     /// Nothing is written then: a record does not change.
     ///
     /// # Errors
-    /// As [`ImageStore::show`] and [`ImageStore::manifest`].
+    /// As [`ImageStore::show`]. Where its data cannot be read, the facts say so.
     pub fn facts(&self, image: &ImageRef) -> Result<Facts, StoreError> {
         let record = self.show(image)?;
-        match record.facts {
-            Some(facts) => Ok(*facts),
-            None => Ok(self.look_at(&self.manifest(&record.manifest)?)),
-        }
+        let unread = |error: StoreError| Facts { unread: Some(causes::in_one_line(&error)), ..Facts::default() };
+        Ok(match record.facts {
+            Some(facts) => *facts,
+            None => self.manifest(&record.manifest).map_or_else(unread, |manifest| self.look_at(&manifest)),
+        })
     }
 
     /// The same of an image whose packs are in the store.
     pub(super) fn look_at(&self, manifest: &Manifest) -> Facts {
         // One at a time: each holds some 16 MiB of frames. The lock guards no data.
         let _alone = self.looking.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let look = || Ok::<_, MakeError>(of(manifest, self.packs_of(manifest)?)?);
+        let look = || of(manifest, self.packs_of(manifest)?);
         // Our own readers have no panic that is known; an image that finds one costs its own facts only.
         let unread = match catch_unwind(AssertUnwindSafe(look)) {
             Ok(Ok(facts)) => return facts,
