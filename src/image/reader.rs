@@ -8,7 +8,8 @@ use crate::wire::manifest::{self, BLOCK_BYTES, Extent, FRAME_BYTES, Manifest};
 
 /// Decompressed frames that are kept: a FAT, a directory and a file are read in turn.
 const FRAMES_KEPT: usize = 16;
-const READ_COST_BYTES_MIN: usize = 32;
+/// What the shortest read costs of a budget: fatfs reads a directory field by field.
+const READ_COST_BYTES_MIN: usize = 256;
 
 /// Reads what the manifest describes. Bytes are checked only by [`ImageReader::extent`].
 pub(super) struct ImageReader<'m> {
