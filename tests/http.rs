@@ -25,6 +25,8 @@ mod deploy;
 mod drift;
 #[path = "http/drift_cli.rs"]
 mod drift_cli;
+#[path = "http/facts.rs"]
+mod facts;
 #[path = "http/fleet.rs"]
 mod fleet;
 #[path = "http/host_baseline.rs"]

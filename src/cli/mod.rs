@@ -12,6 +12,7 @@ mod image;
 mod image_diff;
 mod image_import;
 mod image_keep;
+mod image_show;
 mod ledger;
 mod output;
 mod proposal;

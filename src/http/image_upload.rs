@@ -34,7 +34,8 @@ use std::time::Duration;
 /// A connection that says nothing for so long is taken for dead; the client goes on with another one.
 const SILENCE: Duration = Duration::from_secs(60);
 const PIECE_BYTES: usize = 256 << 10;
-const CREATE_BYTES_MAX: usize = 16 << 10;
+/// With as many labels as a version can have, each byte of them escaped.
+const CREATE_BYTES_MAX: usize = 128 << 10;
 /// A token has at least 128 bits when it is drawn well, and no header should have more than this.
 const TOKEN_BYTES_MAX: usize = 512;
 
@@ -151,7 +152,8 @@ async fn create(
 
 fn declared(wish: &Create) -> Result<Declared, Problem> {
     let format = wish.format.as_deref().map(str::parse).transpose().map_err(bad)?;
-    Ok(Declared { format, digest: Some(wish.digest.parse().map_err(bad)?) })
+    wish.provenance.check().map_err(bad)?;
+    Ok(Declared { format, digest: Some(wish.digest.parse().map_err(bad)?), provenance: wish.provenance.clone() })
 }
 
 async fn show(State(pushes): Server, Extension(owner): Owner, Path(id): Path<String>) -> Result<Json<Upload>, Problem> {

@@ -163,6 +163,7 @@ pub fn operator_routes(shared: Arc<Shared>) -> Router {
         .route("/v1/proposals/{number}/confirm", post(operator_proposals::confirm))
         .route("/v1/channels", get(operator_channels::list))
         .route("/v1/channels/{name}", put(operator_channels::set))
+        .route("/v1/channels/{name}/history", get(operator_channels::history))
         .route("/v1/images/{name}/mark", post(operator_channels::mark))
         .route("/v1/images/{name}/remove", post(operator_keep::remove))
         .route("/v1/images/{name}/signatures", get(operator_keep::signatures).post(operator_keep::sign))

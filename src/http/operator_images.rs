@@ -12,6 +12,7 @@ use crate::image::{
 };
 use crate::registry::images::{ImageFacts, Mark, MarkKind};
 use crate::upkeep;
+use crate::wire::image_facts::Provenance;
 use crate::wire::operator as wire;
 use axum::Json;
 use axum::body::Body;
@@ -23,7 +24,8 @@ use std::sync::Arc;
 
 type Server = State<Arc<Shared>>;
 
-/// `?source=`, `preview=`, `format=` and `digest=` of an import.
+/// `?source=`, `preview=`, `format=`, `digest=`, `builder=` and `commit=` of an import; `label=KEY=VALUE` may be there
+/// more than once, see [`labels`].
 #[derive(Debug, Deserialize)]
 pub struct Source {
     #[serde(default)]
@@ -35,6 +37,12 @@ pub struct Source {
     format: Option<String>,
     /// `sha256:HEX` or `blake3:HEX` of the body.
     digest: Option<String>,
+    builder: Option<String>,
+    commit: Option<String>,
+}
+
+fn labels(pairs: &[(String, String)]) -> impl Iterator<Item = &str> {
+    pairs.iter().filter(|(key, _)| key == "label").map(|(_, label)| label.as_str())
 }
 
 /// `GET /v1/images`: an array, by name and version.
@@ -46,7 +54,7 @@ pub async fn list(State(shared): Server) -> Result<Json<Vec<wire::Image>>, Probl
     let known = Known::of(&shared);
     let broken = damaged.into_iter().map(|(image, error)| known.broken(&image, causes::in_one_line(&error)));
     let mut all: Vec<wire::Image> =
-        records.into_iter().map(|record| known.shown(&shared, record)).chain(broken).collect();
+        records.into_iter().map(|record| known.listed(&shared, record)).chain(broken).collect();
     all.sort_by(|a, b| a.image.cmp(&b.image));
     Ok(Json(all))
 }
@@ -56,7 +64,15 @@ pub async fn list(State(shared): Server) -> Result<Json<Vec<wire::Image>>, Probl
 /// # Errors
 /// 400, 404.
 pub async fn show(State(shared): Server, Path(name): Path<String>) -> Result<Json<wire::Image>, Problem> {
-    Ok(Json(shown(&shared, shared.images.show(&reference(&name)?)?)))
+    let image = reference(&name)?;
+    let mut shown = shown(&shared, shared.images.show(&image)?);
+    if shown.facts.is_none() {
+        // Imported before records had them.
+        let looked = tokio::task::spawn_blocking(move || shared.images.facts(&image)).await;
+        let broken = |error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("cannot look into it: {error}"));
+        shown.facts = Some(Box::new(looked.map_err(broken)??));
+    }
+    Ok(Json(shown))
 }
 
 /// `PUT /v1/images/{NAME:VERSION}` with the image as body: raw or qcow2, plain or packed.
@@ -68,6 +84,7 @@ pub async fn import(
     State(shared): Server,
     Path(name): Path<String>,
     Query(query): Query<Source>,
+    Query(pairs): Query<Vec<(String, String)>>,
     operator: Operator,
     body: Body,
 ) -> Result<Json<wire::Image>, Problem> {
@@ -76,6 +93,8 @@ pub async fn import(
     let declared = Declared {
         format: query.format.as_deref().map(str::parse).transpose().map_err(wrong)?,
         digest: query.digest.as_deref().map(str::parse).transpose().map_err(wrong)?,
+        provenance: Provenance::said(query.builder.as_deref(), query.commit.as_deref(), labels(&pairs))
+            .map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error.to_string()))?,
     };
     let by = operator.called("")?;
     let is_preview = before_import(&shared, &image, query.preview, &by).await?;
@@ -206,6 +225,12 @@ impl Known {
         })
     }
 
+    /// Without its facts: a thousand versions are megabytes of them.
+    fn listed(&self, shared: &Shared, mut record: Record) -> wire::Image {
+        record.facts = None;
+        self.shown(shared, record)
+    }
+
     fn shown(&self, shared: &Shared, record: Record) -> wire::Image {
         let name = record.image.to_string();
         wire::Image {
@@ -220,6 +245,8 @@ impl Known {
             stage: self.facts.stage(&name).word().to_string(),
             refused: self.facts.unfit.get(&name).cloned(),
             signed_by: shared.upkeep.signed_by(&name),
+            provenance: record.provenance,
+            facts: record.facts,
             already_there: None,
             image: name,
         }
@@ -240,6 +267,8 @@ impl Known {
             stage: self.facts.stage(&name).word().to_string(),
             refused: Some(why),
             signed_by: Vec::new(),
+            provenance: Provenance::default(),
+            facts: None,
             already_there: None,
             image: name,
         }

@@ -151,7 +151,7 @@ impl ImageStore {
         }
         let mut manifest = describe(&index, new_pack.as_ref(), &runs, image_bytes, content_digest);
         (manifest.boot, manifest.sector_bytes) = self.look_into(&manifest, new_pack.as_ref())?;
-        let record = self.publish(request, &manifest, new_pack)?;
+        let record = self.publish(request, declared, &manifest, new_pack)?;
         self.want_baseline(&record.manifest);
         Ok(Imported::New(record))
     }
@@ -195,6 +195,7 @@ impl ImageStore {
     fn publish(
         &self,
         request: &ImportRequest,
+        declared: &Declared,
         manifest: &Manifest,
         new_pack: Option<FinishedPack>,
     ) -> Result<Record, ImportError> {
@@ -219,6 +220,8 @@ impl ImageStore {
             added_bytes,
             imported_at: request.now,
             source: request.source.chars().take(1024).collect(),
+            provenance: declared.provenance.clone(),
+            facts: Some(Box::new(self.look_at(manifest))),
         };
         let place = self.record_path(request.image);
         files::create_dir(&self.dir.join("names").join(request.image.name()))?;

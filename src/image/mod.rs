@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::clock::UnixSeconds;
+use crate::wire::image_facts::{Facts, Provenance};
 use crate::wire::manifest::{self, Manifest, ManifestError};
 pub use crate::wire::reference::{ImageRef, RefError};
 
@@ -42,6 +43,7 @@ mod copies;
 pub mod diff;
 mod digest_log;
 mod export;
+mod facts;
 mod files;
 mod format;
 #[cfg(fuzzing)]
@@ -79,6 +81,8 @@ pub struct ImageStore {
     /// Only one baseline at a time: each takes a processor and tens of MB.
     baselining: Mutex<()>,
     wanted: baseline::Queue,
+    /// Only one image at a time is looked into for its facts.
+    looking: Mutex<()>,
     /// What each manifest needs, as far as it was read.
     uses: uses::UsesCache,
     bad: Mutex<bad::BadList>,
@@ -106,6 +110,12 @@ pub struct Record {
     pub imported_at: UnixSeconds,
     /// Where it came from, for people: a file name.
     pub source: String,
+    /// What its maker said of it.
+    #[serde(default, skip_serializing_if = "Provenance::is_empty")]
+    pub provenance: Provenance,
+    /// What it says of itself; `None`: it was imported before records had this, see [`ImageStore::facts`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub facts: Option<Box<Facts>>,
 }
 
 /// Why the store cannot give what it was asked for.
@@ -170,6 +180,7 @@ impl ImageStore {
             packs: pack_cache::PackCache::default(),
             baselining: Mutex::new(()),
             wanted: baseline::Queue::default(),
+            looking: Mutex::new(()),
             uses: uses::UsesCache::default(),
             bad: Mutex::new(bad::BadList::load(dir)?),
             rewriting: Mutex::new(()),

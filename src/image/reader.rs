@@ -11,6 +11,8 @@ use crate::wire::manifest::{self, BLOCK_BYTES, Extent, FRAME_BYTES, Manifest};
 
 /// Decompressed frames that are kept: a FAT, a directory and a file are read in turn.
 const FRAMES_KEPT: usize = 16;
+/// What the shortest read costs of a budget: fatfs reads a directory field by field.
+const READ_COST_BYTES_MIN: usize = 256;
 
 /// Reads what the manifest describes. Bytes are checked by [`ImageReader::extent`], and where the
 /// reader was made so ([`ImageReader::checked_by`]).
@@ -21,6 +23,8 @@ pub(super) struct ImageReader<'m> {
     /// The newest last.
     frames: Vec<(usize, Vec<u8>)>,
     frames_kept: usize,
+    /// What may be spent on reading yet.
+    budget_bytes: u64,
     position: u64,
     /// What each frame must hold.
     blocks: Option<Rc<Blocks<'m>>>,
@@ -40,8 +44,16 @@ pub struct DamagedFrame {
 impl<'m> ImageReader<'m> {
     /// `packs`: the bytes of every pack in the manifest's list, in its order.
     pub fn new(manifest: &'m Manifest, packs: Vec<Mapped>) -> ImageReader<'m> {
-        let (frames, frames_kept) = (Vec::new(), FRAMES_KEPT);
-        ImageReader { manifest, packs, frames, frames_kept, position: 0, blocks: None, damaged: None }
+        ImageReader {
+            manifest,
+            packs,
+            frames: Vec::new(),
+            frames_kept: FRAMES_KEPT,
+            budget_bytes: u64::MAX,
+            position: 0,
+            blocks: None,
+            damaged: None,
+        }
     }
 
     /// Checks every frame that is unpacked, block by block.
@@ -57,6 +69,18 @@ impl<'m> ImageReader<'m> {
     /// Keeps so many decompressed frames, of 256 KiB each.
     pub fn keeping(self, frames_kept: usize) -> ImageReader<'m> {
         ImageReader { frames_kept, ..self }
+    }
+
+    /// Ends in an error when more is spent: bytes that are read, be they of a hole, and whole frames for what is
+    /// decompressed. Directories and chains of clusters can run in a circle.
+    pub fn spending(self, budget_bytes: u64) -> ImageReader<'m> {
+        ImageReader { budget_bytes, ..self }
+    }
+
+    fn spend(&mut self, bytes: usize) -> io::Result<()> {
+        let left = self.budget_bytes.checked_sub(bytes as u64);
+        self.budget_bytes = left.ok_or_else(|| io::Error::other("it takes more reading than is spent on it"))?;
+        Ok(())
     }
 
     /// The bytes of one extent, padding included, checked against its digest.
@@ -126,7 +150,8 @@ impl<'m> ImageReader<'m> {
         }
     }
 
-    fn decompress(&self, index: usize) -> io::Result<Vec<u8>> {
+    fn decompress(&mut self, index: usize) -> io::Result<Vec<u8>> {
+        self.spend(FRAME_BYTES)?;
         let frame = &self.manifest.frames[index];
         let pack = &self.packs[frame.pack as usize];
         let start = frame.offset_bytes as usize;
@@ -149,6 +174,8 @@ impl Read for ImageReader<'_> {
         if count == 0 {
             return Ok(0);
         }
+        // So that endless reads of next to nothing end, too.
+        self.spend(count.max(READ_COST_BYTES_MIN))?;
         let manifest = self.manifest;
         let next = manifest.extents.partition_point(|e| e.target().end <= self.position);
         let count = match manifest.extents.get(next) {

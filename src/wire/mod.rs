@@ -4,6 +4,7 @@ pub mod agent;
 pub mod baseline;
 pub mod drift;
 pub mod fleet;
+pub mod image_facts;
 pub mod ledger;
 pub mod manifest;
 pub mod operator;

@@ -229,8 +229,13 @@ fn a_push_over_tls_is_to_the_right_server() {
         .status();
     assert!(output.unwrap().success());
     succeeds(
-        push(&lab, &url, "disk.qcow2", "web:2", &[&trusted[..], &["--format", "qcow2"]].concat()).spawn().unwrap(),
+        push(&lab, &url, "disk.qcow2", "web:2", &[&trusted[..], &["--format", "qcow2", "--builder", "ci 7"]].concat())
+            .args(["--commit", "0541e08", "--label", "team=web"])
+            .spawn()
+            .unwrap(),
     );
+    let provenance = json!({ "builder": "ci 7", "commit": "0541e08", "labels": { "team": "web" } });
+    assert_eq!(lab.json(&["image", "show", "web:2"])["provenance"], provenance);
     let digests = ["web:1", "web:2"].map(|name| lab.json(&["image", "show", name])["content_digest"].clone());
     assert_eq!(digests[0], digests[1]);
     // Without that authority nothing is sent; ten tries are too long to wait for.
@@ -375,6 +380,8 @@ fn what_cannot_be_begun_is_refused() {
     assert_eq!(bad(&|wish| wish["bytes"] = json!(0)), 413);
     assert_eq!(bad(&|wish| wish["bytes"] = json!(u64::MAX)), 413);
     assert!(matches!(bad(&|wish| wish["more"] = json!(1)), 400 | 422));
+    assert_eq!(bad(&|wish| wish["provenance"] = json!({ "builder": "two\nlines" })), 400);
+    assert_eq!(bad(&|wish| wish["provenance"] = json!({ "labels": { "a\u{1b}": "b" } })), 400);
     for number in 0..3 {
         assert_eq!(create(&lab, &wish(&format!("many:{number}"), &file)).status, 200);
     }

@@ -34,7 +34,7 @@ use crate::wire::manifest;
 
 mod host;
 mod queue;
-mod survey;
+pub(super) mod survey;
 
 pub use host::{FromHost, HostBaselineError};
 pub(super) use queue::Queue;

@@ -22,7 +22,13 @@ const FSTAB_BYTES_MAX: usize = 256 << 10;
 
 /// The image's bytes, read by several file systems in turn.
 #[derive(Clone)]
-struct Shared<'m>(Rc<RefCell<ImageReader<'m>>>);
+pub(in crate::image) struct Shared<'m>(Rc<RefCell<ImageReader<'m>>>);
+
+impl<'m> Shared<'m> {
+    pub fn new(reader: ImageReader<'m>) -> Shared<'m> {
+        Shared(Rc::new(RefCell::new(reader.keeping(FRAMES_KEPT))))
+    }
+}
 
 impl Read for Shared<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
@@ -37,7 +43,7 @@ impl Seek for Shared<'_> {
 }
 
 /// What was found.
-pub(super) struct Survey<'m> {
+pub(in crate::image) struct Survey<'m> {
     pub tree: Merged<'m>,
     pub volumes: Vec<Volume>,
     /// Partition of each mount of `tree`.
@@ -58,22 +64,27 @@ pub(super) fn survey<'m>(
     packs: Vec<Mapped>,
     blocks: Option<&Rc<Blocks<'m>>>,
 ) -> Result<Survey<'m>, MakeError> {
-    let reader = ImageReader::new(manifest, packs).keeping(FRAMES_KEPT);
+    let reader = ImageReader::new(manifest, packs);
     let reader = match blocks {
         Some(blocks) => reader.checked_by(blocks),
         None => reader,
     };
-    let mut image = Shared(Rc::new(RefCell::new(reader)));
+    let mut image = Shared::new(reader);
     let parts = parts::list(manifest, &mut image).map_err(MakeError::Read)?;
+    survey_parts(&parts, &image)
+}
+
+/// The same on parts that are listed already.
+pub(in crate::image) fn survey_parts<'m>(parts: &[Part], image: &Shared<'m>) -> Result<Survey<'m>, MakeError> {
     let mut unread = Vec::new();
-    let mut root = find_root(&parts, &image, &mut unread);
+    let mut root = find_root(parts, image, &mut unread);
     let lines = match &mut root {
         Some((at, tree)) => root_lines(&parts[*at], tree)?,
         None => Vec::new(),
     };
     let root_at = root.as_ref().map(|(at, _)| *at);
-    let places = layout::places(&parts, root_at, &lines);
-    let known = layout::known(&parts, &places, Format::is_read_here);
+    let places = layout::places(parts, root_at, &lines);
+    let known = layout::known(parts, &places, Format::is_read_here);
     let root_tree = root.and_then(|(at, tree)| (known.get(at) == Some(&Known::Files)).then_some(tree));
     let is_root_covered = |at: usize| match root_at {
         Some(root) => root == at,
@@ -86,16 +97,16 @@ pub(super) fn survey<'m>(
     let has_root = root_tree.is_some()
         || known.iter().enumerate().any(|(at, known)| matches!(known, Known::Blocks { .. }) && is_root_covered(at));
     if !has_root {
-        return Err(no_root(&parts, volumes(&parts, &places, known), unread));
+        return Err(no_root(parts, volumes(parts, &places, known), unread));
     }
     let start = root_at.map_or(0, |at| parts[at].offset_bytes);
     let root_number = root_at.map_or(0, |at| parts[at].number);
     let mut survey = Survey {
         tree: Merged::new(root_tree, start),
-        volumes: volumes(&parts, &places, known),
+        volumes: volumes(parts, &places, known),
         partitions: vec![root_number],
     };
-    mount_all(&mut survey, &parts, &places, root_at, &image);
+    mount_all(&mut survey, parts, &places, root_at, image);
     Ok(survey)
 }
 
@@ -124,7 +135,7 @@ fn find_root<'m>(parts: &[Part], image: &Shared<'m>, unread: &mut Vec<String>) -
     best.map(|(_, at, tree)| (at, tree))
 }
 
-fn section<'m>(part: &Part, image: &Shared<'m>) -> Section<Shared<'m>> {
+pub(in crate::image) fn section<'m>(part: &Part, image: &Shared<'m>) -> Section<Shared<'m>> {
     Section::new(image.clone(), part.offset_bytes, part.length_bytes)
 }
 

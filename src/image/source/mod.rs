@@ -15,6 +15,7 @@ use sha2::Digest as _;
 use thiserror::Error;
 
 use crate::clock;
+use crate::wire::image_facts::Provenance;
 use crate::wire::manifest;
 
 mod detect;
@@ -114,11 +115,12 @@ impl FromStr for FileDigest {
     }
 }
 
-/// What is said about a stream before it is read; whatever is said must hold.
-#[derive(Debug, Clone, Copy, Default)]
+/// What is said about a stream before it is read. Format and digest must hold; nobody can check the provenance.
+#[derive(Debug, Clone, Default)]
 pub struct Declared {
     pub format: Option<Format>,
     pub digest: Option<FileDigest>,
+    pub provenance: Provenance,
 }
 
 /// Why a stream is not taken as an image.

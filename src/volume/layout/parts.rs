@@ -19,14 +19,14 @@ pub struct Part {
     pub length_bytes: u64,
     /// By its GUID partition table; empty elsewhere.
     pub type_guid: String,
+    /// The type in an MBR, 0x83 for Linux.
+    pub mbr_type: Option<u8>,
     pub part_uuid: Option<String>,
     pub part_label: Option<String>,
     /// Its table says that it is not written to (Discoverable Partitions Specification, bit 60).
     pub is_read_only: bool,
     /// All attribute bits of its entry; of an MBR's, 0x80: active.
     pub flags: u64,
-    /// The type byte of an MBR's entry.
-    pub mbr_type: Option<u8>,
     pub detected: Detected,
 }
 
@@ -51,17 +51,17 @@ pub fn list<I: Read + Seek>(manifest: &Manifest, image: &mut I) -> io::Result<Ve
 }
 
 fn part(number: u32, offset_bytes: u64, length_bytes: u64) -> Part {
-    let detected = Detected { format: Format::Unknown, uuid: None, label: None };
+    let detected = Detected { format: Format::Unknown, uuid: None, label: None, bytes: None };
     Part {
         number,
         offset_bytes,
         length_bytes,
         type_guid: String::new(),
+        mbr_type: None,
         part_uuid: None,
         part_label: None,
         is_read_only: false,
         flags: 0,
-        mbr_type: None,
         detected,
     }
 }
