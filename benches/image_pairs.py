@@ -83,12 +83,19 @@ class Store:
         self.baselines = 0
 
     def command(self, *words):
-        """One `regild image` command; CPU is the server's and the command's, memory the server's peak so far."""
+        """As `plain`, on a machine that has written what others wrote."""
         settle()
+        return self.plain(*words)
+
+    def plain(self, *words):
+        """One `regild image` command; CPU is the server's and the command's, memory the server's peak so far."""
         before = self.server.process.cpu_seconds()
         one = timed([BINARY, "--server", "state/regild.sock", "image", *words], cwd=self.directory)
         return {**one, "cpu": one["cpu"] + self.server.process.cpu_seconds() - before, "command_peak": one["peak"],
                 "peak": self.server.process.memory("VmHWM")}
+
+    def plain_import(self, path, name):
+        return self.plain("import", path, "--as", name)
 
     def import_image(self, path, name):
         one = self.command("import", path, "--as", name)

@@ -37,6 +37,7 @@ pub mod baseline;
 mod baselines_gc;
 mod block_index;
 mod compact;
+mod compressing;
 mod copies;
 mod digest_log;
 mod export;
@@ -57,11 +58,12 @@ pub mod signature;
 mod source;
 pub mod uploads;
 mod uses;
+mod windows;
 
 pub use export::ExportError;
 pub use import::{ImportError, ImportRequest, Imported};
 pub use scrub::{ScrubReport, ScrubRequest};
-pub use source::{Compression, Declared, FileDigest, Format, SourceError};
+pub use source::{Compression, Declared, FileDigest, Format, SPARSE_HEADER, SourceError};
 
 const RECORD_FORMAT: u32 = 1;
 

@@ -3,6 +3,7 @@
 use std::io::{self, Read, Seek, SeekFrom};
 
 use bytes::Bytes;
+use zstd::bulk::Decompressor;
 
 use crate::wire::manifest::{self, BLOCK_BYTES, Extent, FRAME_BYTES, Manifest};
 
@@ -17,13 +18,15 @@ pub(super) struct ImageReader<'m> {
     /// The newest last.
     frames: Vec<(usize, Vec<u8>)>,
     frames_kept: usize,
+    /// Kept: making one for each frame took longer than the frame. `None` before the first.
+    decompressor: Option<Decompressor<'static>>,
     position: u64,
 }
 
 impl<'m> ImageReader<'m> {
     /// `packs`: the bytes of every pack in the manifest's list, in its order.
     pub fn new(manifest: &'m Manifest, packs: Vec<Bytes>) -> ImageReader<'m> {
-        ImageReader { manifest, packs, frames: Vec::new(), frames_kept: FRAMES_KEPT, position: 0 }
+        ImageReader { manifest, packs, frames: Vec::new(), frames_kept: FRAMES_KEPT, decompressor: None, position: 0 }
     }
 
     /// Keeps so many decompressed frames, of 256 KiB each.
@@ -44,20 +47,40 @@ impl<'m> ImageReader<'m> {
     }
 
     /// Fills `out` with an extent's bytes from `skip` on.
-    fn read_extent(&mut self, extent: &Extent, skip: usize, mut out: &mut [u8]) -> io::Result<()> {
+    fn read_extent(&mut self, extent: &Extent, skip: usize, out: &mut [u8]) -> io::Result<()> {
+        let (mut done, wanted) = (0, out.len());
+        self.pieces(extent, skip, wanted, |piece| {
+            out[done..done + piece.len()].copy_from_slice(piece);
+            done += piece.len();
+            Ok(())
+        })
+    }
+
+    /// Gives `bytes` bytes of an extent from `skip` on, in order: a piece from each frame, unchecked. Where extent and skip
+    /// are whole blocks, as extents are, so are the pieces.
+    ///
+    /// # Errors
+    /// When a frame cannot be read, and what `take` says.
+    pub fn pieces<E: From<io::Error>>(
+        &mut self,
+        extent: &Extent,
+        skip: usize,
+        bytes: usize,
+        mut take: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut at = extent.frame_block as usize * BLOCK_BYTES + skip;
+        let mut left = bytes;
         for frame in self.manifest.frames_of(extent) {
             let raw_bytes = self.manifest.frames[frame].raw_bytes as usize;
             if at >= raw_bytes {
                 at -= raw_bytes;
                 continue;
             }
-            let count = out.len().min(raw_bytes - at);
-            let (now, later) = out.split_at_mut(count);
-            now.copy_from_slice(&self.frame(frame)?[at..at + count]);
-            out = later;
+            let count = left.min(raw_bytes - at);
+            take(&self.frame(frame)?[at..at + count])?;
+            left -= count;
             at = 0;
-            if out.is_empty() {
+            if left == 0 {
                 break;
             }
         }
@@ -69,27 +92,31 @@ impl<'m> ImageReader<'m> {
             let frame = self.frames.remove(kept);
             self.frames.push(frame);
         } else {
-            let frame = self.decompress(index)?;
-            if self.frames.len() >= self.frames_kept {
-                self.frames.remove(0);
-            }
-            self.frames.push((index, frame));
+            let is_full = self.frames.len() >= self.frames_kept.max(1);
+            let mut buffer = if is_full { self.frames.remove(0).1 } else { Vec::with_capacity(FRAME_BYTES) };
+            self.decompress(index, &mut buffer)?;
+            self.frames.push((index, buffer));
         }
         // One was just pushed.
         Ok(self.frames.last().map_or(&[], |(_, frame)| frame))
     }
 
-    fn decompress(&self, index: usize) -> io::Result<Vec<u8>> {
+    /// Into `buffer`, which has room for a frame.
+    fn decompress(&mut self, index: usize, buffer: &mut Vec<u8>) -> io::Result<()> {
         let frame = &self.manifest.frames[index];
         let pack = &self.packs[frame.pack as usize];
         let start = frame.offset_bytes as usize;
         let compressed = pack.get(start..start + frame.compressed_bytes as usize);
         let compressed = compressed.ok_or_else(|| io::Error::other("a pack is shorter than the manifest says"))?;
-        let raw = zstd::bulk::decompress(compressed, FRAME_BYTES)?;
-        if raw.len() != frame.raw_bytes as usize {
+        let decompressor = match &mut self.decompressor {
+            Some(kept) => kept,
+            none => none.insert(Decompressor::new()?),
+        };
+        decompressor.decompress_to_buffer(compressed, buffer)?;
+        if buffer.len() != frame.raw_bytes as usize {
             return Err(io::Error::other("a frame of a pack is shorter than the manifest says"));
         }
-        Ok(raw)
+        Ok(())
     }
 }
 
