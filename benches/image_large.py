@@ -1,18 +1,15 @@
 """A sparse image of 40 GiB with 8 GiB of data: what an import and an export need in memory, whatever the size."""
 
 import os
-import pathlib
-import random
 import shutil
 
 import image_pairs as images
 import report
+from image import sparse_image
 
-GIB, MIB, BLOCK = 1 << 30, 1 << 20, 4096
+GIB, MIB = 1 << 30, 1 << 20
 SIZE = 40 * GIB
 DATA = int(os.environ.get("REGILD_BENCH_LARGE_GIB", "8")) * GIB
-# Data lies in runs of this length all over the image, holes between them.
-RUN = 32 * MIB
 MEMORY_MAX = 300e6
 
 
@@ -22,7 +19,7 @@ def run(bench):
     # The image, the store, and the image once more.
     if free < 3 * DATA:
         raise SystemExit(f"{directory}: {free / 1e9:.0f} GB free, {3 * DATA / 1e9:.0f} are needed")
-    path, out = sparse_image(directory / "large.raw"), directory / "out.raw"
+    path, out = sparse_image(directory / "large.raw", SIZE, DATA), directory / "out.raw"
     rows = [["step", "seconds", "CPU s", "server's peak MB", "command's peak MB", "stored MB"]]
     with bench.cable() as cable:
         store = images.Store(bench, cable)
@@ -49,22 +46,3 @@ def run(bench):
     notes = [f"{SIZE // GIB} GiB, {DATA // GIB} GiB of it data that packs to 30 % and never repeats. Peak: VmHWM of the server so "
              f"far, packs that it maps included; {private / 1e6:.0f} MB of memory of its own in the end. Compared after the export."]
     return report.Table("A large image", rows, notes, summary)
-
-
-def sparse_image(path):
-    """The same in every run."""
-    numbers = random.Random(f"regild bench {SIZE}")
-    with open(path, "wb") as image:
-        image.truncate(SIZE)
-        for run in range(DATA // RUN):
-            image.seek(run * (SIZE // (DATA // RUN)))
-            for _ in range(RUN // MIB):
-                image.write(b"".join(block(numbers) for _ in range(MIB // BLOCK)))
-    return pathlib.Path(path)
-
-
-def block(numbers):
-    """Packs to about 30 %, as those of a Debian do."""
-    noise = numbers.randbytes(1024)
-    text = noise[512:].hex().encode()
-    return noise[:512] + text + (text[:64] * 40)

@@ -1,7 +1,7 @@
 //! The threads that compress an import's new blocks: some that compress frames, and one that writes them in their order.
 //!
 //! Frames do not depend on one another, so the pack is the same to the byte however many threads there are. Nearly all
-//! the time of a first import is zstd's: one thread takes 2.8 s for a Debian of 829 MB, twice as long as all else.
+//! the time of a first import is zstd's: one thread takes 4.7 s for a Debian of 829 MB, four times as long as all else.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -85,7 +85,7 @@ impl Drop for Compressing {
 
 /// One of the threads that compress.
 fn compress(raw: &Receiver<Vec<u8>>, compressed: &SyncSender<Frame>) {
-    let mut compressor = zstd::bulk::Compressor::new(pack::ZSTD_LEVEL);
+    let mut compressor = pack::compressor();
     for frame in raw {
         let packed = match &mut compressor {
             // A frame has 256 KiB.
