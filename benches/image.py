@@ -25,7 +25,8 @@ def run(bench):
                          f"{pair.new_bytes / 1e6:.1f} MB, {pair.new_packed / 1e6:.1f} MB packed; casync make took "
                          f"{found['make'][0]['seconds']:.1f} s and {found['make'][1]['seconds']:.1f} s.")
     notes.append(f"Medians of {ROUNDS} rounds, ratios round by round, peer and regild in turn; sync(1) before each. Images in the "
-                 "page cache. regild: the server's CPU and the command's together, the server's peak; it syncs what it "
+                 "page cache. regild: the server's CPU and the command's together, the server's peak, "
+                 "files that it has mapped included; it syncs what it "
                  "wrote, the peers do not (casync and zstd not at all). Every file that came out was compared (cmp).")
     return [report.Table("Images: bytes stored", rows, notes[:-1], summary),
             report.Table("Images: time", speed, notes[-1:])]
@@ -44,8 +45,10 @@ def measure(bench, cable, pair, with_qcow2):
         found["zstd"].append(images.zstd(pair.first, directory / "out.zst"))
         found["first"].append(store.import_image(pair.first, "bench:1"))
         store.quiet(1)
+        store.restart()
         found["second"].append(store.import_image(pair.second, "bench:2"))
         store.quiet(1)
+        store.restart()
         found["extract"].append(images.casync_extract(pair.second.stem, directory, theirs))
         images.same(pair.second, theirs)
         found["export"].append(store.command("export", "bench:2", out))

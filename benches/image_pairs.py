@@ -76,10 +76,10 @@ def settle():
 class Store:
     """A regild server with an image store of its own."""
 
-    def __init__(self, bench, cable, config_more=""):
-        from regild import CONFIG
+    def __init__(self, bench, cable):
+        self.cable = cable
         self.directory = bench.directory() / "regild"
-        self.server = Regild(cable, self.directory, CONFIG + config_more)
+        self.server = Regild(cable, self.directory)
         self.baselines = 0
 
     def command(self, *words):
@@ -108,6 +108,12 @@ class Store:
         self.baselines += baselines
         made = lambda: sum(self.server.process.log().count(said) for said in ("baseline made", "gives no baseline"))
         self.server.process.wait_until(lambda: made() >= self.baselines, "with the baseline made", patience=600)
+
+    def restart(self):
+        """So that the peak of what comes next is its own. Nothing may be under way (`quiet`)."""
+        self.server.stop()
+        self.server = Regild(self.cable, self.directory)
+        self.baselines = 0
 
     def bytes_of(self, *patterns):
         images = self.directory / "state/images"
