@@ -162,6 +162,11 @@ bench: setup bench-setup build assets images
 bench-fleet: setup bench-setup build assets images
 	benches/run.py fleet agents
 
+# Two real pairs of images beside casync, zstd and qemu-img; a thousand versions; 40 GiB. The first time ten minutes more,
+# for the images (target/bench-images).
+bench-image: setup bench-setup build assets
+	benches/run.py image image_versions image_large
+
 # A Debian's files beside AIDE, and the service while a package upgrade runs: needs no server.
 bench-drift: setup bench-setup assets
 	benches/run.py drift drift_watch

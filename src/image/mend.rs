@@ -126,9 +126,11 @@ fn raw(index: &PackIndex, frame: usize, blocks: &mut Blocks<'_>) -> Option<Vec<u
 
 /// A frame of exactly this length that holds these bytes.
 fn fit(raw: &[u8], length: usize) -> Option<Vec<u8>> {
-    let levels = std::iter::once(ZSTD_LEVEL).chain(1..=19);
-    for level in levels {
-        let Ok(mut bytes) = zstd::bulk::compress(raw, level) else { continue };
+    let as_ever = pack::compressor().and_then(|mut compressor| compressor.compress(raw));
+    // Level 3 made the packs of former releases.
+    let others = std::iter::once(ZSTD_LEVEL).chain(1..=19).map(|level| zstd::bulk::compress(raw, level));
+    for packed in std::iter::once(as_ever).chain(others) {
+        let Ok(mut bytes) = packed else { continue };
         let left = length.checked_sub(bytes.len());
         match left {
             Some(0) => return Some(bytes),
@@ -154,8 +156,10 @@ mod tests {
     fn a_frame_is_made_to_fit_its_place_and_reads_the_same() {
         let raw: Vec<u8> =
             (0..FRAME_BYTES as u32).flat_map(|number| (number / 7).to_le_bytes()).take(FRAME_BYTES).collect();
-        let natural = zstd::bulk::compress(&raw, ZSTD_LEVEL).unwrap();
+        let natural = pack::compressor().unwrap().compress(&raw).unwrap();
         assert_eq!(fit(&raw, natural.len()).unwrap(), natural, "the same zstd gives the same bytes");
+        let former = zstd::bulk::compress(&raw, ZSTD_LEVEL).unwrap();
+        assert_eq!(fit(&raw, former.len()).unwrap().len(), former.len(), "a pack of a former release");
         for longer in [8, 9, 4096] {
             let fitted = fit(&raw, natural.len() + longer).unwrap();
             assert_eq!(fitted.len(), natural.len() + longer);

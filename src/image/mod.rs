@@ -39,6 +39,7 @@ mod baselines_gc;
 mod block_index;
 mod blocks;
 mod compact;
+mod compressing;
 mod copies;
 pub mod diff;
 mod digest_log;
@@ -63,11 +64,12 @@ pub mod signature;
 mod source;
 pub mod uploads;
 mod uses;
+mod windows;
 
 pub use export::ExportError;
 pub use import::{ImportError, ImportRequest, Imported};
 pub use scrub::{ScrubReport, ScrubRequest};
-pub use source::{Compression, Declared, FileDigest, Format, SourceError};
+pub use source::{Compression, Declared, FileDigest, Format, SPARSE_HEADER, SourceError};
 
 const RECORD_FORMAT: u32 = 1;
 

@@ -4,6 +4,7 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::rc::Rc;
 
 use thiserror::Error;
+use zstd::bulk::Decompressor;
 
 use super::blocks::Blocks;
 use super::mapped::Mapped;
@@ -25,6 +26,8 @@ pub(super) struct ImageReader<'m> {
     frames_kept: usize,
     /// What may be spent on reading yet.
     budget_bytes: u64,
+    /// Kept: making one for each frame took longer than the frame. `None` before the first.
+    decompressor: Option<Decompressor<'static>>,
     position: u64,
     /// What each frame must hold.
     blocks: Option<Rc<Blocks<'m>>>,
@@ -50,6 +53,7 @@ impl<'m> ImageReader<'m> {
             frames: Vec::new(),
             frames_kept: FRAMES_KEPT,
             budget_bytes: u64::MAX,
+            decompressor: None,
             position: 0,
             blocks: None,
             damaged: None,
@@ -96,20 +100,40 @@ impl<'m> ImageReader<'m> {
     }
 
     /// Fills `out` with an extent's bytes from `skip` on.
-    fn read_extent(&mut self, extent: &Extent, skip: usize, mut out: &mut [u8]) -> io::Result<()> {
+    fn read_extent(&mut self, extent: &Extent, skip: usize, out: &mut [u8]) -> io::Result<()> {
+        let (mut done, wanted) = (0, out.len());
+        self.pieces(extent, skip, wanted, |piece| {
+            out[done..done + piece.len()].copy_from_slice(piece);
+            done += piece.len();
+            Ok(())
+        })
+    }
+
+    /// Gives `bytes` bytes of an extent from `skip` on, in order: a piece from each frame, unchecked. Where extent and skip
+    /// are whole blocks, as extents are, so are the pieces.
+    ///
+    /// # Errors
+    /// When a frame cannot be read, and what `take` says.
+    pub fn pieces<E: From<io::Error>>(
+        &mut self,
+        extent: &Extent,
+        skip: usize,
+        bytes: usize,
+        mut take: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut at = extent.frame_block as usize * BLOCK_BYTES + skip;
+        let mut left = bytes;
         for frame in self.manifest.frames_of(extent) {
             let raw_bytes = self.manifest.frames[frame].raw_bytes as usize;
             if at >= raw_bytes {
                 at -= raw_bytes;
                 continue;
             }
-            let count = out.len().min(raw_bytes - at);
-            let (now, later) = out.split_at_mut(count);
-            now.copy_from_slice(&self.frame(frame)?[at..at + count]);
-            out = later;
+            let count = left.min(raw_bytes - at);
+            take(&self.frame(frame)?[at..at + count])?;
+            left -= count;
             at = 0;
-            if out.is_empty() {
+            if left == 0 {
                 break;
             }
         }
@@ -121,36 +145,33 @@ impl<'m> ImageReader<'m> {
             let frame = self.frames.remove(kept);
             self.frames.push(frame);
         } else {
-            let frame = self.checked(index)?;
-            if self.frames.len() >= self.frames_kept {
-                self.frames.remove(0);
-            }
-            self.frames.push((index, frame));
+            let is_full = self.frames.len() >= self.frames_kept.max(1);
+            let mut buffer = if is_full { self.frames.remove(0).1 } else { Vec::with_capacity(FRAME_BYTES) };
+            self.checked(index, &mut buffer)?;
+            self.frames.push((index, buffer));
         }
         // One was just pushed.
         Ok(self.frames.last().map_or(&[], |(_, frame)| frame))
     }
 
-    fn checked(&mut self, index: usize) -> io::Result<Vec<u8>> {
-        let unpacked = self.decompress(index);
+    fn checked(&mut self, index: usize, buffer: &mut Vec<u8>) -> io::Result<()> {
+        let unpacked = self.decompress(index, buffer);
         let Some(blocks) = &self.blocks else { return unpacked };
-        let is_right = |raw: &Vec<u8>| {
-            let mut found = (0..).zip(raw.chunks(BLOCK_BYTES));
-            found.all(|(block, bytes)| blocks.in_frame(index, block) == Some(&manifest::digest(bytes)[..]))
-        };
-        match unpacked.ok().filter(is_right) {
-            Some(raw) => Ok(raw),
-            None => {
-                let frame = &self.manifest.frames[index];
-                let (pack, offset_bytes) = (self.manifest.pack_id(frame), frame.offset_bytes);
-                let damaged = DamagedFrame { pack, offset_bytes };
-                self.damaged.get_or_insert_with(|| damaged.clone());
-                Err(io::Error::new(io::ErrorKind::InvalidData, damaged))
-            }
+        let mut found = (0..).zip(buffer.chunks(BLOCK_BYTES));
+        let mut is_right =
+            || found.all(|(block, bytes)| blocks.in_frame(index, block) == Some(&manifest::digest(bytes)[..]));
+        if unpacked.is_ok() && is_right() {
+            return Ok(());
         }
+        let frame = &self.manifest.frames[index];
+        let (pack, offset_bytes) = (self.manifest.pack_id(frame), frame.offset_bytes);
+        let damaged = DamagedFrame { pack, offset_bytes };
+        self.damaged.get_or_insert_with(|| damaged.clone());
+        Err(io::Error::new(io::ErrorKind::InvalidData, damaged))
     }
 
-    fn decompress(&mut self, index: usize) -> io::Result<Vec<u8>> {
+    /// Into `buffer`, which has room for a frame.
+    fn decompress(&mut self, index: usize, buffer: &mut Vec<u8>) -> io::Result<()> {
         self.spend(FRAME_BYTES)?;
         let frame = &self.manifest.frames[index];
         let pack = &self.packs[frame.pack as usize];
@@ -158,12 +179,17 @@ impl<'m> ImageReader<'m> {
         let range = start..start + frame.compressed_bytes as usize;
         let compressed = pack.get(range.clone());
         let compressed = compressed.ok_or_else(|| io::Error::other("a pack is shorter than the manifest says"))?;
-        let raw = zstd::bulk::decompress(compressed, FRAME_BYTES)?;
+        let decompressor = match &mut self.decompressor {
+            Some(kept) => kept,
+            none => none.insert(Decompressor::new()?),
+        };
+        let unpacked = decompressor.decompress_to_buffer(compressed, buffer);
         pack.let_go(range);
-        if raw.len() != frame.raw_bytes as usize {
+        unpacked?;
+        if buffer.len() != frame.raw_bytes as usize {
             return Err(io::Error::other("a frame of a pack is shorter than the manifest says"));
         }
-        Ok(raw)
+        Ok(())
     }
 }
 
