@@ -67,10 +67,18 @@ impl Deployed {
     }
 
     fn report(&self) -> Value {
+        self.report_by("[]")
+    }
+
+    /// By these rules.
+    fn report_by(&self, rules: &str) -> Value {
+        let file = self.dir.path().join("rules");
+        std::fs::write(&file, rules).unwrap();
         let before = digest(&self.disk);
         let mut look = Command::new(env!("CARGO_BIN_EXE_regild-agent"));
         look.args(["verify-files", "--server", &self.server.url(), "--image", "tiny:v1", "--json"]);
         look.args(["--baseline", &self.baseline, "--target", self.disk.to_str().unwrap()]);
+        look.arg("--rules").arg(&file);
         let done = look.output().unwrap();
         assert_eq!(digest(&self.disk), before, "the disk was written");
         let text = String::from_utf8_lossy(&done.stdout);
@@ -167,6 +175,25 @@ fn what_was_changed_while_nothing_ran_is_found_and_the_disk_stays_as_it_is() {
     let inside: BTreeSet<String> =
         lines.filter_map(|line| line["finding"]["path"].as_str().map(str::to_owned)).collect();
     assert_eq!(inside, found);
+}
+
+/// Promise: in a directory that the policy allows as a whole, a set-uid program and a device are found from outside, too.
+#[test]
+fn a_privilege_in_an_allowed_directory_is_found_from_outside() {
+    let deployed = Deployed::new();
+    let file = deployed.dir.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    let write = |name: &str| format!("write {} /var/drop/{name}\n", file.display());
+    deployed.debugfs(&format!(
+        "mkdir /var\nmkdir /var/drop\nset_inode_field /var/drop mode 040755\n{}{}set_inode_field /var/drop/su mode 0104755\n\
+         cd /var/drop\nmknod disk b 8 0\nq\n",
+        write("plain"),
+        write("su")
+    ));
+    let rules = r#"[{"pattern": "/var/drop/**", "action": "allow"}, {"pattern": "/var", "action": "allow"}]"#;
+    let report = deployed.report_by(rules);
+    let found = report["findings"].as_array().unwrap().iter().map(|finding| finding["path"].as_str().unwrap());
+    assert_eq!(found.collect::<Vec<_>>(), ["/var/drop/disk", "/var/drop/su"], "{report}");
 }
 
 /// Promises: boot code, partition table, boot sector and the space between partitions are looked at; a table that was

@@ -53,7 +53,7 @@ pub struct Terms {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
     pub pattern: PathText,
-    /// Words of `Aspect`; empty: all.
+    /// Words of `Aspect`; empty: all, of a rule that allows all but `privilege`.
     #[serde(default)]
     pub aspects: Vec<String>,
     /// `allow`, `report` or `rebuild`.

@@ -7,7 +7,7 @@ use super::scan::{Found, Scan, Step, Summary};
 use super::state::{self, Held, Known, Mark, Remembered, Since};
 use super::tree::{Seen, Tree};
 use crate::clock::{self, UnixSeconds};
-use crate::decide::drift::finding::{Aspect, Aspects, Digest, Finding, Kind, Node, compare};
+use crate::decide::drift::finding::{Aspect, Aspects, Digest, Finding, Kind, Node, compare, is_privileged};
 use crate::decide::drift::policy::{self, Ruling};
 use crate::wire::drift::{self as words, CONTENT_BYTES_MAX, CONTENTS_BYTES_MAX, FINDINGS_MAX, PathText};
 use std::collections::HashSet;
@@ -111,7 +111,11 @@ impl<'s, T: Tree> Judge<'s, T> {
     fn cares(&self, row: &Row<T::Directory>, seen: &Seen) -> bool {
         let differs = compare(row.expected.as_ref(), Some(&seen.node));
         let whole = Aspects::NONE.with(Aspect::Added).with(Aspect::Kind);
-        let aspects = if differs.and(whole).is_empty() { Aspects::NONE.with(Aspect::Content) } else { differs };
+        let aspects = match is_privileged(&seen.node) {
+            _ if !differs.and(whole).is_empty() => differs,
+            true => Aspects::NONE.with(Aspect::Content).with(Aspect::Privilege),
+            false => Aspects::NONE.with(Aspect::Content),
+        };
         !self.ruling(&row.path, aspects).left().is_empty()
     }
 

@@ -7,7 +7,6 @@ use super::terms::{self, Agreed};
 use super::view::{self, View};
 use crate::agent::drift::{LiveTree, Look, Scan, ScanError, Spots, Summary, state};
 use crate::clock;
-use crate::decide::drift::finding::Aspects;
 use crate::decide::drift::path;
 use crate::decide::drift::policy::{Action, Pattern, Rule};
 use crate::wire::baseline::{self, BaselineError};
@@ -360,5 +359,6 @@ fn own_rule(root: &Path, state: &StateDir) -> Option<Rule> {
     let inner = own.strip_prefix(root.strip_suffix(b"/").unwrap_or(root))?;
     let pattern = Pattern::new(&[inner, b"/**"].concat()).ok()?;
     let (why, from) = ("its own state".to_string(), "the agent itself".to_string());
-    Some(Rule { pattern, aspects: Aspects::ALL, action: Action::Allow, content: false, why, until: None, from })
+    let action = Action::Allow;
+    Some(Rule { pattern, aspects: action.aspects_unnamed(), action, content: false, why, until: None, from })
 }

@@ -22,8 +22,10 @@ pub struct Member {
     pub patterns: &'static [&'static str],
 }
 
-/// Whatever may lie there.
-const ANY: Aspects = Aspects::ALL;
+/// Whatever may lie there, but no set-uid or set-gid file, none with capabilities and no device.
+const ANY: Aspects = Aspects::ALL_BUT_PRIVILEGE;
+/// These too, where other systems lie as a whole.
+const ANY_WITH_PRIVILEGE: Aspects = Aspects::ALL;
 /// Made by the system where the image does not have it, and left alone where it has.
 const MADE: Aspects = Aspects::NONE.with(Aspect::Added);
 /// Written by the system, in the image or not.
@@ -424,9 +426,9 @@ pub static CLASSES: &[Class] = &[
     },
     Class {
         name: "containers",
-        sentence: "images, layers and volumes of container engines and of the kubelet",
+        sentence: "images, layers and volumes of container engines and of the kubelet, set-uid programs and devices in them",
         members: &[of(
-            ANY,
+            ANY_WITH_PRIVILEGE,
             &[
                 "/var/lib/docker/**",
                 "/var/lib/containerd/**",
