@@ -213,22 +213,18 @@ impl<T: Tree> Scan<'_, T> {
                 }
             }
         }
-<<<<<<< HEAD
         judge.unlisted = baseline.header.unlisted();
-        let unlisted = judge.unlisted.clone();
-        let prunes = |directory: &[u8]| {
-            if unlisted.contains(directory) {
-                return Some("the baseline does not know the files of the volume that belongs here".to_owned());
-            }
-            policy::prunes(self.rules, directory, self.now).map(|rule| format!("allowed by {}", rule.from))
-=======
+        let unlisted = &judge.unlisted.clone();
         let allowed = |directory: &[u8]| {
+            if unlisted.contains(directory) {
+                let reason = "the baseline does not know the files of the volume that belongs here".to_owned();
+                return Some(Allowed { reason, but_privilege: false });
+            }
             let left_out = policy::leaves_out(self.rules, directory, self.now)?;
             let but_privilege = left_out.but_privilege;
             let rest =
                 if but_privilege { "; looked through for set-uid files, capabilities and devices only" } else { "" };
             Some(Allowed { reason: format!("allowed by {}{rest}", left_out.rule.from), but_privilege })
->>>>>>> setid
         };
         let read_bytes: Result<u64, ScanError> = std::thread::scope(|scope| {
             let mut rows = Rows::new(scope, self.tree, self.threads, self.now);
