@@ -173,11 +173,11 @@ fn a_push_that_is_cut_goes_on_where_it_was() {
 #[test]
 fn a_push_outlives_the_server_and_its_own_command() {
     let mut lab = plain_lab();
-    let disk = noise(12, 8 * MIB as usize);
+    let disk = noise(12, 24 * MIB as usize);
     std::fs::write(lab.path("disk.raw"), &disk).unwrap();
-    let wire = Wire::new(&lab, &[10_000, 3 * MIB, 10_000, 2 * MIB], true);
+    let wire = Wire::new(&lab, &[10_000, 16 * MIB, 10_000, 2 * MIB], true);
     let mut first = push(&lab, &wire.url(), "disk.raw", "web:1", &[]).spawn().unwrap();
-    wait_until("a part is there", || parts_bytes(&lab) > 2 * MIB);
+    wait_until("a part is there", || parts_bytes(&lab) > 15 * MIB);
     first.kill().unwrap();
     first.wait().unwrap();
     let came = parts_bytes(&lab);
@@ -191,7 +191,8 @@ fn a_push_outlives_the_server_and_its_own_command() {
     succeeds(second);
     is_stored(&lab, "web:1", &disk);
     let passed = wire.passed.load(Ordering::Relaxed);
-    assert!(passed < 13 * MIB, "{passed} bytes for 8 MiB: it began anew");
+    // What was on its way when the server died is sent again, at most the 8 MiB that were missing; anew it would be 40.
+    assert!(passed < 36 * MIB, "{passed} bytes for 24 MiB: it began anew");
 }
 
 /// Promise: over TLS with the given authority only; a sparse file goes without its holes; a qcow2 as a qcow2.
