@@ -161,6 +161,19 @@ fn the_first_host_of_an_image_tells_its_files_and_nobody_else_does() {
     assert_eq!(terms["baseline"], ready["digest"], "{terms}");
     let fifth = Machine::approved(&lab, 5);
     assert_eq!(is_written(&lab, &fifth, "s-5"), None, "it is known");
+    // A person who knows better has it forgotten: the next host is asked, however many could not tell before.
+    assert_eq!(lab.json(&["image", "baseline", IMAGE, "--forget"])["state"], "needs_host");
+    let sixth = Machine::approved(&lab, 6);
+    assert!(is_written(&lab, &sixth, "s-6").is_some());
+    // What it says once counts and is noted, and what it says after that is only answered.
+    let says = |why: &str| {
+        let failed = BaselineHead { failed: Some(why.into()), ..head(&sixth, "s-6") };
+        assert!(!answer(&brings(&lab, &sixth, &failed, b"")).taken);
+        shown(&lab)["reason"].as_str().unwrap().to_owned()
+    };
+    let noted = says("no module");
+    assert!(noted.ends_with("no module"), "{noted}");
+    assert_eq!(says("something else"), noted);
 }
 
 /// What comes as a baseline and is none: an answer, and the server goes on.
