@@ -9,7 +9,7 @@ use regild::decide::drift::path::to_text;
 use regild::image::baseline::{BaselineRecord, BaselineState, FromHost};
 use regild::image::gc::GcRequest;
 use regild::image::{ImageRef, ImageStore, ImportRequest};
-use regild::wire::baseline::{Entry, Header, Known, Origin, Reader, Writer};
+use regild::wire::baseline::{Entry, Header, Known, Origin, Reader, Volume, Writer};
 
 #[path = "volume/lab.rs"]
 #[allow(dead_code)]
@@ -170,6 +170,15 @@ fn partitions_become_one_tree_by_the_images_own_fstab() {
     let expected: Vec<_> =
         expected.iter().map(|(number, format, at, how)| (*number, *format, *at, (*how).to_owned())).collect();
     assert_eq!(said, expected);
+    // A host may add the xfs, and cannot leave out what the server has read: that counts against it.
+    let origin = Origin::Host { id: "h-1".into(), at: 5 };
+    let theirs = Header { image: record.manifest.clone(), origin, volumes: Vec::new() };
+    let mut theirs = Writer::new(Vec::new(), &theirs).unwrap();
+    theirs.add(Entry { path: b"/".to_vec(), node: ours[&b"/"[..]].clone() }).unwrap();
+    let host = FromHost { id: "h-1", os_release: None, is_last: true };
+    let refused = store.put_host_baseline(&record.manifest, host, &theirs.finish().unwrap().0[..], 8).unwrap_err();
+    assert!(refused.to_string().contains("is told otherwise: /") && !refused.is_known(), "{refused}");
+    assert!(store.wants_host(&record.manifest));
 }
 
 /// A root that the server cannot read: a host's deploy environment does, and its list stands in.
@@ -190,7 +199,7 @@ fn a_root_of_xfs_waits_for_a_host() {
     };
     let host = |id: &str| Origin::Host { id: id.into(), at: 5 };
     let put = |list: Vec<u8>, id: &str, now| {
-        store.put_host_baseline(&manifest, FromHost { id, os_release: None }, &list[..], now)
+        store.put_host_baseline(&manifest, FromHost { id, os_release: None, is_last: false }, &list[..], now)
     };
     let bad = [
         list(&manifest, Origin::Image, "/"),
@@ -216,6 +225,40 @@ fn a_root_of_xfs_waits_for_a_host() {
     assert_eq!(store.baseline_of(&manifest).unwrap(), None);
 }
 
+/// A kernel that could not read one of the volumes tells no whole image: the next host is asked, and only the last one's
+/// list is better than none.
+#[test]
+fn a_list_that_lacks_a_volume_is_taken_from_the_last_host_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = image(dir.path(), "xfs", 320, "mkfs.xfs -q");
+    let store = ImageStore::open(&dir.path().join("store")).unwrap();
+    let manifest = import(&store, &file, "xfs:1");
+    store.make_baseline(&manifest, 7).unwrap();
+    let list = |known| {
+        let home = Volume { partition: 2, format: "btrfs:@home".into(), mounted_at: Some("/home".into()), known };
+        let origin = Origin::Host { id: "h-1".into(), at: 5 };
+        let header = Header { image: manifest.clone(), origin, volumes: vec![home] };
+        let mut writer = Writer::new(Vec::new(), &header).unwrap();
+        let node = Node { kind: Kind::Directory, mode: 0o755, uid: 0, gid: 0, modified: 0, xattrs: Vec::new() };
+        writer.add(Entry { path: b"/".to_vec(), node }).unwrap();
+        writer.finish().unwrap().0
+    };
+    let put = |list: Vec<u8>, is_last| {
+        store.put_host_baseline(&manifest, FromHost { id: "h-1", os_release: None, is_last }, &list[..], 9)
+    };
+    let lacking = list(Known::Not { reason: "no memory".into() });
+    let refused = put(lacking.clone(), false).unwrap_err();
+    assert!(refused.to_string().ends_with("partition 2: no memory") && !refused.is_known(), "{refused}");
+    assert!(store.wants_host(&manifest));
+    put(lacking, true).unwrap();
+    let ready = store.baseline_of(&manifest).unwrap();
+    store.note_host_failure(&manifest, "h-2", "too late").unwrap();
+    assert_eq!(store.baseline_of(&manifest).unwrap(), ready, "the host's list stays as it is");
+    store.remove_baseline(&manifest).unwrap();
+    store.make_baseline(&manifest, 7).unwrap();
+    put(list(Known::Files), false).unwrap();
+}
+
 /// A root of ext4 with a few files.
 fn plain(dir: &Path) -> PathBuf {
     sh(&format!(
@@ -238,7 +281,7 @@ fn a_host_replaces_no_baseline_of_the_servers_own() {
     let node = Node { kind: Kind::Directory, mode: 0o755, uid: 0, gid: 0, modified: 0, xattrs: Vec::new() };
     theirs.add(Entry { path: b"/".to_vec(), node }).unwrap();
     let theirs = theirs.finish().unwrap().0;
-    let host = FromHost { id: "h-1", os_release: None };
+    let host = FromHost { id: "h-1", os_release: None, is_last: false };
     let refused = store.put_host_baseline(&manifest, host, &theirs[..], 8).unwrap_err();
     assert!(refused.to_string().contains("has read this image itself"), "{refused}");
     assert_eq!(store.baseline_of(&manifest).unwrap(), Some(ours));

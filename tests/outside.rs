@@ -265,7 +265,8 @@ fn a_fat_that_its_reader_panics_over_is_a_gap_and_the_rest_is_looked_at() {
     let scratch = tempfile::tempdir().unwrap();
     let (image, fstab) = (scratch.path().join("image"), scratch.path().join("fstab"));
     sh(&format!("cp --sparse=always {TINY} {}", image.display()));
-    std::fs::write(&fstab, "UUID=1234-ABCD /mnt vfat defaults 0 0\n").unwrap();
+    std::fs::write(&fstab, "# /mnt was on /dev/sda1 during installation\nUUID=1234-ABCD /mnt vfat umask=0077 0 0\n")
+        .unwrap();
     // As the tiny image is partitioned (tests/images/build-tiny.sh).
     let (esp, root) = (4096 * 512, 135_168 * 512);
     debugfs(&image, root, &format!("mkdir /mnt\nwrite {} /etc/fstab\nq\n", fstab.display()), scratch.path());

@@ -133,7 +133,7 @@ impl Deployed {
         let out = self.at("list");
         let text = self.looks(&["record-files", "--host", "h-1", "--out", out.to_str().unwrap()]);
         assert!(text.contains(" entries"), "{text}");
-        let host = FromHost { id: "h-1", os_release: Some("ID=golden\n") };
+        let host = FromHost { id: "h-1", os_release: Some("ID=golden\n"), is_last: false };
         let record = self.store.put_host_baseline(&self.image, host, File::open(&out).unwrap(), 9).unwrap();
         assert!(
             matches!(&record.state, BaselineState::Ready { origin: Origin::Host { id, .. }, .. } if id == "h-1"),
@@ -213,6 +213,7 @@ fn xfs_with_others(dir: &Path) -> [PathBuf; 2] {
             printf 'ID=golden\n' >usr/lib/os-release; ln -s ../usr/lib/os-release etc/os-release
             cat >etc/fstab <<'END'
             UUID=0a1b2c3d-0000-4000-8000-000000000001 / xfs defaults 0 0
+            # /boot/efi was on /dev/sda1 during installation
             UUID=1A2B-3C4D /boot/efi vfat umask=0077 0 1
             LABEL=data /srv/data ext4 defaults 0 2
             PARTUUID=00000000-0000-4000-8000-000000000004 /opt/app squashfs ro 0 0
@@ -415,9 +416,10 @@ fn what_the_server_reads_itself_no_host_changes() {
     deployed.change(1, "rw", "echo evil >usr/lib/program");
     let out = deployed.at("list");
     deployed.looks(&["record-files", "--host", "h-1", "--out", out.to_str().unwrap()]);
-    let host = FromHost { id: "h-1", os_release: None };
+    let host = FromHost { id: "h-1", os_release: None, is_last: false };
     let refused = deployed.store.put_host_baseline(&deployed.image, host, File::open(&out).unwrap(), 9).unwrap_err();
-    assert!(refused.to_string().contains("the server has told another content"), "{refused}");
+    assert!(refused.to_string().contains("is told otherwise: /usr/lib"), "{refused}");
+    assert!(!refused.is_known(), "the next host is asked, and this one counts");
     assert_eq!(deployed.store.baseline_of(&deployed.image).unwrap(), Some(own.clone()));
     deployed.store.note_host_failure(&deployed.image, "h-1", "no such module").unwrap();
     let noted = deployed.store.baseline_of(&deployed.image).unwrap().unwrap();

@@ -57,6 +57,9 @@ pub enum ImageCommand {
     /// How the file systems of a version are known, for finding drift; makes its list of files where there is none yet.
     Baseline {
         image: String,
+        /// Forget it, and have it made anew, or asked of the next host: where a host told the image wrongly.
+        #[arg(long)]
+        forget: bool,
         #[arg(short, long, value_enum, default_value = "table")]
         output: Output,
     },
@@ -155,7 +158,13 @@ pub fn run(command: ImageCommand, server: &str) -> Result<(), Failure> {
         ImageCommand::Deprecate { image, reason } => mark(&client, &path(&image, "/mark"), "deprecated", reason),
         ImageCommand::Block { image, reason } => mark(&client, &path(&image, "/mark"), "blocked", reason),
         ImageCommand::Activate { image, reason } => mark(&client, &path(&image, "/mark"), "active", reason),
-        ImageCommand::Baseline { image, output } => baseline::show(&client, &path(&image, "/baseline"), output),
+        ImageCommand::Baseline { image, forget, output } => {
+            let path = path(&image, "/baseline");
+            if forget {
+                client.delete(&path)?;
+            }
+            baseline::show(&client, &path, output)
+        }
         ImageCommand::Files { image, prefix, output } => {
             let filter = prefix.map(|prefix| format!("?prefix={}", segment(&prefix))).unwrap_or_default();
             baseline::files(&client, &(path(&image, "/files") + &filter), output)

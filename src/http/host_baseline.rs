@@ -9,9 +9,11 @@ use super::agent::{Speaker, foreign_address, same_protocol, speaker, unauthorise
 use super::listen::Peer;
 use super::problem::Problem;
 use super::{Shared, body, said, upload};
+use crate::causes;
 use crate::clock;
 use crate::decide::host::Refusal;
 use crate::image::baseline::{FromHost, HostBaselineError};
+use crate::image::{ImageStore, StoreError};
 use crate::registry::{HostView, RegistryError};
 use crate::wire::agent::{BaselineAnswer, BaselineHead};
 use axum::body::Body;
@@ -21,6 +23,7 @@ use axum::{Extension, Json};
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use serde::Deserialize;
+use std::io::Read;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
@@ -32,12 +35,14 @@ const FAILURES_MAX: u32 = 3;
 /// The most that a host is given, and the part of its group's deadline for coming back.
 const SECONDS_MAX: u64 = 600;
 const PART_OF_DEADLINE: u64 = 2;
+/// Not asked with less: the agent keeps a minute of it for handing over.
+const SECONDS_MIN: u64 = 120;
 /// What a host brings may come so much later.
 const GRACE_SECONDS: u64 = 60;
 /// The first line: an os-release of 8 KiB, each byte of it escaped.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Lists that are taken at a time: each may have a GiB on the store's disk until it was checked.
+/// Lists that are taken at a time: each may have 256 MiB on the store's disk until it was checked.
 const UPLOADS_MAX: usize = 2;
 const UPLOAD_TIMEOUT: Duration = Duration::from_secs(300);
 
@@ -46,7 +51,7 @@ const UPLOAD_TIMEOUT: Duration = Duration::from_secs(300);
 pub struct Wishes {
     all: Mutex<All>,
     opened: Instant,
-    uploads: Semaphore,
+    uploads: Arc<Semaphore>,
 }
 
 #[derive(Debug, Default)]
@@ -71,7 +76,7 @@ struct Wish {
 impl Wishes {
     #[must_use]
     pub fn new() -> Arc<Wishes> {
-        let (all, uploads) = (Mutex::default(), Semaphore::new(UPLOADS_MAX));
+        let (all, uploads) = (Mutex::default(), Arc::new(Semaphore::new(UPLOADS_MAX)));
         Arc::new(Wishes { all, opened: clock::instant(), uploads })
     }
 
@@ -80,18 +85,43 @@ impl Wishes {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Seconds since this was made.
+    fn now(&self) -> u64 {
+        self.opened.elapsed().as_secs()
+    }
+
+    /// Forgets whose time is over, and counts those that were never heard as failures: a machine that the reading hangs
+    /// or kills says nothing. These.
+    fn lapsed(&self, now: u64) -> Vec<Wish> {
+        let mut all = self.lock();
+        let (open, over): (Vec<Wish>, Vec<Wish>) =
+            std::mem::take(&mut all.asked).into_iter().partition(|wish| wish.until + GRACE_SECONDS > now);
+        all.asked = open;
+        let unheard: Vec<Wish> = over.into_iter().filter(|wish| !wish.is_over).collect();
+        unheard.iter().for_each(|wish| all.count_failure(&wish.manifest));
+        unheard
+    }
+
+    /// Forgets which hosts could not tell an image.
+    pub(super) fn try_again(&self, manifest: &str) {
+        self.lock().failures.retain(|(image, _)| image != manifest);
+    }
+
+    /// Whether this image's next failure is the last one.
+    fn is_last(&self, manifest: &str) -> bool {
+        self.lock().failures_of(manifest) + 1 >= FAILURES_MAX
+    }
+
     /// Whether this host is asked now, and how many seconds it has.
     fn ask(&self, host: &str, generation: u64, session_digest: &str, manifest: &str, seconds: u64) -> Option<u64> {
-        let now = self.opened.elapsed().as_secs();
+        let now = self.now();
         let mut all = self.lock();
-        all.asked.retain(|wish| wish.until + GRACE_SECONDS > now);
         if let Some(wish) = all.asked.iter().find(|wish| wish.is_of(host, generation, session_digest)) {
             // The answer was lost on its way.
             return Some(wish.until.saturating_sub(now)).filter(|left| !wish.is_over && *left > 0);
         }
         let is_asked = all.asked.iter().any(|wish| wish.manifest == manifest && !wish.is_over);
-        let is_left = all.failures.iter().any(|(image, count)| image == manifest && *count >= FAILURES_MAX);
-        if is_asked || is_left || all.asked.len() >= WISHES_MAX {
+        if is_asked || all.failures_of(manifest) >= FAILURES_MAX || all.asked.len() >= WISHES_MAX {
             return None;
         }
         all.asked.push(Wish {
@@ -107,30 +137,41 @@ impl Wishes {
 
     /// The image that this session was asked for.
     fn image_of(&self, host: &str, generation: u64, session_digest: &str) -> Option<String> {
-        let now = self.opened.elapsed().as_secs();
+        let now = self.now();
         let all = self.lock();
         let wish = all.asked.iter().find(|wish| wish.is_of(host, generation, session_digest))?;
         (wish.until + GRACE_SECONDS > now).then(|| wish.manifest.clone())
     }
 
-    fn is_heard(&self, host: &str, generation: u64, failed: bool) {
+    /// Whether that was news: a host's first word counts, and what it says after that only repeats it.
+    fn is_heard(&self, host: &str, generation: u64, failed: bool) -> bool {
         let mut all = self.lock();
         let wish =
             all.asked.iter_mut().find(|wish| wish.host == host && wish.generation == generation && !wish.is_over);
-        let Some(wish) = wish else { return };
+        let Some(wish) = wish else { return false };
         wish.is_over = true;
         let manifest = wish.manifest.clone();
-        if !failed {
-            return;
+        if failed {
+            all.count_failure(&manifest);
         }
-        match all.failures.iter_mut().find(|(image, _)| *image == manifest) {
+        true
+    }
+}
+
+impl All {
+    fn failures_of(&self, manifest: &str) -> u32 {
+        self.failures.iter().find(|(image, _)| image == manifest).map_or(0, |(_, count)| *count)
+    }
+
+    fn count_failure(&mut self, manifest: &str) {
+        match self.failures.iter_mut().find(|(image, _)| image == manifest) {
             Some((_, count)) => *count += 1,
             None => {
                 // The oldest goes: it costs one more try at most.
-                if all.failures.len() >= WISHES_MAX {
-                    all.failures.remove(0);
+                if self.failures.len() >= WISHES_MAX {
+                    self.failures.remove(0);
                 }
-                all.failures.push((manifest, 1));
+                self.failures.push((manifest.to_owned(), 1));
             }
         }
     }
@@ -157,13 +198,21 @@ pub(super) async fn ask(
     if !is_sessions && wishes.image_of(&host.id, host.reported_generation, session_digest).is_none() {
         return None;
     }
-    let (store, wanted) = (shared.clone(), manifest.clone());
-    let is_wanted = tokio::task::spawn_blocking(move || store.images.wants_host(&wanted)).await.unwrap_or(false);
-    if !is_wanted {
+    let (store, wanted, lapsed) = (shared.clone(), manifest.clone(), wishes.lapsed(wishes.now()));
+    let is_wanted = tokio::task::spawn_blocking(move || {
+        for wish in lapsed {
+            note(&store.images, &wish.host, &wish.manifest, "it was asked, and said nothing");
+        }
+        store.images.wants_host(&wanted)
+    });
+    if !is_wanted.await.unwrap_or(false) {
         return None;
     }
     let deadline = shared.registry.read(|all| all.group(&host.group)).deadlines.rebooting_seconds;
     let seconds = (deadline / PART_OF_DEADLINE).min(SECONDS_MAX);
+    if seconds < SECONDS_MIN {
+        return None;
+    }
     let asked = wishes.ask(&host.id, host.reported_generation, session_digest, &manifest, seconds)?;
     tracing::info!(host = host.id, manifest, seconds = asked, "asked for the list of the image's files");
     Some(asked)
@@ -191,54 +240,66 @@ pub async fn take(
     }
     let manifest = wishes.image_of(id, head.generation, &said::digest(&head.session));
     let manifest = manifest.ok_or_else(|| unauthorised(RegistryError::Refused(Refusal::SessionUnknown)))?;
+    let passing = |error: String| Problem::new(StatusCode::SERVICE_UNAVAILABLE, error);
     if let Some(reason) = &head.failed {
-        wishes.is_heard(id, head.generation, true);
-        return Ok(Json(failed(&shared, id, &manifest, said::failure(reason, &[])).await));
+        let reason = said::failure(reason, &[]);
+        if wishes.is_heard(id, head.generation, true) {
+            let (host, why) = (id.to_owned(), reason.clone());
+            // Noted or not, the host goes on.
+            let _ = tokio::task::spawn_blocking(move || note(&shared.images, &host, &manifest, &why)).await;
+        }
+        return Ok(Json(BaselineAnswer { taken: false, reason: Some(reason) }));
     }
-    let Ok(_permit) = wishes.uploads.try_acquire() else {
-        let error = "other hosts bring theirs: say it again";
-        return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, error));
+    let Ok(permit) = wishes.uploads.clone().try_acquire_owned() else {
+        return Err(passing("other hosts bring theirs: say it again".to_owned()));
     };
     let reader = upload::reader_behind(rest, body, UPLOAD_TIMEOUT);
-    let (store, image, host) = (shared.clone(), manifest.clone(), id.to_owned());
-    let os_release = head.os_release;
+    // The work goes on when the host has gone, and with it what it takes up and what came of it.
     let taken = tokio::task::spawn_blocking(move || {
-        let host = FromHost { id: &host, os_release: os_release.as_deref() };
-        store.images.put_host_baseline(&image, host, reader, clock::now())
+        let _permit = permit;
+        store(&shared.images, &wishes, &head, &manifest, reader)
     });
-    let passing = |error: String| Problem::new(StatusCode::SERVICE_UNAVAILABLE, error);
     let taken = taken.await.map_err(|error| passing(format!("taking the baseline failed: {error}")))?;
-    let answer = match taken {
+    taken.map(Json).map_err(|error| passing(error.to_string()))
+}
+
+/// Takes a list, and keeps what came of it; an error is none of the host's, who says it again.
+fn store(
+    images: &ImageStore,
+    wishes: &Wishes,
+    head: &BaselineHead,
+    manifest: &str,
+    list: impl Read,
+) -> Result<BaselineAnswer, StoreError> {
+    let id = head.host.as_str();
+    let host = FromHost { id, os_release: head.os_release.as_deref(), is_last: wishes.is_last(manifest) };
+    match images.put_host_baseline(manifest, host, list, clock::now()) {
         Ok(record) => {
             let digest = record.digest().unwrap_or_default();
             tracing::info!(host = id, manifest, digest, "a host told the files of an image");
             wishes.is_heard(id, head.generation, false);
-            BaselineAnswer { taken: true, reason: None }
+            Ok(BaselineAnswer { taken: true, reason: None })
         }
-        Err(HostBaselineError::Store(error)) => return Err(passing(error.to_string())),
+        Err(HostBaselineError::Store(error)) => Err(error),
         Err(error) => {
-            let reason = said::text(&crate::causes::in_one_line(&error));
-            wishes.is_heard(id, head.generation, !error.is_known());
+            let reason = said::text(&causes::in_one_line(&error));
+            let is_news = wishes.is_heard(id, head.generation, !error.is_known());
             if error.is_known() {
                 tracing::warn!(host = id, manifest, reason, "a host tells other files of an image: not taken");
-                BaselineAnswer { taken: false, reason: Some(reason) }
-            } else {
-                failed(&shared, id, &manifest, reason).await
+            } else if is_news {
+                note(images, id, manifest, &reason);
             }
+            Ok(BaselineAnswer { taken: false, reason: Some(reason) })
         }
-    };
-    Ok(Json(answer))
+    }
 }
 
-/// Noted where people look for the baseline.
-async fn failed(shared: &Arc<Shared>, host: &str, manifest: &str, reason: String) -> BaselineAnswer {
+/// Where people look for the baseline.
+fn note(images: &ImageStore, host: &str, manifest: &str, reason: &str) {
     tracing::warn!(host, manifest, reason, "a host could not tell the files of an image");
-    let (store, image, id, why) = (shared.clone(), manifest.to_owned(), host.to_owned(), reason.clone());
-    let noted = tokio::task::spawn_blocking(move || store.images.note_host_failure(&image, &id, &why)).await;
-    if let Ok(Err(error)) = noted {
+    if let Err(error) = images.note_host_failure(manifest, host, reason) {
         tracing::error!(manifest, %error, "why an image has no baseline could not be noted");
     }
-    BaselineAnswer { taken: false, reason: Some(reason) }
 }
 
 /// The first line, and what came behind it already.
@@ -284,19 +345,37 @@ mod tests {
         assert_eq!(wishes.ask("h-1", 1, "s-1", "image", 600), Some(600));
         assert!(wishes.ask("h-1", 1, "s-1", "image", 600).is_some(), "its answer was lost");
         assert_eq!(wishes.ask("h-2", 1, "s-2", "image", 600), None);
-        assert_eq!(wishes.ask("h-2", 1, "s-2", "other", 600), Some(600));
+        assert_eq!(wishes.ask("h-9", 1, "s-9", "other", 600), Some(600));
         assert_eq!(wishes.image_of("h-1", 1, "s-1").as_deref(), Some("image"));
         for (host, generation, session) in [("h-1", 1, "s-2"), ("h-1", 2, "s-1"), ("h-2", 1, "s-1"), ("h-3", 1, "")] {
             assert_eq!(wishes.image_of(host, generation, session), None, "{host} {generation} {session}");
         }
         for number in 1..=FAILURES_MAX {
-            wishes.is_heard(&format!("h-{number}"), 1, true);
-            wishes.is_heard(&format!("h-{number}"), 1, true);
+            assert_eq!(wishes.is_last("image"), number == FAILURES_MAX);
+            assert!(wishes.is_heard(&format!("h-{number}"), 1, true));
+            assert!(!wishes.is_heard(&format!("h-{number}"), 1, true), "no news, and not counted");
             let next = number + 1;
             let asked = wishes.ask(&format!("h-{next}"), u64::from(next), "s", "image", 600);
             assert_eq!(asked.is_some(), next <= FAILURES_MAX, "{next}");
             wishes.lock().asked.iter_mut().for_each(|wish| wish.generation = 1);
         }
+    }
+
+    /// A machine that hangs over an image's file systems is never heard: the image does not hang the whole fleet.
+    #[test]
+    fn a_host_that_is_never_heard_counts_as_one_that_could_not() {
+        let wishes = Wishes::new();
+        for number in 1..=u64::from(FAILURES_MAX) {
+            assert_eq!(wishes.ask("h", number, "s", "image", 600), Some(600), "{number}");
+            assert!(wishes.lapsed(600).is_empty(), "its answer may be on its way");
+            let lapsed = wishes.lapsed(600 + GRACE_SECONDS + 60);
+            assert_eq!(lapsed.iter().map(|wish| wish.generation).collect::<Vec<_>>(), [number]);
+        }
+        assert_eq!(wishes.ask("h", 9, "s", "image", 600), None);
+        assert_eq!(wishes.ask("h", 9, "s", "other", 600), Some(600));
+        assert!(wishes.is_heard("h", 9, false));
+        assert!(wishes.lapsed(10_000).is_empty(), "one that was heard is no failure");
+        assert_eq!(wishes.ask("h", 10, "s", "other", 600), Some(600));
     }
 
     #[test]

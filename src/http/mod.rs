@@ -80,6 +80,8 @@ pub struct Shared {
     pub scheduler: crate::scheduler::run::Handle,
     pub upkeep: crate::upkeep::Upkeep,
     pub pacer: Arc<pace::Pacer>,
+    /// One for all listeners: a host may be asked through one and answer through another.
+    pub wishes: Arc<host_baseline::Wishes>,
 }
 
 impl Shared {
@@ -101,7 +103,7 @@ pub fn machine_routes(shared: Arc<Shared>) -> Router {
         .route("/agent/v1/baseline", post(host_baseline::take))
         .route("/agent/v1/verify/checkin", post(verify::check_in))
         .route("/agent/v1/verify/report", post(verify::report))
-        .layer(axum::Extension(host_baseline::Wishes::new()))
+        .layer(axum::Extension(shared.wishes.clone()))
         .layer(middleware::from_fn_with_state(guard::Door::of_boots(), guard::bounded_guesses));
     let signed = Router::new()
         .route("/agent/v1/drift/key", post(drift::key))
@@ -185,7 +187,10 @@ pub fn operator_routes(shared: Arc<Shared>) -> Router {
         .route("/v1/images", get(operator_images::list))
         .route("/v1/images/{name}", image)
         .route("/v1/images/{name}/export", post(operator_images::export))
-        .route("/v1/images/{name}/baseline", get(operator_baselines::show).post(operator_baselines::make))
+        .route(
+            "/v1/images/{name}/baseline",
+            get(operator_baselines::show).post(operator_baselines::make).delete(operator_baselines::forget),
+        )
         .route("/v1/images/{name}/files", get(operator_baselines::files))
         .layer(DefaultBodyLimit::max(OPERATOR_BODY_BYTES_MAX))
         .with_state(shared)

@@ -21,6 +21,8 @@ pub const PATH_BYTES_MAX: usize = 16 << 10;
 const RECORD_BYTES_MAX: usize = 256 << 10;
 const VOLUMES_MAX: usize = 1024;
 pub const ENTRIES_MAX: u64 = 50_000_000;
+/// All records of a list. A few KiB of zstd may unpack to gigabytes, and each byte costs whoever reads them time.
+const UNPACKED_BYTES_MAX: u64 = 8 << 30;
 
 /// What stands in front of the entries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -264,6 +266,8 @@ pub struct Reader<R: Read> {
     before: Vec<u8>,
     record: Vec<u8>,
     count: u64,
+    /// Bytes of records that may still come.
+    left_bytes: u64,
     is_over: bool,
 }
 
@@ -297,7 +301,15 @@ impl<R: Read> Reader<R> {
         if header.volumes.len() > VOLUMES_MAX {
             return Err(BaselineError::Invalid("too many volumes".to_owned()));
         }
-        Ok(Reader { from, header, before: Vec::new(), record, count: 0, is_over: false })
+        Ok(Reader {
+            from,
+            header,
+            before: Vec::new(),
+            record,
+            count: 0,
+            left_bytes: UNPACKED_BYTES_MAX,
+            is_over: false,
+        })
     }
 
     fn read(&mut self) -> Result<Option<Entry>, BaselineError> {
@@ -309,6 +321,9 @@ impl<R: Read> Reader<R> {
             }
             return Ok(None);
         }
+        let left = self.left_bytes.checked_sub(self.record.len() as u64);
+        let too_long = || BaselineError::Invalid(format!("it unpacks to more than {UNPACKED_BYTES_MAX} bytes"));
+        self.left_bytes = left.ok_or_else(too_long)?;
         let record: Record<'_> = postcard::from_bytes(&self.record)?;
         let shared = self.before.get(..usize::from(record.shared));
         let shared = shared.ok_or_else(|| BaselineError::Invalid("a path shares more than there is".to_owned()))?;

@@ -163,6 +163,28 @@ fn the_first_host_of_an_image_tells_its_files_and_nobody_else_does() {
     assert_eq!(is_written(&lab, &fifth, "s-5"), None, "it is known");
 }
 
+/// A host's first word stays, unless a person who knows better has it forgotten: the next host is asked then. What a host
+/// says once counts and is noted, and what it says after that is only answered.
+#[test]
+fn a_baseline_that_is_forgotten_is_asked_of_the_next_host() {
+    let lab = Lab::new();
+    import(&lab);
+    let image = shown(&lab)["manifest"].as_str().unwrap().to_owned();
+    let [first, second] = [1, 2].map(|number| Machine::approved(&lab, number));
+    assert!(is_written(&lab, &first, "s-1").is_some());
+    assert!(answer(&brings(&lab, &first, &head(&first, "s-1"), &list(&image, &first.host, "wrong"))).taken);
+    assert_eq!(lab.json(&["image", "baseline", IMAGE, "--forget"])["state"], "needs_host");
+    assert!(is_written(&lab, &second, "s-2").is_some());
+    let says = |why: &str| {
+        let failed = BaselineHead { failed: Some(why.into()), ..head(&second, "s-2") };
+        assert!(!answer(&brings(&lab, &second, &failed, b"")).taken);
+        shown(&lab)["reason"].as_str().unwrap().to_owned()
+    };
+    let noted = says("no module");
+    assert!(noted.ends_with("no module"), "{noted}");
+    assert_eq!(says("something else"), noted);
+}
+
 /// What comes as a baseline and is none: an answer, and the server goes on.
 #[test]
 fn what_is_no_baseline_is_refused_before_it_costs_anything() {

@@ -14,6 +14,8 @@ pub struct Fitting {
     bytes_max: usize,
     kept: Vec<Kept>,
     bytes: usize,
+    /// Of those that ask.
+    asking_bytes: usize,
     /// Of those that do not ask, which make room for one that does.
     others: usize,
 }
@@ -29,17 +31,20 @@ impl Fitting {
     /// `bytes_max`: of their JSON, with a comma behind each.
     #[must_use]
     pub fn new(count_max: usize, bytes_max: usize) -> Fitting {
-        Fitting { count_max, bytes_max, kept: Vec::new(), bytes: 0, others: 0 }
+        Fitting { count_max, bytes_max, kept: Vec::new(), bytes: 0, asking_bytes: 0, others: 0 }
     }
 
     /// Findings come in the order of their paths, and the first ones stay.
     pub fn push(&mut self, finding: words::Finding, asks: bool) {
         let bytes = json_bytes(&finding);
-        while asks && self.others > 0 && !self.has_room(bytes) {
+        // One that has no room beside others that ask must not cost those that do not.
+        let could = self.kept.len() - self.others < self.count_max && self.asking_bytes + bytes <= self.bytes_max;
+        while asks && could && self.others > 0 && !self.has_room(bytes) {
             self.drop_last_other();
         }
         if self.has_room(bytes) {
             self.bytes += bytes;
+            self.asking_bytes += if asks { bytes } else { 0 };
             self.others += usize::from(!asks);
             self.kept.push(Kept { finding, bytes, asks });
         }
@@ -121,6 +126,16 @@ mod tests {
         let kept = paths(fitting);
         assert_eq!((kept.len(), kept[0].as_str(), kept[498].as_str()), (FINDINGS_MAX, "/a/0000", "/a/0498"));
         assert_eq!(kept[499], "/usr/bin/sudo");
+    }
+
+    #[test]
+    fn one_that_does_not_fit_anyway_drops_nothing() {
+        let each = json_bytes(&finding("/a/0"));
+        let mut fitting = Fitting::new(9, each * 3);
+        (0..2).for_each(|number| fitting.push(finding(&format!("/a/{number}")), false));
+        fitting.push(finding("/a/2"), true);
+        fitting.push(finding(&format!("/{}", "b".repeat(each * 3))), true);
+        assert_eq!(paths(fitting), ["/a/0", "/a/1", "/a/2"]);
     }
 
     #[test]

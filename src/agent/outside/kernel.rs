@@ -4,6 +4,7 @@
 use std::ffi::CString;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -17,14 +18,22 @@ pub struct Mounted {
     path: PathBuf,
 }
 
+/// A partition as the disk's table has it.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// As in `vda1`; 0: the whole disk.
+    pub partition: u32,
+    pub start_bytes: u64,
+}
+
 impl Mounted {
     /// Mounts a partition, or a subvolume of it, at `path`, which is made.
     ///
     /// # Errors
-    /// One line: another format than these, no node for the partition, or the kernel's word.
+    /// One line: another format than these, no node for the partition, a node of something else, or the kernel's word.
     pub fn new(
         disk: &ReadOnlyDisk,
-        partition: u32,
+        place: Place,
         format: Format,
         subvolume: Option<&str>,
         path: PathBuf,
@@ -42,8 +51,11 @@ impl Mounted {
         if !disk.is_block() {
             return Err(format!("{} is mounted from a disk only, not from a file", format.word()));
         }
-        let node = node_of(disk.name(), partition);
+        let node = node_of(disk.name(), place.partition);
         let failed = |what: &str, error: io::Error| format!("{} cannot be {what}: {error}", node.display());
+        if let Some(known) = kernels_start(&node).map_err(|error| failed("looked at", error))? {
+            check_start(&node, known, place.start_bytes)?;
+        }
         std::fs::create_dir_all(&path).map_err(|error| failed("given a place", error))?;
         let flags =
             MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOEXEC | MountFlags::NOSUID | MountFlags::NOATIME;
@@ -66,6 +78,28 @@ impl Drop for Mounted {
             tracing::warn!(path = %self.path.display(), %error, "a volume stays mounted");
         }
     }
+}
+
+/// Where the kernel has the partition behind a node, in bytes; `None` for a node that is no partition.
+fn kernels_start(node: &Path) -> io::Result<Option<u64>> {
+    let device = std::fs::metadata(node)?.rdev();
+    let number = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
+    match std::fs::read_to_string(Path::new("/sys/dev/block").join(number).join("start")) {
+        // In sectors of 512 bytes, whatever the disk has (Documentation/ABI/stable/sysfs-block).
+        Ok(text) => text.trim().parse::<u64>().map(|start| Some(start * 512)).map_err(io::Error::other),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// While one partition of a disk is in use, the kernel keeps all of them as they were before the disk was written: what
+/// it would mount there is not the image's.
+fn check_start(node: &Path, known_bytes: u64, table_bytes: u64) -> Result<(), String> {
+    if known_bytes == table_bytes {
+        return Ok(());
+    }
+    let node = node.display();
+    Err(format!("the kernel has {node} at byte {known_bytes}, the disk's table at {table_bytes}: it is not mounted"))
 }
 
 /// The name is outside text, and becomes one option.
@@ -103,6 +137,14 @@ mod tests {
             assert!(named(name).is_err(), "{name:?}");
         }
         assert!(with_subvolume("norecovery", Format::Xfs, Some("a")).is_err());
+    }
+
+    #[test]
+    fn a_partition_that_the_kernel_has_elsewhere_is_not_mounted() {
+        let node = Path::new("/dev/vda2");
+        assert_eq!(check_start(node, 1 << 20, 1 << 20), Ok(()));
+        assert!(check_start(node, 1 << 20, 2 << 20).unwrap_err().contains("/dev/vda2 at byte 1048576"));
+        assert_eq!(kernels_start(Path::new("/dev/null")).unwrap(), None, "no partition");
     }
 
     #[test]

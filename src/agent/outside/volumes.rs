@@ -1,11 +1,12 @@
 //! The file systems of a disk, opened: those that this program reads, and those that the kernel is asked to mount.
 
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::disk::{DiskReader, ReadOnlyDisk};
-use super::kernel::Mounted;
+use super::kernel::{Mounted, Place};
 use super::table;
 use super::tree::{Files, Volume};
 use crate::agent::drift::{Content, LiveTree, Tree};
@@ -13,6 +14,7 @@ use crate::causes;
 use crate::decide::drift::finding::Kind;
 use crate::decide::drift::path;
 use crate::volume::fat::Options;
+use crate::volume::layout::fstab::{self, Line};
 use crate::volume::lookup::Lookup;
 use crate::volume::{Format, Section, detect};
 use crate::wire::baseline::{self, Known};
@@ -50,7 +52,7 @@ pub fn open(disk: &ReadOnlyDisk, volumes: &[baseline::Volume], mounts: Option<&P
     // The root first: its fstab says how the others are mounted.
     placed.sort_by(|a, b| path::order(&a.1, &b.1));
     let (mut root, mut others, mut missing, mut mounted) = (None, Vec::new(), Vec::new(), Vec::new());
-    let mut fstab = String::new();
+    let mut fstab = Vec::new();
     for (volume, at) in placed {
         let is_root = at == b"/";
         let reason = match &volume.known {
@@ -66,8 +68,7 @@ pub fn open(disk: &ReadOnlyDisk, volumes: &[baseline::Volume], mounts: Option<&P
         match (is_root, files) {
             (true, Err(reason)) => return Err(OpenError::Root { partition: volume.partition, reason }),
             (true, Ok(files)) => {
-                let text = small_file(&files, b"/etc/fstab", FSTAB_BYTES_MAX).unwrap_or_default();
-                fstab = String::from_utf8_lossy(&text).into_owned();
+                fstab = fstab::parse(&small_file(&files, b"/etc/fstab", FSTAB_BYTES_MAX).unwrap_or_default());
                 root = Some(Volume { mounted_at: at, partition: volume.partition, files });
             }
             (false, Err(reason)) => missing.push((at, reason)),
@@ -88,7 +89,8 @@ pub fn open_one(
     mounts: Option<&Path>,
     mounted: &mut Vec<Mounted>,
 ) -> Result<Files, String> {
-    let section = section(disk, volume.partition)?;
+    let range = range_of(disk, volume.partition)?;
+    let section = Section::new(disk.reader(), range.start, range.end - range.start);
     let found = detect::detect(section.clone()).map_err(|error| format!("the disk cannot be read: {error}"))?;
     if found.format.is_read_here() {
         return read_here(section, found.format, options);
@@ -99,7 +101,13 @@ pub fn open_one(
     let Some(place) = mounts else { return Err(format!("{} is not read by hand", volume.format)) };
     // Of one partition several subvolumes may be mounted.
     let path = place.join(format!("volume-{}-{}", volume.partition, mounted.len()));
-    let mount = Mounted::new(disk, volume.partition, found.format, volume.subvolume(), path)?;
+    let mount = Mounted::new(
+        disk,
+        Place { partition: volume.partition, start_bytes: range.start },
+        found.format,
+        volume.subvolume(),
+        path,
+    )?;
     let tree =
         LiveTree::new(mount.path(), std::iter::empty()).map_err(|error| format!("it cannot be looked at: {error}"))?;
     mounted.push(mount);
@@ -112,17 +120,16 @@ fn read_here(section: Section<DiskReader>, format: Format, options: Options) -> 
 }
 
 /// Where the disk has that partition now: it may have grown.
-fn section(disk: &ReadOnlyDisk, partition: u32) -> Result<Section<DiskReader>, String> {
+fn range_of(disk: &ReadOnlyDisk, partition: u32) -> Result<Range<u64>, String> {
     if partition == 0 {
-        return Ok(Section::new(disk.reader(), 0, disk.size_bytes()));
+        return Ok(0..disk.size_bytes());
     }
     // A disk is at least as long as the image that was written to it.
     let mut head = vec![0; WINDOW_BYTES.min(disk.size_bytes()) as usize];
     disk.read(0, &mut head).map_err(|error| format!("the disk cannot be read: {error}"))?;
     let table = table::read(&head)?;
     let part = table.parts.into_iter().find(|part| part.number == partition);
-    let range = part.ok_or_else(|| format!("the disk has no partition {partition}"))?.range;
-    Ok(Section::new(disk.reader(), range.start, range.end - range.start))
+    Ok(part.ok_or_else(|| format!("the disk has no partition {partition}"))?.range)
 }
 
 /// Whether there is something at a path, no symlink followed. What cannot be read is not there.
@@ -190,8 +197,22 @@ fn parent_of<'p, T: Tree>(tree: &T, at: &'p [u8]) -> io::Result<(T::Directory, &
 }
 
 /// What `stat` says of files on a FAT depends on how it is mounted.
-fn fat_options(fstab: &str, at: &[u8]) -> Options {
-    let fields = fstab.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let mut own = fields.filter(|fields| fields.get(1).is_some_and(|point| point.as_bytes() == at));
-    own.next().and_then(|fields| fields.get(3).map(|field| Options::from_fstab(field))).unwrap_or_default()
+fn fat_options(fstab: &[Line], at: &[u8]) -> Options {
+    let own = fstab.iter().find(|line| line.at.as_bytes() == at);
+    own.map(|line| Options::from_fstab(&line.options)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What Debian's installer writes above the line of the ESP: the mode of every file on it would be another one.
+    #[test]
+    fn a_comment_of_the_fstab_mounts_nothing() {
+        let fstab = fstab::parse(
+            b"# /boot/efi was on /dev/sda1 during installation\nUUID=1A2B-3C4D /boot/efi vfat umask=0077 0 1\n",
+        );
+        assert_eq!(fat_options(&fstab, b"/boot/efi"), Options::from_fstab("umask=0077"));
+        assert_eq!(fat_options(&fstab, b"/mnt"), Options::default());
+    }
 }

@@ -114,6 +114,8 @@ pub enum Event {
     VerifyEnded {
         number: VerifyNumber,
         reason: String,
+        /// The caps kept it from beginning: it says nothing of the host, whose next look is due as before.
+        is_held_back: bool,
     },
 }
 
@@ -263,8 +265,12 @@ pub fn transition(host: &Host, event: &Event, policy: BootPolicy, now: u64) -> O
         Event::VerifyReported { number, session_digest, result } => {
             change.verify_reported(*number, session_digest, result)
         }
-        Event::VerifyEnded { number, reason } => {
+        Event::VerifyEnded { number, reason, is_held_back: false } => {
             change.verify_ended(*number, reason, "clock");
+            Ok(())
+        }
+        Event::VerifyEnded { number, reason, is_held_back: true } => {
+            change.verify_held_back(*number, reason);
             Ok(())
         }
     };

@@ -241,6 +241,13 @@ impl Change {
         self.end_verify(VerifyResult::Failed { reason: reason.to_string() }, None, by);
     }
 
+    /// The wish ends before its machine was sent for; the newest result stays.
+    pub(super) fn verify_held_back(&mut self, number: VerifyNumber, reason: &str) {
+        if self.host.verify.wish.take_if(|wish| wish.number == number && wish.begun_at.is_none()).is_some() {
+            self.note(format!("verification {number} ends: {reason}"), "clock");
+        }
+    }
+
     fn end_verify(&mut self, result: VerifyResult, session_digest: Option<String>, by: &str) {
         let Some(wish) = self.host.verify.wish.take() else { return };
         let text = format!("verified from outside: {result}");

@@ -30,6 +30,8 @@ pub struct FromHost<'a> {
     pub id: &'a str,
     /// The image's os-release(5); believed when the list has a file with this content in its place.
     pub os_release: Option<&'a str>,
+    /// No other host is asked after this one: a list that lacks a volume is better than none.
+    pub is_last: bool,
 }
 
 /// Why a host's baseline was not taken.
@@ -49,6 +51,10 @@ pub enum HostBaselineError {
     Known,
     #[error("{first} has told another content of this image before, and that stays: {what}")]
     Differs { first: String, what: String },
+    #[error("what the server reads of this image itself is told otherwise: {what}")]
+    DiffersFromServer { what: String },
+    #[error("the host could not read all of it either: partition {partition}: {reason}")]
+    Incomplete { partition: u32, reason: String },
 }
 
 impl HostBaselineError {
@@ -116,14 +122,17 @@ impl ImageStore {
                     return Ok(before.clone());
                 }
                 Origin::Image if before.volumes.iter().any(is_for_host) => {
+                    complete(&header, host.is_last && header.volumes.iter().any(is_told))?;
                     // What the server has read must be there as it was read; the rest is the host's word.
                     let own = |path: &[u8]| is_own(&before.volumes, path);
                     same(&known, &bytes, &own)
                         .and_then(|()| same_volumes(&before.volumes, &header, &|volume| !is_for_host(volume)))
-                        .map_err(|what| HostBaselineError::Differs { first: "the server".to_owned(), what })?;
+                        .map_err(|what| HostBaselineError::DiffersFromServer { what })?;
                 }
                 Origin::Image => return Err(HostBaselineError::Known),
             }
+        } else {
+            complete(&header, host.is_last)?;
         }
         temp.publish(&self.baseline_path(&digest))?;
         let state = BaselineState::Ready { digest: digest.clone(), origin: header.origin, entries, baseline_bytes };
@@ -144,6 +153,10 @@ impl ImageStore {
     pub fn note_host_failure(&self, manifest: &str, host: &str, why: &str) -> Result<(), StoreError> {
         let _alone = self.baselining.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(mut record) = self.baseline_of(manifest)? else { return Ok(()) };
+        if matches!(record.state, BaselineState::Ready { origin: Origin::Host { .. }, .. }) {
+            // Another one could tell meanwhile.
+            return Ok(());
+        }
         let note = |reason: &mut String| {
             let lacks = reason.split(TRIED).next().unwrap_or_default();
             *reason = format!("{lacks}{TRIED}{host}: {why}");
@@ -169,6 +182,22 @@ pub(super) fn has_tried(record: &BaselineRecord, reason: &str) -> bool {
 fn is_for_host(volume: &Volume) -> bool {
     let is_unread = matches!(volume.known, Known::Not { .. }) && volume.mounted_at.is_some();
     is_unread && FOR_HOSTS.contains(&volume.format_word())
+}
+
+fn is_told(volume: &Volume) -> bool {
+    volume.known == Known::Files && FOR_HOSTS.contains(&volume.format_word())
+}
+
+/// Of what only a kernel reads, all must have been read: the first list is the image's for ever, and the next host's kernel
+/// may do better (more memory, newer modules).
+fn complete(told: &Header, is_enough: bool) -> Result<(), HostBaselineError> {
+    match told.volumes.iter().find(|volume| is_for_host(volume)) {
+        Some(Volume { partition, known: Known::Not { reason }, .. }) if !is_enough => {
+            // Outside text: `said::text` cleans the line that people read.
+            Err(HostBaselineError::Incomplete { partition: *partition, reason: reason.clone() })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether a path lies in a volume whose files the server has read.

@@ -40,8 +40,8 @@ pub use host::{FromHost, HostBaselineError};
 pub(super) use queue::Queue;
 
 const RECORD_FORMAT: u32 = 1;
-/// A list that a host sends. One of a million files has 60 MB.
-pub const HOST_BASELINE_BYTES_MAX: u64 = 1 << 30;
+/// A list that a host sends: as much as the agent makes. One of a million files has 60 MB.
+pub const HOST_BASELINE_BYTES_MAX: u64 = 256 << 20;
 
 /// What the store knows of an image's baseline; the JSON file under `baselines/by-image/`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -103,7 +103,7 @@ fn no_more_machines_are_looked_at_at_once_than_may_be_rebuilt() {
     let why = "group default has 2 of at most 2 machines under an order or a look from outside";
     assert_eq!((waits(&mut story, 2), waits(&mut story, 1)), (Some(why.to_string()), None));
     // One is back.
-    story.event(0, Event::VerifyEnded { number: VerifyNumber(1), reason: "told".into() });
+    story.event(0, Event::VerifyEnded { number: VerifyNumber(1), reason: "told".into(), is_held_back: false });
     assert!(is_look(&script(&mut story, 2)));
     assert_eq!(script(&mut story, 3), Script::Local { reason: LocalReason::LooksFull });
     assert!(story.host(3).verify.wish.is_some(), "it waits");
