@@ -6,14 +6,14 @@ use super::Shared;
 use super::body::JsonBody;
 use super::guard::Door;
 use super::listen::Peer;
-use super::operator_images::{before_import, import_problem, shown};
+use super::operator_images::{before_import, import_problem, is_unlisted, refuse_going, shown};
 use super::problem::Problem;
 use super::upload;
 use crate::causes;
 use crate::clock;
 use crate::config::upload::Token;
 use crate::image::uploads::{Taken, UploadError, Uploads};
-use crate::image::{Declared, ImageRef, ImportError, ImportRequest, Imported, StoreError};
+use crate::image::{Declared, ImageRef, ImportError, ImportRequest, Imported};
 use crate::upkeep;
 use crate::wire::manifest::from_hex;
 use crate::wire::operator::Image;
@@ -231,9 +231,8 @@ async fn finish(
             taken.whole()?;
         }
         let by = format!("token {}", owner.name);
-        let preview = taken.wish().preview && !taken.is_finished();
-        let is_preview = runtime.block_on(before_import(shared, &image, preview, &by))?;
         if taken.is_finished() {
+            refuse_going(shared, &image)?;
             return match shared.images.show(&image) {
                 Ok(record) => Ok(Json(Image { already_there: Some(true), ..shown(shared, record) })),
                 Err(error) => {
@@ -242,14 +241,15 @@ async fn finish(
                 }
             };
         }
+        let is_preview = runtime.block_on(before_import(shared, &image, taken.wish().preview, &by))?;
         let imported = match import(shared, &taken, &image, &owner)? {
             Ok(imported) => imported,
             Err(error) => {
-                // A full disk says nothing about the file: it can be tried again.
-                if !matches!(error, ImportError::Store(StoreError::Io { .. })) {
+                // A full disk or a damaged store says nothing about the file: it can be tried again.
+                if !matches!(error, ImportError::Store(_) | ImportError::OtherwisePacked { .. }) {
                     taken.give_up();
                 }
-                if is_preview {
+                if is_preview && is_unlisted(shared, &image) {
                     runtime.block_on(shared.registry.mark_image(image.to_string(), None, by))?;
                 }
                 return Err(import_problem(error));

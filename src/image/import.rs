@@ -26,6 +26,10 @@ use crate::wire::manifest::{
 /// What an image must be a multiple of: the smallest sector.
 const SECTOR_BYTES: u64 = 512;
 
+/// Most extents of an image. A disk of files has some ten thousand; one that repeats a single block is cut at each of its
+/// blocks. With so many the encoded manifest stays below its own bound, and an import below 200 MB.
+const EXTENTS_MAX: usize = 1 << 20;
+
 /// What to import as.
 #[derive(Debug, Clone)]
 pub struct ImportRequest<'a> {
@@ -79,6 +83,16 @@ pub enum ImportError {
              a version never changes, import this as another version"
     )]
     OtherContentBefore { image: ImageRef, existing: String, offered: String },
+    #[error(
+        "the manifest of {image} is damaged, and this import of the same content is packed in another way: take it from \
+             another store (`regild image scrub --from`), or remove {image} and import it again"
+    )]
+    OtherwisePacked { image: ImageRef },
+    #[error(
+        "the image is cut into more than {extents_max} pieces: it repeats the same block of data all over; overwrite \
+             unused room with zeros and import it again"
+    )]
+    TooManyPieces { extents_max: usize },
     #[error(transparent)]
     PartitionTable(#[from] GptError),
     #[error("the image is cut into more pieces than a manifest can list")]
@@ -133,16 +147,17 @@ impl ImageStore {
         let Scan { index, writer, runs, image_bytes, .. } = scan;
         let new_pack = writer.finish()?;
         let is_mended = self.mend_by(&index, new_pack.as_ref())?;
-        if let Some(existing) = self.existing(request.image)? {
+        let existing = self.existing(request.image)?;
+        if let Some(existing) = &existing {
             let offered = manifest::to_hex(&content_digest);
-            if existing.content_digest == offered {
+            if existing.content_digest != offered {
+                let (image, existing) = (request.image.clone(), existing.content_digest.clone());
+                return Err(ImportError::OtherContent { image, existing, offered });
+            }
+            if self.manifest(&existing.manifest).is_ok() {
+                let existing = existing.clone();
                 return Ok(if is_mended { Imported::Mended(existing) } else { Imported::AlreadyThere(existing) });
             }
-            return Err(ImportError::OtherContent {
-                image: request.image.clone(),
-                existing: existing.content_digest,
-                offered,
-            });
         }
         if let Some(gone) = self.gone(request.image)? {
             let offered = manifest::to_hex(&content_digest);
@@ -151,8 +166,11 @@ impl ImageStore {
                 return Err(ImportError::OtherContentBefore { image: request.image.clone(), existing, offered });
             }
         }
-        let mut manifest = describe(&index, new_pack.as_ref(), &runs, image_bytes, content_digest);
+        let mut manifest = describe(&index, new_pack.as_ref(), runs, image_bytes, content_digest);
         (manifest.boot, manifest.sector_bytes) = self.look_into(&manifest, new_pack.as_ref())?;
+        if let Some(existing) = existing {
+            return self.mend_manifest(existing, &manifest, new_pack);
+        }
         let record = self.publish(request, declared, &manifest, new_pack)?;
         self.want_baseline(&record.manifest);
         Ok(Imported::New(record))
@@ -181,6 +199,35 @@ impl ImageStore {
         Ok(!said.is_empty())
     }
 
+    /// A manifest that cannot be read is written anew, if this import makes the very same one: its digest is in host
+    /// records and orders.
+    fn mend_manifest(
+        &self,
+        existing: Record,
+        manifest: &Manifest,
+        new_pack: Option<FinishedPack>,
+    ) -> Result<Imported, ImportError> {
+        let encoded = manifest.encode().map_err(ImportError::Manifest)?;
+        if manifest::digest_hex(&encoded) != existing.manifest {
+            return Err(ImportError::OtherwisePacked { image: existing.image });
+        }
+        self.publish_pack(new_pack)?;
+        files::write_whole(&self.dir, &self.manifest_path(&existing.manifest), &encoded)?;
+        self.keep_copy(&existing.manifest, &encoded)?;
+        self.uses.forget(&existing.manifest);
+        self.update_bad(|list| drop(list.manifests.remove(&existing.manifest)))?;
+        Ok(Imported::Mended(existing))
+    }
+
+    fn publish_pack(&self, new_pack: Option<FinishedPack>) -> Result<(), StoreError> {
+        let Some(pack) = new_pack else { return Ok(()) };
+        let id = manifest::to_hex(&pack.id);
+        // A pack of this name may be there and just being thinned; the new one must be the last.
+        let _last = self.rewriting.lock().unwrap_or_else(PoisonError::into_inner);
+        pack.publish(&self.dir)?;
+        self.pack_is_whole(&id)
+    }
+
     /// Boot facts and sector size, read from the blocks themselves.
     fn look_into(&self, manifest: &Manifest, new: Option<&FinishedPack>) -> Result<(BootFacts, u32), ImportError> {
         let mut packs = Vec::with_capacity(manifest.packs.len());
@@ -204,13 +251,7 @@ impl ImageStore {
         let encoded = manifest.encode().map_err(ImportError::Manifest)?;
         let manifest_digest = manifest::digest_hex(&encoded);
         let added_bytes = new_pack.as_ref().map_or(0, |pack| pack.pack_bytes);
-        if let Some(pack) = new_pack {
-            let id = manifest::to_hex(&pack.id);
-            // A pack of this name may be there and just being thinned; the new one must be the last.
-            let _last = self.rewriting.lock().unwrap_or_else(PoisonError::into_inner);
-            pack.publish(&self.dir)?;
-            self.pack_is_whole(&id)?;
-        }
+        self.publish_pack(new_pack)?;
         files::write_whole(&self.dir, &self.manifest_path(&manifest_digest), &encoded)?;
         let record = Record {
             format: RECORD_FORMAT,
@@ -230,7 +271,11 @@ impl ImageStore {
         let json = serde_json::to_vec_pretty(&record)
             .map_err(|e| StoreError::Damaged { path: place.clone(), reason: e.to_string() })?;
         files::write_whole(&self.dir, &place, &json)?;
-        self.keep_copies(&record, &encoded)?;
+        // The version is listed by now: that there is no second copy of its record yet is no failure of the import.
+        if let Err(error) = self.keep_copies(&record, &encoded) {
+            let error = crate::causes::in_one_line(&error);
+            tracing::warn!(image = %record.image, error, "a version has no copy of its record and manifest; scrub the store");
+        }
         Ok(record)
     }
 }
@@ -257,6 +302,7 @@ struct Scan {
     content: ContentDigest,
     zero_digest: Digest,
     runs: Vec<Run>,
+    runs_max: usize,
     image_bytes: u64,
 }
 
@@ -268,6 +314,7 @@ impl Scan {
             content: ContentDigest::new(),
             zero_digest: manifest::digest(&[0; BLOCK_BYTES]),
             runs: Vec::new(),
+            runs_max: EXTENTS_MAX,
             image_bytes: 0,
         })
     }
@@ -307,7 +354,7 @@ impl Scan {
     }
 
     /// Runs end at window borders, so that head and body never share an extent.
-    fn place_window(&mut self, window: &Window) -> Result<(), StoreError> {
+    fn place_window(&mut self, window: &Window) -> Result<(), ImportError> {
         if window.is_hole() {
             for _ in 0..window.image_bytes / BLOCK_BYTES as u64 {
                 self.content.add_block(&self.zero_digest);
@@ -321,16 +368,18 @@ impl Scan {
                 (Some(run), Some(location)) if run.is_continued_at(location) => run.window_blocks.end += 1,
                 (_, location) => {
                     let next = location.map(|location| OpenRun { window_blocks: number..number + 1, location });
-                    self.close_run(window, std::mem::replace(&mut open, next));
+                    self.close_run(window, std::mem::replace(&mut open, next))?;
                 }
             }
         }
-        self.close_run(window, open);
-        Ok(())
+        self.close_run(window, open)
     }
 
-    fn close_run(&mut self, window: &Window, run: Option<OpenRun>) {
-        let Some(OpenRun { window_blocks, location }) = run else { return };
+    fn close_run(&mut self, window: &Window, run: Option<OpenRun>) -> Result<(), ImportError> {
+        let Some(OpenRun { window_blocks, location }) = run else { return Ok(()) };
+        if self.runs.len() >= self.runs_max {
+            return Err(ImportError::TooManyPieces { extents_max: self.runs_max });
+        }
         let bytes = window_blocks.start * BLOCK_BYTES..window_blocks.end * BLOCK_BYTES;
         self.runs.push(Run {
             target_offset_bytes: window.offset_bytes + bytes.start as u64,
@@ -340,6 +389,7 @@ impl Scan {
             // In one piece: blake3 is twice as fast with 1 MiB as with 4 KiB at a time.
             digest: manifest::digest(&window.bytes()[bytes]),
         });
+        Ok(())
     }
 
     /// Where this content lies, in this store or, new, in the pack that is being written.
@@ -375,7 +425,7 @@ impl OpenRun {
 fn describe(
     index: &BlockIndex,
     new_pack: Option<&FinishedPack>,
-    runs: &[Run],
+    runs: Vec<Run>,
     image_bytes: u64,
     content_digest: Digest,
 ) -> Manifest {
@@ -405,7 +455,7 @@ fn describe(
             raw_bytes: span.raw_bytes,
         }));
     }
-    let extents = runs.iter().map(|run| {
+    let extents = runs.into_iter().map(|run| {
         let (frame, frame_block) = pack::frame_of(run.location.block);
         Extent {
             target_offset_bytes: run.target_offset_bytes,
@@ -425,3 +475,6 @@ fn describe(
         frames,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,13 +6,13 @@
 //! fits, and what is left over is filled with a skippable frame (RFC 8878, section 3.1.2), which every decoder passes over.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
 use super::block_index::{BlockIndex, Location};
-use super::mapped::Mapped;
 use super::pack::{self, FrameSpan, PackIndex, ZSTD_LEVEL, frame_of};
-use super::{ImageStore, StoreError, pack_cache};
+use super::{ImageStore, StoreError};
 use crate::wire::manifest::{self, BLOCK_BYTES, Digest, FRAME_BLOCKS, FRAME_BYTES};
 
 const SKIPPABLE_MAGIC: [u8; 4] = [0x50, 0x2a, 0x4d, 0x18];
@@ -47,16 +47,14 @@ impl Blocks<'_> {
     }
 
     fn frame(&self, found: Location, frame: usize) -> Option<Vec<u8>> {
-        let (bytes, span): (Mapped, FrameSpan) = match (self.index.packs.get(found.pack as usize), self.new) {
+        match (self.index.packs.get(found.pack as usize), self.new) {
             (Some(known), _) => {
                 let path = self.packs.join(format!("{}.pack", manifest::to_hex(&known.id)));
-                (pack_cache::map(&path).ok()??, known.index.frame(frame))
+                pack::read_frame(&File::open(&path).ok()?, known.index.frame(frame)).ok()
             }
-            (None, Some(new)) => (new.map().ok()?, *new.frames.get(frame)?),
-            (None, None) => return None,
-        };
-        let start = usize::try_from(span.offset_bytes).ok()?;
-        zstd::bulk::decompress(bytes.get(start..start + span.compressed_bytes as usize)?, FRAME_BYTES).ok()
+            (None, Some(new)) => new.frame(frame),
+            (None, None) => None,
+        }
     }
 }
 
@@ -92,14 +90,14 @@ impl ImageStore {
             kept.sort_by_key(|span| span.offset_bytes);
             self.rewrite_pack(&id, &kept, &mended)?;
             said.push(format!("pack {id}: {} of {} damaged frames are whole again", mended.len(), broken.len()));
-            let mut list = self.bad_list();
-            for (offset, _) in &mended {
-                list.frame_is_mended(&id, *offset);
-            }
-            if bad.whole.is_some() {
-                list.packs.remove(&id);
-            }
-            self.replace_bad_list(list)?;
+            self.update_bad(|list| {
+                for (offset, _) in &mended {
+                    list.frame_is_mended(&id, *offset);
+                }
+                if bad.whole.is_some() {
+                    list.packs.remove(&id);
+                }
+            })?;
         }
         Ok(said)
     }

@@ -305,18 +305,22 @@ impl ImageStore {
         self.bad.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
-    fn replace_bad_list(&self, list: bad::BadList) -> Result<(), StoreError> {
+    /// Changes the list and writes it down, in one turn: a scrub and an import may both have something to say.
+    fn update_bad(&self, change: impl FnOnce(&mut bad::BadList)) -> Result<(), StoreError> {
         let mut known = self.bad.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        list.store(&self.dir)?;
-        *known = list;
+        let mut list = known.clone();
+        change(&mut list);
+        if list != *known {
+            list.store(&self.dir)?;
+            *known = list;
+        }
         Ok(())
     }
 
     /// A pack was just written from its blocks, perhaps in place of one that was thinned or damaged.
     fn pack_is_whole(&self, id: &str) -> Result<(), StoreError> {
         self.packs.forget(id);
-        let mut list = self.bad_list();
-        if list.packs.remove(id).is_some() { self.replace_bad_list(list) } else { Ok(()) }
+        self.update_bad(|list| drop(list.packs.remove(id)))
     }
 
     fn record_path(&self, image: &ImageRef) -> PathBuf {

@@ -1,6 +1,9 @@
 //! Packs: the files that hold compressed blocks, and beside each the index of its blocks.
 
-use std::io::{self, BufWriter, Write};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, BufWriter, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use zstd::bulk::Compressor;
@@ -137,6 +140,11 @@ impl FinishedPack {
         pack_cache::map_file(&self.temp.file, self.temp.path())
     }
 
+    /// One of its frames, unpacked.
+    pub fn frame(&self, frame: usize) -> Option<Vec<u8>> {
+        read_frame(&self.temp.file, *self.frames.get(frame)?).ok()
+    }
+
     /// Puts index and pack at their places: the index first, since an index without a pack is known to be rubbish.
     ///
     /// A pack of this very content may be there, thinned or damaged (the same import into a store that lost it): then the
@@ -179,10 +187,32 @@ fn write_index(store: &Path, place: &Path, frames: &[FrameSpan], digests: &Diges
     temp.publish(place)
 }
 
-/// Makes the index of a pack again from where its frames lie: what their blocks are the pack itself says.
-pub(super) fn rebuild_index(store: &Path, pack: &Path, frames: &[manifest::Frame]) -> Result<(), StoreError> {
+/// A frame as it is in its pack, unpacked and otherwise unchecked. By read(2): where the disk does not read this is an
+/// error, and from a mapping it would be the signal SIGBUS, which ends the server.
+pub(super) fn read_frame(pack: &File, span: FrameSpan) -> io::Result<Vec<u8>> {
+    // zstd makes nothing this much longer.
+    if span.compressed_bytes as usize > 2 * FRAME_BYTES {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is longer than a frame can be"));
+    }
+    let mut compressed = vec![0; span.compressed_bytes as usize];
+    pack.read_exact_at(&mut compressed, span.offset_bytes)?;
+    zstd::bulk::decompress(&compressed, FRAME_BYTES)
+}
+
+/// The digest of a block of which it is not known what it was: no content has it, so nothing is built on the block, and
+/// the next scrub finds it damaged still.
+const UNKNOWN_BLOCK: Digest = [0xff; DIGEST_BYTES];
+
+/// Makes the index of a pack again from where its frames lie: what their blocks are the pack itself says, but for those
+/// frames (`bad`, by offset) that are known to be damaged.
+pub(super) fn rebuild_index(
+    store: &Path,
+    pack: &Path,
+    frames: &[manifest::Frame],
+    bad: &BTreeMap<u64, String>,
+) -> Result<(), StoreError> {
     let damaged = |reason: String| StoreError::Damaged { path: pack.to_owned(), reason };
-    let bytes = pack_cache::map(pack)?.ok_or_else(|| damaged("it is missing".to_string()))?;
+    let file = File::open(pack).map_err(io_error("open", pack))?;
     let mut digests = DigestLog::create(store)?;
     let mut spans = Vec::with_capacity(frames.len());
     for (number, frame) in frames.iter().enumerate() {
@@ -191,17 +221,26 @@ pub(super) fn rebuild_index(store: &Path, pack: &Path, frames: &[manifest::Frame
             return Err(damaged("a frame in the middle is not full: its blocks cannot be numbered".to_string()));
         }
         let (offset_bytes, compressed_bytes, raw_bytes) = (frame.offset_bytes, frame.compressed_bytes, frame.raw_bytes);
-        spans.push(FrameSpan { offset_bytes, compressed_bytes, raw_bytes });
-        let start = usize::try_from(offset_bytes).unwrap_or(usize::MAX);
-        let compressed = bytes.get(start..start.saturating_add(compressed_bytes as usize));
-        let raw = compressed.and_then(|compressed| zstd::bulk::decompress(compressed, FRAME_BYTES).ok());
-        // What cannot be unpacked is listed as damaged; its blocks must have some digest all the same.
-        let raw = raw.filter(|raw| raw.len() == raw_bytes as usize).unwrap_or_else(|| vec![0; raw_bytes as usize]);
-        for block in raw.chunks(BLOCK_BYTES) {
-            digests.push(manifest::digest(block))?;
+        let span = FrameSpan { offset_bytes, compressed_bytes, raw_bytes };
+        spans.push(span);
+        let raw = if bad.contains_key(&offset_bytes) { None } else { read_frame(&file, span).ok() };
+        match raw.filter(|raw| raw.len() == raw_bytes as usize) {
+            Some(raw) => raw.chunks(BLOCK_BYTES).try_for_each(|block| digests.push(manifest::digest(block)))?,
+            None => (0..raw_bytes as usize / BLOCK_BYTES).try_for_each(|_| digests.push(UNKNOWN_BLOCK))?,
         }
     }
     write_index(store, &pack.with_extension("idx"), &spans, &digests)
+}
+
+/// Whether an index has the checksum that it ends with. All of it is read by read(2) before anybody reads the mapping.
+fn is_index_sound(path: &Path) -> io::Result<bool> {
+    let file = File::open(path)?;
+    let content_bytes = file.metadata()?.len().saturating_sub(DIGEST_BYTES as u64);
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader((&file).take(content_bytes))?;
+    let mut checksum = Vec::with_capacity(DIGEST_BYTES);
+    file.take(DIGEST_BYTES as u64).read_to_end(&mut checksum)?;
+    Ok(checksum == hasher.finalize().as_bytes())
 }
 
 /// The index of a published pack, mapped: digests of its blocks in order, and its frames.
@@ -225,6 +264,13 @@ impl PackIndex {
 
     fn read(path: &Path, is_checked: bool) -> Result<PackIndex, StoreError> {
         let damaged = |reason: &str| StoreError::Damaged { path: PathBuf::from(path), reason: reason.to_owned() };
+        let is_sound = match is_checked.then(|| is_index_sound(path)) {
+            None => true,
+            Some(Ok(is_sound)) => is_sound,
+            // Said below.
+            Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => false,
+            Some(Err(error)) => return Err(damaged(&format!("it cannot be read: {error}"))),
+        };
         let bytes = pack_cache::map(path)?.ok_or_else(|| damaged("it is missing, though its pack is there"))?;
         if bytes.len() < INDEX_HEADER_BYTES + DIGEST_BYTES || &bytes[..8] != INDEX_MAGIC {
             return Err(damaged("it is no index of a pack"));
@@ -232,8 +278,8 @@ impl PackIndex {
         if bytes[8..10] != VERSION.to_le_bytes() && bytes[8..10] != DROPPED_VERSION.to_le_bytes() {
             return Err(damaged("it has an unknown format version"));
         }
-        let (content, checksum) = bytes.split_at(bytes.len() - DIGEST_BYTES);
-        if is_checked && manifest::digest(content) != checksum {
+        let (content, _) = bytes.split_at(bytes.len() - DIGEST_BYTES);
+        if !is_sound {
             return Err(damaged("its checksum is wrong"));
         }
         let count = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]) as usize;

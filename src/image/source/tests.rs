@@ -284,8 +284,13 @@ fn bombs_stop_at_their_limits() {
     lab.qemu_img("create -q -f qcow2 huge.qcow2 4T");
     let said = lab.refused(File::open(lab.path("huge.qcow2")).unwrap());
     assert!(said.contains("4398046511104 bytes") && said.contains("bytes_max"), "{said}");
-    let endless = io::Read::chain(&b"QFI\xfb"[..], io::repeat(1));
+    lab.qemu_img("create -q -f qcow2 small.qcow2 1M");
+    let small = std::fs::read(lab.path("small.qcow2")).unwrap();
+    let endless = io::Read::chain(&small[..], io::repeat(1));
     assert!(lab.refused(endless).contains("qcow2 file is larger"));
+    // One with a header that is refused anyway is not kept first.
+    let endless = io::Read::chain(&b"QFI\xfb"[..], io::repeat(1));
+    assert!(lab.refused(endless).contains("has version 16843009"));
 }
 
 /// Promise: cut or followed by something else, a packed image is never a short one.
