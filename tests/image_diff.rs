@@ -124,7 +124,7 @@ fn two_versions_of_a_machine_are_told_apart() {
             (2, "/etc/issue", "content"),
             (2, "/etc/kind", "kind"),
             (2, "/etc/link", "content"),
-            (2, "/etc/mode", "mode"),
+            (2, "/etc/mode", "mode+privilege"),
             (2, "/etc/owner", "owner"),
             (2, "/etc/same-size", "content"),
             (2, "/gone", "removed"),
@@ -153,12 +153,14 @@ fn a_comparison_is_one_of_both_directions_and_comes_in_pages() {
         let other = |what: String| match &*what {
             "added" => "removed".to_owned(),
             "removed" => "added".to_owned(),
-            _ => what,
+            _ => what.replace("+privilege", ""),
         };
         paths(files).into_iter().map(|(part, path, what)| (part, path.to_owned(), other(what))).collect()
     };
+    // A privilege that is new one way is not the other way round.
     let plain = |files: &[FileDiff]| -> Vec<_> {
-        paths(files).into_iter().map(|(part, path, what)| (part, path.to_owned(), what)).collect()
+        let what = |what: String| what.replace("+privilege", "");
+        paths(files).into_iter().map(|(part, path, told)| (part, path.to_owned(), what(told))).collect()
     };
     assert_eq!(plain(&there.file_list), swapped(&back.file_list));
     let nothing = store.diff("a:1", "a:1");
@@ -266,7 +268,7 @@ fn partitions_that_lie_on_each_other_are_none_of_them_the_same() {
     assert_eq!((&*part(&diff, 1).state, &*part(&diff, 1).how), ("changed", "compared"));
     assert_eq!(paths(&diff.file_list), [(1, "/file", "content".to_owned())]);
     assert_eq!(diff.outside.new_bytes, 0, "all that is new lies in a partition: {diff:?}");
-    assert_eq!(part(&diff, 2).blocks.new_bytes, diff.blocks.new_bytes);
+    assert!(part(&diff, 2).blocks.new_bytes > 0, "and of two that share it, in the one that begins last: {diff:?}");
 }
 
 /// Files with more holes than are read are never told as the same.
