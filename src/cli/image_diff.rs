@@ -123,7 +123,7 @@ fn partition(part: &PartitionDiff) -> Vec<String> {
     }
     let reason = part.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
     match part.how.as_str() {
-        "compared" => lines.push(format!("  files: {}", counts(&part.files))),
+        "compared" => lines.push(format!("  files: {}{reason}", counts(&part.files))),
         "same" => lines.push("  files: none differs".to_owned()),
         _ => lines.push(format!("  files: blocks only{reason}")),
     }

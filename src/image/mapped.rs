@@ -49,7 +49,7 @@ struct Piece {
 
 impl AsRef<[u8]> for Piece {
     fn as_ref(&self) -> &[u8] {
-        // `MappedFile::piece` made it inside the file.
+        // `MappedFile::inside` made it so.
         self.map.get(self.range.clone()).unwrap_or(&[])
     }
 }
@@ -57,8 +57,8 @@ impl AsRef<[u8]> for Piece {
 impl Drop for Piece {
     fn drop(&mut self) {
         let length = self.range.end - self.range.start;
-        // SAFETY: the mapping is a shared one of a file and nobody writes to it: what is dropped are entries of a page
-        // table, which the next access makes again from the same file.
+        // SAFETY: the range lies inside of the mapping (`MappedFile::inside`), which is a shared one of a file and nobody
+        // writes to it: what is dropped are entries of a page table, which the next access makes again from the same file.
         let let_go = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, self.range.start, length) };
         if let Err(error) = let_go {
             tracing::debug!(%error, "pages of a pack stay mapped");
@@ -101,7 +101,12 @@ impl MappedFile {
     /// A piece for the socket; a range that is not inside the file gives none of it.
     #[must_use]
     pub fn piece(&self, range: Range<usize>) -> Bytes {
-        Bytes::from_owner(Piece { map: self.map.clone(), range })
+        Bytes::from_owner(Piece { map: self.map.clone(), range: self.inside(range) })
+    }
+
+    /// The range, or an empty one where it is not inside of the mapping: what lies behind is other memory of ours.
+    fn inside(&self, range: Range<usize>) -> Range<usize> {
+        if range.start <= range.end && range.end <= self.map.len() { range } else { 0..0 }
     }
 
     /// Whether all of the range lies in memory, so that nobody waits for the disk. A question to the kernel, not a look.
@@ -232,6 +237,10 @@ mod tests {
         assert!(kept < 16 << 20, "{kept} bytes of 64 MiB are still mapped");
         assert_eq!(mapped.piece(5..7), content[5..7]);
         assert!(mapped.piece(0..content.len() + 1).is_empty() && !mapped.is_in_memory(&(0..content.len() + 1)));
+        // Nor may it let go of what lies behind the file when it is dropped.
+        assert_eq!(mapped.inside(4096..content.len() + 4096), 0..0);
+        assert_eq!((mapped.inside(7..5), mapped.inside(5..content.len())), (0..0, 5..content.len()));
+        assert!(mapped.piece(4096..content.len() + 4096).is_empty());
     }
 
     /// Promise: a pack that somebody cuts short under us is an error, and not the end of the server.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use memmap2::Mmap;
 
@@ -25,23 +25,32 @@ struct Mappings {
     tick: u64,
 }
 
-impl PackCache {
-    /// One that is mapped already.
-    pub fn known(&self, id: &str) -> Option<MappedFile> {
-        let mut mapped = self.lock();
-        mapped.tick += 1;
-        let tick = mapped.tick;
-        let (file, used) = mapped.by_id.get_mut(id)?;
-        *used = tick;
+impl Mappings {
+    fn known(&mut self, id: &str) -> Option<MappedFile> {
+        self.tick += 1;
+        let (file, used) = self.by_id.get_mut(id)?;
+        *used = self.tick;
         Some(file.clone())
+    }
+}
+
+impl PackCache {
+    /// One that is mapped already. Never waits: while another is being opened, which may take the disk's time, none is known.
+    pub fn known(&self, id: &str) -> Option<MappedFile> {
+        match self.mapped.try_lock() {
+            Ok(mut mapped) => mapped.known(id),
+            Err(TryLockError::Poisoned(mapped)) => mapped.into_inner().known(id),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     /// `Ok(None)` when there is no such file.
     pub fn get(&self, id: &str, path: &Path) -> Result<Option<MappedFile>, StoreError> {
-        if let Some(file) = self.known(id) {
+        // Held while it is opened: whoever replaces the file meanwhile waits with `forget`, and the old one does not stay.
+        let mut mapped = self.lock();
+        if let Some(file) = mapped.known(id) {
             return Ok(Some(file));
         }
-        let mut mapped = self.lock();
         let tick = mapped.tick;
         let Some(file) = open_pack(id, path)? else { return Ok(None) };
         if mapped.by_id.len() >= MAPPED_MAX {
@@ -106,4 +115,25 @@ pub(super) fn map_file(file: &File, path: &Path) -> Result<Mapped, StoreError> {
     // neither changed nor truncated afterwards, only unlinked or replaced by a rename, which a mapping survives.
     let map = unsafe { Mmap::map(file) }.map_err(io_error("map", path))?;
     Ok(Mapped::new(map))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pack on a slow disk holds up those who wait for it, and no thread that serves others.
+    #[test]
+    fn whoever_only_asks_does_not_wait_for_one_that_is_being_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pack");
+        std::fs::write(&path, "pack").unwrap();
+        let cache = PackCache::default();
+        assert!(cache.known("a").is_none());
+        assert_eq!(cache.get("a", &path).unwrap().unwrap().bytes()[..], b"pack"[..]);
+        assert!(cache.known("a").is_some());
+        let opening = cache.lock();
+        assert!(cache.known("a").is_none());
+        drop(opening);
+        assert!(cache.known("a").is_some() && cache.get("b", &dir.path().join("none")).unwrap().is_none());
+    }
 }

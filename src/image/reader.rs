@@ -14,6 +14,8 @@ use crate::wire::manifest::{self, BLOCK_BYTES, Extent, FRAME_BYTES, Manifest};
 const FRAMES_KEPT: usize = 16;
 /// What the shortest read costs of a budget: fatfs reads a directory field by field.
 const READ_COST_BYTES_MIN: usize = 256;
+/// What reading all of an image may cost whatever lies in it: directories are read again and again, holes are read too.
+const ALL_BYTES_MIN: u64 = 64 << 30;
 
 /// Reads what the manifest describes. Bytes are checked by [`ImageReader::extent`], and where the
 /// reader was made so ([`ImageReader::checked_by`]).
@@ -26,6 +28,8 @@ pub(super) struct ImageReader<'m> {
     frames_kept: usize,
     /// What may be spent on reading yet.
     budget_bytes: u64,
+    /// Asked before each read, since what reads may never come back to whoever started it.
+    stop: Option<&'m dyn Fn() -> bool>,
     /// Kept: making one for each frame took longer than the frame. `None` before the first.
     decompressor: Option<Decompressor<'static>>,
     position: u64,
@@ -53,6 +57,7 @@ impl<'m> ImageReader<'m> {
             frames: Vec::new(),
             frames_kept: FRAMES_KEPT,
             budget_bytes: u64::MAX,
+            stop: None,
             decompressor: None,
             position: 0,
             blocks: None,
@@ -81,7 +86,21 @@ impl<'m> ImageReader<'m> {
         ImageReader { budget_bytes, ..self }
     }
 
+    /// As [`ImageReader::spending`], for who reads all files: some times what the image holds, however long it claims to be.
+    pub fn spending_by_data(self) -> ImageReader<'m> {
+        let budget_bytes = self.manifest.data_bytes().saturating_mul(8).saturating_add(ALL_BYTES_MIN);
+        self.spending(budget_bytes)
+    }
+
+    /// Ends in an error as soon as `stop` says so.
+    pub fn until(self, stop: &'m dyn Fn() -> bool) -> ImageReader<'m> {
+        ImageReader { stop: Some(stop), ..self }
+    }
+
     fn spend(&mut self, bytes: usize) -> io::Result<()> {
+        if self.stop.is_some_and(|stop| stop()) {
+            return Err(io::Error::other("nobody waits for it any more"));
+        }
         let left = self.budget_bytes.checked_sub(bytes as u64);
         self.budget_bytes = left.ok_or_else(|| io::Error::other("it takes more reading than is spent on it"))?;
         Ok(())

@@ -27,8 +27,9 @@ mod section;
 pub use detect::{Detected, Format};
 pub use section::Section;
 
-/// Names of one directory and of all directories above it, held while it is walked.
-pub const NAMES_BYTES_MAX: usize = 256 << 20;
+/// Names of one directory and of all directories above it, held while it is walked: some two million. The installed agent's
+/// walk of a mounted tree has the same bound.
+pub const NAMES_BYTES_MAX: usize = 64 << 20;
 /// Directories of one file system. Each is remembered, so that one that is reached twice is found.
 pub const DIRECTORIES_MAX: usize = 5_000_000;
 /// Zeros of one file that no block stands behind. A longer file of holes is listed without a digest: reading it takes

@@ -78,7 +78,7 @@ pub struct PartitionDiff {
     pub mounted_at: Option<String>,
     /// `compared`, `same` (no block differs, so no file was looked at) or `blocks only`.
     pub how: String,
-    /// Why only blocks.
+    /// Why only blocks; of those compared, what was not read.
     pub reason: Option<String>,
     pub files: FileCounts,
 }

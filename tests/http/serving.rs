@@ -80,11 +80,15 @@ fn content_is_named_and_not_sent_to_whom_has_it() {
         let other = ask(&mut connection, "GET", &url, &["If-Range: \"x\"", "Range: bytes=1-3"]);
         assert!(other.status == 200 && other.body == whole.body);
         let refused = ask(&mut connection, "GET", &url, &[&format!("If-Match: W/{etag}"), "Range: bytes=1-3"]);
-        assert_eq!(refused.status, 412);
+        assert_eq!((refused.status, refused.header("etag")), (412, Some(&etag[..])));
+        assert_eq!(refused.header("cache-control"), Some("no-store"), "a refusal is no content");
         assert!(refused.error().contains("If-Match"), "{refused:?}");
         let beyond = ask(&mut connection, "GET", &url, &["Range: bytes=99999999999-"]);
         let all = format!("bytes */{}", whole.body.len());
         assert_eq!((beyond.status, beyond.header("content-range")), (416, Some(&all[..])));
+        assert_eq!(beyond.header("cache-control"), Some("no-store"));
+        let end = ask(&mut connection, "GET", &url, &["Range: bytes=-3"]);
+        assert!(end.status == 206 && end.body == whole.body[whole.body.len() - 3..], "{}", end.status);
     }
 }
 

@@ -64,7 +64,7 @@ pub(super) fn survey<'m>(
     packs: Vec<Mapped>,
     blocks: Option<&Rc<Blocks<'m>>>,
 ) -> Result<Survey<'m>, MakeError> {
-    let reader = ImageReader::new(manifest, packs);
+    let reader = ImageReader::new(manifest, packs).spending_by_data();
     let reader = match blocks {
         Some(blocks) => reader.checked_by(blocks),
         None => reader,

@@ -9,7 +9,7 @@ use super::{DiffError, Page, Side, partitions};
 use crate::causes;
 use crate::decide::drift::finding::{Aspect, Aspects, Digest, Kind, Node, compare as differ};
 use crate::decide::drift::path::{order, to_text};
-use crate::volume::{self, Format, Found, Section, Tree, VolumeError, fat};
+use crate::volume::{self, Format, Found, HOLE_BYTES_MAX, Section, Tree, VolumeError, fat};
 use crate::wire::operator_diff::{FileCounts, FileDiff, FileSide, PartitionDiff};
 
 /// Bounds on what waits for its content to be read: some 40 MB.
@@ -85,7 +85,7 @@ pub(super) fn compare(
     listing: &mut Listing,
     is_stopped: &dyn Fn() -> bool,
 ) -> Result<(), DiffError> {
-    if partitions::is_untouched(partition) {
+    if partitions::is_untouched(old, new, partition) {
         return Ok(());
     }
     partition.how = "blocks only".to_owned();
@@ -96,10 +96,12 @@ pub(super) fn compare(
     let mark = listing.mark();
     let mut counts = FileCounts::default();
     let number = partition.number;
+    let mut unread = 0u64;
     // Our own readers have no panic that is known; an image that finds one costs its own files only.
     let walked = catch_unwind(AssertUnwindSafe(|| {
         let mut walk = Walk::open(old, new, number)?;
         let each = |aspects: Aspects, pair: &Pair| {
+            unread += u64::from(is_undecided(pair));
             *match () {
                 () if aspects.has(Aspect::Added) => &mut counts.added,
                 () if aspects.has(Aspect::Removed) => &mut counts.removed,
@@ -121,6 +123,12 @@ pub(super) fn compare(
         Ok(Ok(())) => {
             partition.how = "compared".to_owned();
             partition.files = counts;
+            partition.reason = (unread > 0).then(|| {
+                let bound = HOLE_BYTES_MAX >> 30;
+                format!(
+                    "{unread} with more than {bound} GiB of holes are not read, and listed as if their content differed"
+                )
+            });
             return Ok(());
         }
         Ok(Err((which, error))) => {
@@ -194,7 +202,7 @@ impl<'t> Walk<'t> {
         while !is_over && !is_stopped() {
             let mut pairs: Vec<Pair> = Vec::new();
             let mut bytes = 0;
-            while pairs.len() < PAIRS_MAX && bytes < PAIRS_BYTES_MAX {
+            while pairs.len() < PAIRS_MAX && bytes < PAIRS_BYTES_MAX && !is_stopped() {
                 let Some(pair) = self.pair()? else {
                     is_over = true;
                     break;
@@ -208,7 +216,11 @@ impl<'t> Walk<'t> {
                 self.read(&mut pairs, which, is_stopped)?;
             }
             for pair in &pairs {
-                let aspects = aspects(pair);
+                let mut aspects = aspects(pair);
+                // Never told as the same unseen.
+                if is_undecided(pair) {
+                    aspects = aspects.with(Aspect::Content);
+                }
                 if !aspects.is_empty() {
                     each(aspects, pair);
                 }
@@ -252,8 +264,17 @@ fn tree<'t>(side: &'t mut Side, number: u32) -> Result<Option<Box<dyn Tree + 't>
 
 /// Roughly what a found thing takes in memory.
 fn weight(found: &Found) -> usize {
-    let xattrs: usize = found.node.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
-    found.path.len() + xattrs + found.content_bytes()
+    found.path.len() + node_bytes(&found.node) + found.content_bytes()
+}
+
+/// Of what a node holds beside itself.
+pub(super) fn node_bytes(node: &Node) -> usize {
+    let xattrs: usize = node.xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
+    let target = match &node.kind {
+        Kind::Symlink { target } => target.len(),
+        _ => 0,
+    };
+    xattrs + target
 }
 
 fn aspects([old, new]: &Pair) -> Aspects {
@@ -268,6 +289,13 @@ fn wants_content(pair: &Pair) -> bool {
     };
     let (old, new) = (length(&pair[0]), length(&pair[1]));
     old == new && old.is_some_and(|bytes| bytes > 0)
+}
+
+/// Whether content was wanted and not to be had of both: more than [`HOLE_BYTES_MAX`] of holes are not read. Asked after
+/// [`Walk::read`].
+fn is_undecided(pair: &Pair) -> bool {
+    let is_read = |found: &Found| matches!(found.node.kind, Kind::File { digest: Some(_), .. });
+    wants_content(pair) && !pair.iter().flatten().all(is_read)
 }
 
 fn side(node: &Node) -> FileSide {

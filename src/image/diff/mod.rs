@@ -1,7 +1,9 @@
 //! What differs between two images: blocks by the indexes of their packs, the partition table, and files, read out of both
 //! images in place.
 //!
-//! Memory: 8 bytes for each block of the older image, the two manifests, some tens of MB of names and unpacked frames.
+//! Memory: 8 bytes for each block of the older image, the two manifests, 16 MiB of unpacked frames of each, some 50 MB of
+//! what waits to be read or listed; and of each image the names of one directory and those above it (some KB in what people
+//! make, 64 MiB at most) or all entries of a FAT (some 200 MB at most).
 
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -19,6 +21,8 @@ use crate::wire::operator_diff::{DiffedImage, FileCounts, ImageDiff};
 mod files;
 mod partitions;
 mod sums;
+#[cfg(test)]
+mod tests;
 
 /// Decompressed frames that are kept for each image: 16 MiB.
 const FRAMES_KEPT: usize = 64;
@@ -66,9 +70,9 @@ impl ImageStore {
     ) -> Result<ImageDiff, DiffError> {
         let (from, to) = (self.show(from)?, self.show(to)?);
         let (old, new) = (self.manifest(&from.manifest)?, self.manifest(&to.manifest)?);
-        let mut old = self.diffed(&from, &old)?;
-        let mut new = self.diffed(&to, &new)?;
         let is_stopped = || is_stopped() || self.wanted.is_stopping();
+        let mut old = self.diffed(&from, &old, &is_stopped)?;
+        let mut new = self.diffed(&to, &new, &is_stopped)?;
         let sums = sums::sums(&old, &new);
         let mut partitions = partitions::compare(&old, &new, &sums);
         let mut listing = files::Listing::new(page);
@@ -99,12 +103,19 @@ impl ImageStore {
         })
     }
 
-    fn diffed<'m>(&self, record: &'m Record, manifest: &'m Manifest) -> Result<Side<'m>, DiffError> {
+    fn diffed<'m>(
+        &self,
+        record: &'m Record,
+        manifest: &'m Manifest,
+        is_stopped: &'m dyn Fn() -> bool,
+    ) -> Result<Side<'m>, DiffError> {
         let blocks = Rc::new(self.blocks(manifest)?);
         let reader = ImageReader::new(manifest, self.packs_of(manifest)?);
-        let mut reader = reader.keeping(FRAMES_KEPT).checked_by(&blocks);
-        let parts = parts::list(manifest, &mut reader);
-        let parts = parts.map_err(|source| DiffError::Read { image: record.image.clone(), source })?;
+        let mut reader = reader.keeping(FRAMES_KEPT).checked_by(&blocks).spending_by_data().until(is_stopped);
+        let parts = parts::list(manifest, &mut reader).map_err(|source| match is_stopped() {
+            true => DiffError::Stopped,
+            false => DiffError::Read { image: record.image.clone(), source },
+        })?;
         Ok(Side { record, manifest, blocks, reader, parts })
     }
 
@@ -127,6 +138,14 @@ impl Side<'_> {
 
     fn part(&self, number: u32) -> Option<&Part> {
         self.parts.iter().find(|part| part.number == number)
+    }
+
+    /// Whether no other part has a byte of this one. Nothing keeps the entries of a table from lying on each other.
+    fn lies_alone(&self, number: u32) -> bool {
+        let end = |part: &Part| part.offset_bytes.saturating_add(part.length_bytes);
+        let overlaps = |part: &Part, other: &Part| part.offset_bytes < end(other) && other.offset_bytes < end(part);
+        let others = || self.parts.iter().filter(|other| other.number != number);
+        self.part(number).is_none_or(|part| !others().any(|other| overlaps(part, other)))
     }
 }
 

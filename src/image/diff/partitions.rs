@@ -4,7 +4,7 @@ use super::Side;
 use super::sums::Sums;
 use crate::decide::drift::path::to_text;
 use crate::volume::layout::parts::Part;
-use crate::wire::operator_diff::{BlockSums, FileCounts, PartitionDiff, PartitionSide};
+use crate::wire::operator_diff::{FileCounts, PartitionDiff, PartitionSide};
 
 /// Every partition of both sides, by number. Files are not looked at yet.
 pub(super) fn compare(old: &Side, new: &Side, sums: &Sums) -> Vec<PartitionDiff> {
@@ -18,10 +18,13 @@ pub(super) fn compare(old: &Side, new: &Side, sums: &Sums) -> Vec<PartitionDiff>
             (Some(from), Some(to)) => changes(from, to),
             _ => Vec::new(),
         };
+        // A block of two that lie on each other is counted to one of them.
+        let is_known = old.lies_alone(number) && new.lies_alone(number);
+        let is_same = if is_known { blocks.is_same() } else { sums.whole.is_same() };
         let state = match (&from, &to) {
             (None, _) => "added",
             (_, None) => "removed",
-            _ if entry.is_empty() && blocks.is_same() => "same",
+            _ if entry.is_empty() && is_same => "same",
             _ => "changed",
         };
         PartitionDiff {
@@ -40,12 +43,13 @@ pub(super) fn compare(old: &Side, new: &Side, sums: &Sums) -> Vec<PartitionDiff>
     numbers.into_iter().map(diff).collect()
 }
 
-/// Whether no byte of a partition differs, so that no file does. A block that lies across its borders says nothing.
-pub(super) fn is_untouched(diff: &PartitionDiff) -> bool {
+/// Whether no byte of a partition differs, so that no file does. A block that lies across its borders says nothing, and one
+/// that two partitions share says it of one of them.
+pub(super) fn is_untouched(old: &Side, new: &Side, diff: &PartitionDiff) -> bool {
     let (Some(from), Some(to)) = (&diff.from, &diff.to) else { return false };
     let lies_on_blocks = |side: &PartitionSide| side.offset_bytes.is_multiple_of(4096);
-    let is_empty = |sums: &BlockSums| sums.is_same();
-    from.bytes == to.bytes && lies_on_blocks(from) && lies_on_blocks(to) && is_empty(&diff.blocks)
+    let lies_alone = old.lies_alone(diff.number) && new.lies_alone(diff.number);
+    from.bytes == to.bytes && lies_on_blocks(from) && lies_on_blocks(to) && lies_alone && diff.blocks.is_same()
 }
 
 fn changes(from: &PartitionSide, to: &PartitionSide) -> Vec<&'static str> {

@@ -24,7 +24,7 @@ struct Stretch {
     old: Option<(u64, u64)>,
 }
 
-/// All sums. A block belongs to the part in which it begins.
+/// All sums. A block belongs to the part in which it begins; of parts that lie on each other, to the one that begins last.
 pub(super) fn sums(old: &Side, new: &Side) -> Sums {
     let mut stretches: Vec<Stretch> = new.parts.iter().map(|part| stretch(part, old.part(part.number))).collect();
     stretches.sort_by_key(|stretch| stretch.start);
@@ -67,8 +67,8 @@ fn add_zeroed(old: &Side, new: &Side, stretches: &[Stretch], sums: &mut Sums) {
     parts.sort_by_key(|(part, _)| part.offset_bytes);
     for (offset, _) in old.blocks.iter() {
         let next = parts.partition_point(|(part, _)| part.offset_bytes <= offset);
-        let holder = next.checked_sub(1).and_then(|at| parts.get(at));
-        let holder = holder.filter(|(part, _)| offset < part.offset_bytes.saturating_add(part.length_bytes));
+        let holds = |(part, _): &&(&Part, _)| offset < part.offset_bytes.saturating_add(part.length_bytes);
+        let holder = parts.iter().take(next).rev().find(holds);
         let place = match holder {
             // A partition that is gone is told as such.
             Some((_, None)) => continue,
@@ -104,8 +104,8 @@ fn stretch(part: &Part, old: Option<&Part>) -> Stretch {
 }
 
 fn within(stretches: &[Stretch], offset: u64) -> Option<usize> {
-    let at = stretches.partition_point(|stretch| stretch.start <= offset).checked_sub(1)?;
-    stretches.get(at).filter(|stretch| offset < stretch.end).map(|_| at)
+    let next = stretches.partition_point(|stretch| stretch.start <= offset);
+    stretches.iter().take(next).rposition(|stretch| offset < stretch.end)
 }
 
 fn prefix(digest: &[u8]) -> u64 {

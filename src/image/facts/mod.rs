@@ -48,7 +48,8 @@ impl ImageStore {
 
     /// The same of an image whose packs are in the store.
     pub(super) fn look_at(&self, manifest: &Manifest) -> Facts {
-        // One at a time: each holds some 16 MiB of frames. The lock guards no data.
+        // One at a time: each holds 16 MiB of frames, and at worst 64 MiB of a directory's names or some 200 MB of a FAT's
+        // entries. The lock guards no data.
         let _alone = self.looking.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let look = || of(manifest, self.packs_of(manifest)?);
         // Our own readers have no panic that is known; an image that finds one costs its own facts only.
@@ -187,4 +188,4 @@ fn boot(facts: &BootFacts, loaders: &[String]) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

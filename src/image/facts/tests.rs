@@ -3,17 +3,14 @@ use std::io::Cursor;
 use crate::image::tests::{MIB, import, store};
 
 /// A FAT that fills `len` bytes.
-fn fat(len: usize) -> Vec<u8> {
+pub(in crate::image) fn fat(len: usize) -> Vec<u8> {
     let mut disk = Cursor::new(vec![0; len]);
     fatfs::format_volume(&mut disk, fatfs::FormatVolumeOptions::new()).unwrap();
     disk.into_inner()
 }
 
-/// Bad input: a directory of deleted entries whose clusters run in a circle, in an image of 16 TiB, most of it holes: by its
-/// length alone the reader might go on for days.
-#[test]
-fn what_runs_in_a_circle_ends_at_the_budget() {
-    let (_dir, store) = store();
+/// A FAT with a directory of deleted entries whose clusters run in a circle.
+pub(in crate::image) fn round_fat() -> Vec<u8> {
     let mut disk = fat(4 * MIB);
     {
         let files = fatfs::FileSystem::new(Cursor::new(&mut disk), fatfs::FsOptions::new()).unwrap();
@@ -37,7 +34,15 @@ fn what_runs_in_a_circle_ends_at_the_budget() {
             _ => ((low & 0x0f) | ((number & 15) << 4) as u8, (number >> 4) as u8),
         };
     }
-    let imported = import(&store, "round:1", &disk[..]).unwrap();
+    disk
+}
+
+/// Bad input: an endless directory in an image of 16 TiB, most of it holes: by its length alone the reader might go on for
+/// days.
+#[test]
+fn what_runs_in_a_circle_ends_at_the_budget() {
+    let (_dir, store) = store();
+    let imported = import(&store, "round:1", &round_fat()[..]).unwrap();
     let facts = imported.record().facts.as_ref().unwrap();
     assert_eq!((&*facts.table, &*facts.partitions[0].file_system), ("none", "vfat"));
     let mut manifest = store.manifest(&imported.record().manifest).unwrap();
