@@ -5,6 +5,7 @@ import os
 import pathlib
 import shutil
 import subprocess
+import threading
 import time
 
 from regild import BINARY, ROOT, Regild, run_measured
@@ -73,6 +74,30 @@ def settle():
     os.sync()
 
 
+class OwnMemory:
+    """The most memory that a process had of its own (not mapped files, which the page cache holds anyway and gives back when
+    others need memory), as far as looking every 20 ms shows it: the kernel keeps a peak of the sum only."""
+
+    def __init__(self, process):
+        self.process, self.most = process, 0
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self.watch, daemon=True)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        self.thread.join()
+
+    def watch(self):
+        while True:
+            self.most = max(self.most, self.process.memory("RssAnon"))
+            if self.over.wait(0.02):
+                return
+
+
 class Store:
     """A regild server with an image store of its own."""
 
@@ -90,9 +115,10 @@ class Store:
     def plain(self, *words):
         """One `regild image` command; CPU is the server's and the command's, memory the server's peak so far."""
         before = self.server.process.cpu_seconds()
-        one = timed([BINARY, "--server", "state/regild.sock", "image", *words], cwd=self.directory)
+        with OwnMemory(self.server.process) as own:
+            one = timed([BINARY, "--server", "state/regild.sock", "image", *words], cwd=self.directory)
         return {**one, "cpu": one["cpu"] + self.server.process.cpu_seconds() - before, "command_peak": one["peak"],
-                "peak": self.server.process.memory("VmHWM")}
+                "peak": self.server.process.memory("VmHWM"), "own": own.most}
 
     def plain_import(self, path, name):
         return self.plain("import", path, "--as", name)
