@@ -108,7 +108,7 @@ test-fast:
 	cargo test --test net --test write_path --test write_cuts
 	cargo test --test store_cuts
 	cargo test --test watch --test drift --test volume
-	cargo test --test image_store
+	cargo test --test image_store --test image_diff --test image_plan --test image_facts
 	cargo test --test sim
 	@# These wait for the server, for timers and for disks more than they compute.
 	cargo test --test http -- --test-threads 6
