@@ -100,12 +100,9 @@ pub fn window(range: &Range<usize>) -> Range<usize> {
     range.start..range.end.min(range.start.saturating_add(WINDOW_BYTES))
 }
 
-/// Has a window read on a blocking thread; the disk goes on with the next one meanwhile.
+/// Has a window read on a blocking thread.
 pub fn bring_in(file: MappedFile, window: Range<usize>) -> JoinHandle<io::Result<()>> {
-    tokio::task::spawn_blocking(move || {
-        let ahead = file.length().min(window.end.saturating_add(WINDOW_BYTES));
-        file.bring_in(window, ahead)
-    })
+    tokio::task::spawn_blocking(move || file.bring_in(window))
 }
 
 impl Body for Sending {

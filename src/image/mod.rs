@@ -255,7 +255,14 @@ impl ImageStore {
     /// # Errors
     /// [`StoreError::NoPack`] (also when `id` is no id) or [`StoreError::Io`].
     pub fn pack(&self, id: &str) -> Result<Bytes, StoreError> {
-        Ok(self.pack_file(id)?.bytes().clone())
+        let file = self.pack_file(id)?;
+        if file.is_cut() {
+            // Whoever reads on would be ended by SIGBUS, and the server with it.
+            self.packs.forget(id);
+            let reason = format!("it is shorter than the {} bytes that it had", file.length());
+            return Err(StoreError::Damaged { path: self.pack_path(id), reason });
+        }
+        Ok(file.bytes().clone())
     }
 
     /// A pack as it is served.
