@@ -223,13 +223,14 @@ impl ImageStore {
     /// The packs of an image, each as its digest says: the reader of images does not check what it unpacks, and a
     /// damaged pack would make hosts drift that are as they should be.
     fn checked_packs_of(&self, manifest: &Manifest) -> Result<Vec<Bytes>, MakeError> {
-        let packs = self.packs_of(manifest)?;
-        for (id, bytes) in manifest.packs.iter().zip(&packs) {
-            if manifest::digest(bytes) != *id {
-                return Err(MakeError::Damaged { pack: manifest::to_hex(id) });
+        for id in &manifest.packs {
+            let name = manifest::to_hex(id);
+            let digest = self.pack_file(&name)?.read_digest().map_err(io_error("read", &self.pack_path(&name)))?;
+            if digest != *id {
+                return Err(MakeError::Damaged { pack: name });
             }
         }
-        Ok(packs)
+        Ok(self.packs_of(manifest)?)
     }
 
     /// A baseline as it is sent, mapped into memory.
