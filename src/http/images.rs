@@ -133,14 +133,15 @@ async fn send(
     let Some(range) = range else { return Ok(asked.without_data(builder)) };
     // What cannot be read at all is said before an answer has begun.
     let first = sending::window(&range);
-    if !file.is_in_memory(&first) {
-        let came = sending::bring_in(file.clone(), first.clone()).await.map_err(std::io::Error::other);
+    let is_cold = !file.is_in_memory(&first);
+    if is_cold {
+        let came = sending::bring_in(file.clone(), first).await.map_err(std::io::Error::other);
         came.and_then(|came| came).map_err(|error| {
             tracing::error!(%error, etag = file.etag(), "image data cannot be read");
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("this file cannot be read: {error}"))
         })?;
     }
-    let body = Sending::new(shared.clone(), peer.remote.ip(), file, range, first.end);
+    let body = Sending::new(shared.clone(), peer.remote.ip(), file, range, is_cold);
     Ok(finish(builder, Body::new(body)))
 }
 

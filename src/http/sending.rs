@@ -37,18 +37,14 @@ pub struct Sending {
 }
 
 impl Sending {
-    /// `in_memory`: up to where it is.
+    /// Its first window is in memory; `was_cold`: only now.
     #[must_use]
-    pub fn new(
-        shared: Arc<Shared>,
-        source: IpAddr,
-        file: MappedFile,
-        range: Range<usize>,
-        in_memory: usize,
-    ) -> Sending {
+    pub fn new(shared: Arc<Shared>, source: IpAddr, file: MappedFile, range: Range<usize>, was_cold: bool) -> Sending {
         let _counted = Counted::new(&shared.pacer);
         let limits = shared.limits_of(source);
-        Sending { shared, source, file, left: range, in_memory, coming: None, limits, turn: None, _counted }
+        let in_memory = window(&range).end;
+        let coming = if was_cold { next(&file, in_memory) } else { None };
+        Sending { shared, source, file, left: range, in_memory, coming, limits, turn: None, _counted }
     }
 
     /// A cold page would stall a worker thread, and with it every other machine, while the disk seeks: so pages are brought
@@ -70,6 +66,7 @@ impl Sending {
             self.coming = None;
             came.map_err(io::Error::other)??;
         }
+        self.coming = next(&self.file, window.end);
         self.arrived(window.end);
         Poll::Ready(Ok(()))
     }
@@ -98,6 +95,13 @@ impl Sending {
 /// The next part of a range that is brought in at once.
 pub fn window(range: &Range<usize>) -> Range<usize> {
     range.start..range.end.min(range.start.saturating_add(WINDOW_BYTES))
+}
+
+/// While one window is sent the disk reads the next one, also past the end of the range: whoever fetches what is cold goes on
+/// there.
+fn next(file: &MappedFile, end: usize) -> Option<JoinHandle<io::Result<()>>> {
+    let next = window(&(end..file.length()));
+    (!next.is_empty() && !file.is_in_memory(&next)).then(|| bring_in(file.clone(), next))
 }
 
 /// Has a window read on a blocking thread.
