@@ -140,9 +140,9 @@ class Cable:
         """Starts a server at the server's end."""
         return Process(self.server + list(command), self.directory / f"{name}.log", **options)
 
-    def ask(self, command, seconds=180):
-        """Runs a client to its end, and gives what it printed."""
-        command = self.client + [str(word) for word in command]
+    def ask(self, command, seconds=180, inside=None):
+        """Runs a client to its end, at the client's end if nothing else is said, and gives what it printed."""
+        command = (inside or self.client) + [str(word) for word in command]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, preexec_fn=die_with_us)
         except subprocess.TimeoutExpired:
