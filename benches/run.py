@@ -22,7 +22,8 @@ from regild import BINARY, BOOT_ASSETS, ROOT, built
 
 # Quiet ones first: they do not heat up the disk for the others.
 BENCHES = [
-    "sizes", "serve", "fleet", "agents", "drift_fleet", "dhcp", "tftp", "image", "drift", "drift_watch", "http", "netboot",
+    "sizes", "serve", "fleet", "agents", "drift_fleet", "dhcp", "tftp", "image", "image_versions", "image_large",
+    "drift", "drift_watch", "http", "netboot",
 ]
 WORK = ROOT / "target/bench"
 
@@ -63,11 +64,13 @@ def main(names):
         try:
             module = importlib.import_module({"http": "http_range"}.get(name, name))
             before = report.load()
-            table = module.run(Bench(work))
+            made = module.run(Bench(work))
+            made = made if isinstance(made, list) else [made]
             seconds = time.monotonic() - began
-            table.notes.append(f"{seconds:.0f} s; load average {before} before, {report.load()} after.")
-            tables.append(table)
-            print(f"\n{table.text()}", flush=True)
+            made[-1].notes.append(f"{seconds:.0f} s; load average {before} before, {report.load()} after.")
+            tables += made
+            for table in made:
+                print(f"\n{table.text()}", flush=True)
         finally:
             shutil.rmtree(work, ignore_errors=True)
     verdict = {None: "", True: "yes", False: "NO"}

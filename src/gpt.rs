@@ -134,9 +134,14 @@ impl Table {
     /// Discoverable Partitions Specification.
     #[must_use]
     pub fn read_only(&self) -> Vec<u32> {
-        let marked =
-            (1..).zip(&self.entries).filter(|(_, entry)| entry.is_used() && entry.attribute_bits >> 60 & 1 == 1);
-        marked.map(|(number, _)| number).collect()
+        self.attributes().into_iter().filter(|(_, bits)| bits >> 60 & 1 == 1).map(|(number, _)| number).collect()
+    }
+
+    /// The attribute bits of each partition, by number.
+    #[must_use]
+    pub fn attributes(&self) -> Vec<(u32, u64)> {
+        let used = (1..).zip(&self.entries).filter(|(_, entry)| entry.is_used());
+        used.map(|(number, entry)| (number, entry.attribute_bits)).collect()
     }
 
     /// The table for a disk of another size: the backup at the disk's very end, the last usable sector before

@@ -28,6 +28,8 @@ pub mod clock;
 pub mod decide;
 pub mod gpt;
 #[cfg(any(feature = "agent", feature = "server"))]
+pub mod transfer;
+#[cfg(any(feature = "agent", feature = "server"))]
 pub mod volume;
 pub mod wire;
 

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use regild::decide::drift::finding::{Kind, Node};
 use regild::decide::drift::path::to_text;
-use regild::image::baseline::{BaselineRecord, BaselineState};
+use regild::image::baseline::{BaselineRecord, BaselineState, FromHost};
+use regild::image::gc::GcRequest;
 use regild::image::{ImageRef, ImageStore, ImportRequest};
-use regild::wire::baseline::{Entry, Header, Known, Origin, Reader, Writer};
+use regild::wire::baseline::{Entry, Header, Known, Origin, Reader, Volume, Writer};
 
 #[path = "volume/lab.rs"]
 #[allow(dead_code)]
@@ -169,6 +170,15 @@ fn partitions_become_one_tree_by_the_images_own_fstab() {
     let expected: Vec<_> =
         expected.iter().map(|(number, format, at, how)| (*number, *format, *at, (*how).to_owned())).collect();
     assert_eq!(said, expected);
+    // A host may add the xfs, and cannot leave out what the server has read: that counts against it.
+    let origin = Origin::Host { id: "h-1".into(), at: 5 };
+    let theirs = Header { image: record.manifest.clone(), origin, volumes: Vec::new() };
+    let mut theirs = Writer::new(Vec::new(), &theirs).unwrap();
+    theirs.add(Entry { path: b"/".to_vec(), node: ours[&b"/"[..]].clone() }).unwrap();
+    let host = FromHost { id: "h-1", os_release: None, is_last: true };
+    let refused = store.put_host_baseline(&record.manifest, host, &theirs.finish().unwrap().0[..], 8).unwrap_err();
+    assert!(refused.to_string().contains("is told otherwise: /") && !refused.is_known(), "{refused}");
+    assert!(store.wants_host(&record.manifest));
 }
 
 /// A root that the server cannot read: a host's deploy environment does, and its list stands in.
@@ -187,19 +197,66 @@ fn a_root_of_xfs_waits_for_a_host() {
         writer.add(Entry { path: path.as_bytes().to_vec(), node }).unwrap();
         writer.finish().unwrap().0
     };
-    let host = || Origin::Host { id: "h-1".into(), at: 5 };
-    let first = store.put_host_baseline(&manifest, &list(&manifest, host(), "/")[..], 8).unwrap();
-    let second = store.put_host_baseline(&manifest, &list(&manifest, host(), "/other")[..], 9).unwrap();
-    assert_eq!(entries(&store, &second).len(), 1);
-    assert!(store.baseline_bytes(first.digest().unwrap()).is_err(), "the one that was replaced is gone");
-    let bad =
-        [list(&manifest, Origin::Image, "/"), list("other", host(), "/"), b"RGLDBASE\x01\0cut".to_vec(), Vec::new()];
-    for (at, bytes) in bad.iter().enumerate() {
-        assert!(store.put_host_baseline(&manifest, &bytes[..], 9).is_err(), "{at}");
+    let host = |id: &str| Origin::Host { id: id.into(), at: 5 };
+    let put = |list: Vec<u8>, id: &str, now| {
+        store.put_host_baseline(&manifest, FromHost { id, os_release: None, is_last: false }, &list[..], now)
+    };
+    let bad = [
+        list(&manifest, Origin::Image, "/"),
+        list("other", host("h-1"), "/"),
+        list(&manifest, host("h-2"), "/"),
+        b"RGLDBASE\x01\0cut".to_vec(),
+        Vec::new(),
+    ];
+    for (at, bytes) in bad.into_iter().enumerate() {
+        assert!(put(bytes, "h-1", 9).is_err(), "{at}");
     }
-    assert_eq!(store.baseline_of(&manifest).unwrap().as_ref(), Some(&second));
+    assert_eq!(store.baseline_of(&manifest).unwrap(), Some(record));
+    assert!(store.wants_host(&manifest));
+    let first = put(list(&manifest, host("h-1"), "/"), "h-1", 8).unwrap();
+    assert!(!store.wants_host(&manifest));
+    // Another host's list has another digest, since it names the host; the content counts.
+    assert_eq!(put(list(&manifest, host("h-2"), "/"), "h-2", 9).unwrap(), first);
+    let refused = put(list(&manifest, host("h-2"), "/other"), "h-2", 9).unwrap_err();
+    assert!(refused.to_string().contains("h-1 has told another content") && refused.is_known(), "{refused}");
+    assert_eq!(store.baseline_of(&manifest).unwrap().as_ref(), Some(&first));
+    assert_eq!(entries(&store, &first).len(), 1);
     store.remove_baseline(&manifest).unwrap();
     assert_eq!(store.baseline_of(&manifest).unwrap(), None);
+}
+
+/// A kernel that could not read one of the volumes tells no whole image: the next host is asked, and only the last one's
+/// list is better than none.
+#[test]
+fn a_list_that_lacks_a_volume_is_taken_from_the_last_host_only() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = image(dir.path(), "xfs", 320, "mkfs.xfs -q");
+    let store = ImageStore::open(&dir.path().join("store")).unwrap();
+    let manifest = import(&store, &file, "xfs:1");
+    store.make_baseline(&manifest, 7).unwrap();
+    let list = |known| {
+        let home = Volume { partition: 2, format: "btrfs:@home".into(), mounted_at: Some("/home".into()), known };
+        let origin = Origin::Host { id: "h-1".into(), at: 5 };
+        let header = Header { image: manifest.clone(), origin, volumes: vec![home] };
+        let mut writer = Writer::new(Vec::new(), &header).unwrap();
+        let node = Node { kind: Kind::Directory, mode: 0o755, uid: 0, gid: 0, modified: 0, xattrs: Vec::new() };
+        writer.add(Entry { path: b"/".to_vec(), node }).unwrap();
+        writer.finish().unwrap().0
+    };
+    let put = |list: Vec<u8>, is_last| {
+        store.put_host_baseline(&manifest, FromHost { id: "h-1", os_release: None, is_last }, &list[..], 9)
+    };
+    let lacking = list(Known::Not { reason: "no memory".into() });
+    let refused = put(lacking.clone(), false).unwrap_err();
+    assert!(refused.to_string().ends_with("partition 2: no memory") && !refused.is_known(), "{refused}");
+    assert!(store.wants_host(&manifest));
+    put(lacking, true).unwrap();
+    let ready = store.baseline_of(&manifest).unwrap();
+    store.note_host_failure(&manifest, "h-2", "too late").unwrap();
+    assert_eq!(store.baseline_of(&manifest).unwrap(), ready, "the host's list stays as it is");
+    store.remove_baseline(&manifest).unwrap();
+    store.make_baseline(&manifest, 7).unwrap();
+    put(list(Known::Files), false).unwrap();
 }
 
 /// A root of ext4 with a few files.
@@ -220,8 +277,12 @@ fn a_host_replaces_no_baseline_of_the_servers_own() {
     let ours = store.make_baseline(&manifest, 7).unwrap();
     let header =
         Header { image: manifest.clone(), origin: Origin::Host { id: "h-1".into(), at: 5 }, volumes: Vec::new() };
-    let theirs = Writer::new(Vec::new(), &header).unwrap().finish().unwrap().0;
-    let refused = store.put_host_baseline(&manifest, &theirs[..], 8).unwrap_err();
+    let mut theirs = Writer::new(Vec::new(), &header).unwrap();
+    let node = Node { kind: Kind::Directory, mode: 0o755, uid: 0, gid: 0, modified: 0, xattrs: Vec::new() };
+    theirs.add(Entry { path: b"/".to_vec(), node }).unwrap();
+    let theirs = theirs.finish().unwrap().0;
+    let host = FromHost { id: "h-1", os_release: None, is_last: false };
+    let refused = store.put_host_baseline(&manifest, host, &theirs[..], 8).unwrap_err();
     assert!(refused.to_string().contains("has read this image itself"), "{refused}");
     assert_eq!(store.baseline_of(&manifest).unwrap(), Some(ours));
 }
@@ -240,6 +301,31 @@ fn a_damaged_pack_makes_no_host_drift() {
     fs::write(&pack, bytes).unwrap();
     let record = store.make_baseline(&manifest, 7).unwrap();
     assert!(matches!(&record.state, BaselineState::Failed { reason } if reason.contains("is damaged")), "{record:?}");
+}
+
+/// A pack of which a collection took what nobody needs any more has another digest than its name, and is right.
+#[test]
+fn a_pack_that_was_thinned_gives_a_baseline() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(&dir.path().join("store")).unwrap();
+    let first = plain(dir.path());
+    let mut bytes = fs::read(&first).unwrap();
+    bytes.resize(8 << 20, 0);
+    blake3::Hasher::new().finalize_xof().fill(&mut bytes[4 << 20..]);
+    let longer = dir.path().join("longer");
+    fs::write(&longer, bytes).unwrap();
+    import(&store, &longer, "plain:longer");
+    let manifest = import(&store, &first, "plain:1");
+    let collect = ["plain:longer".parse().unwrap()].into();
+    let in_use = BTreeMap::new();
+    let patience = std::time::Duration::ZERO;
+    let request = GcRequest { collect: &collect, in_use: &in_use, now: 2_000_000_000, patience, dry_run: false };
+    let report = store.gc(&request).unwrap();
+    assert!(report.freed_bytes > 3 << 20, "{report:?}");
+    let id = &report.packs[0].id;
+    assert_ne!(regild::wire::manifest::digest_hex(&store.pack(id).unwrap()), *id, "it was thinned");
+    let record = store.make_baseline(&manifest, 7).unwrap();
+    assert_eq!(entries(&store, &record).len(), 6);
 }
 
 /// A crash between list and record leaves a list that nothing names: it goes, and what is named stays.

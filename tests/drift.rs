@@ -17,3 +17,5 @@ mod meddled;
 mod mounts;
 #[path = "drift/place.rs"]
 mod place;
+#[path = "drift/privilege.rs"]
+mod privilege;

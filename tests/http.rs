@@ -25,8 +25,14 @@ mod deploy;
 mod drift;
 #[path = "http/drift_cli.rs"]
 mod drift_cli;
+#[path = "http/facts.rs"]
+mod facts;
 #[path = "http/fleet.rs"]
 mod fleet;
+#[path = "http/host_baseline.rs"]
+mod host_baseline;
+#[path = "http/image_diff.rs"]
+mod image_diff;
 #[path = "http/keep.rs"]
 mod keep;
 #[path = "http/lab.rs"]

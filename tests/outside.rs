@@ -38,11 +38,16 @@ struct Deployed {
 
 impl Deployed {
     fn new() -> Deployed {
+        Deployed::of(Path::new(TINY))
+    }
+
+    fn of(image: &Path) -> Deployed {
         let dir = tempfile::tempdir().unwrap();
+        let file = File::open(image).unwrap();
         let store = Arc::new(ImageStore::open(&dir.path().join("store")).unwrap());
         let image: ImageRef = "tiny:v1".parse().unwrap();
         let request = ImportRequest { image: &image, now: 1, source: "test", max_image_bytes: 1 << 40 };
-        let digest = store.import(File::open(TINY).unwrap(), &request, &|_| ()).unwrap().record().manifest.clone();
+        let digest = store.import(file, &request, &|_| ()).unwrap().record().manifest.clone();
         let baseline = store.make_baseline(&digest, 1).unwrap().digest().expect("a baseline").to_owned();
         let header = Reader::new(&store.baseline_bytes(&baseline).unwrap()[..]).unwrap().header;
         let manifest = store.manifest(&digest).unwrap();
@@ -62,10 +67,18 @@ impl Deployed {
     }
 
     fn report(&self) -> Value {
+        self.report_by("[]")
+    }
+
+    /// By these rules.
+    fn report_by(&self, rules: &str) -> Value {
+        let file = self.dir.path().join("rules");
+        std::fs::write(&file, rules).unwrap();
         let before = digest(&self.disk);
         let mut look = Command::new(env!("CARGO_BIN_EXE_regild-agent"));
         look.args(["verify-files", "--server", &self.server.url(), "--image", "tiny:v1", "--json"]);
         look.args(["--baseline", &self.baseline, "--target", self.disk.to_str().unwrap()]);
+        look.arg("--rules").arg(&file);
         let done = look.output().unwrap();
         assert_eq!(digest(&self.disk), before, "the disk was written");
         let text = String::from_utf8_lossy(&done.stdout);
@@ -81,10 +94,7 @@ impl Deployed {
 
     /// Runs commands of debugfs on the root file system.
     fn debugfs(&self, commands: &str) {
-        let file = self.dir.path().join("commands");
-        std::fs::write(&file, commands).unwrap();
-        let (disk, offset) = (self.disk.display(), self.offset("/"));
-        sh(&format!("debugfs -w -f {} '{disk}?offset={offset}' >&2", file.display()));
+        debugfs(&self.disk, self.offset("/"), commands, self.dir.path());
     }
 
     fn flip(&self, at: u64) {
@@ -93,6 +103,12 @@ impl Deployed {
         file.read_exact_at(&mut byte, at).unwrap();
         file.write_all_at(&[!byte[0]], at).unwrap();
     }
+}
+
+fn debugfs(disk: &Path, offset: u64, commands: &str, scratch: &Path) {
+    let file = scratch.join("commands");
+    std::fs::write(&file, commands).unwrap();
+    sh(&format!("debugfs -w -f {} '{}?offset={offset}' >&2", file.display(), disk.display()));
 }
 
 fn digest(path: &Path) -> blake3::Hash {
@@ -161,6 +177,25 @@ fn what_was_changed_while_nothing_ran_is_found_and_the_disk_stays_as_it_is() {
     assert_eq!(inside, found);
 }
 
+/// Promise: in a directory that the policy allows as a whole, a set-uid program and a device are found from outside, too.
+#[test]
+fn a_privilege_in_an_allowed_directory_is_found_from_outside() {
+    let deployed = Deployed::new();
+    let file = deployed.dir.path().join("file");
+    std::fs::write(&file, "x").unwrap();
+    let write = |name: &str| format!("write {} /var/drop/{name}\n", file.display());
+    deployed.debugfs(&format!(
+        "mkdir /var\nmkdir /var/drop\nset_inode_field /var/drop mode 040755\n{}{}set_inode_field /var/drop/su mode 0104755\n\
+         cd /var/drop\nmknod disk b 8 0\nq\n",
+        write("plain"),
+        write("su")
+    ));
+    let rules = r#"[{"pattern": "/var/drop/**", "action": "allow"}, {"pattern": "/var", "action": "allow"}]"#;
+    let report = deployed.report_by(rules);
+    let found = report["findings"].as_array().unwrap().iter().map(|finding| finding["path"].as_str().unwrap());
+    assert_eq!(found.collect::<Vec<_>>(), ["/var/drop/disk", "/var/drop/su"], "{report}");
+}
+
 /// Promises: boot code, partition table, boot sector and the space between partitions are looked at; a table that was
 /// fitted to the disk, or a partition that was grown into it, is no difference.
 #[test]
@@ -221,4 +256,35 @@ fn a_dirty_journal_is_read_and_not_replayed_onto_the_disk() {
     }
     sh(&format!("cp --sparse=always {dir}/cut {disk}; dumpe2fs -h '{disk}?offset={at}' 2>&1 | grep -q needs_recovery"));
     assert_eq!(deployed.found(), paths(&["/etc/late"]));
+}
+
+/// Bad input: an EFI system partition on which the reader of FAT panics (a directory in a cluster that no FAT has). That is
+/// a gap with its reason; the rest of the disk is compared, and a finding beside it is told.
+#[test]
+fn a_fat_that_its_reader_panics_over_is_a_gap_and_the_rest_is_looked_at() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (image, fstab) = (scratch.path().join("image"), scratch.path().join("fstab"));
+    sh(&format!("cp --sparse=always {TINY} {}", image.display()));
+    std::fs::write(&fstab, "# /mnt was on /dev/sda1 during installation\nUUID=1234-ABCD /mnt vfat umask=0077 0 0\n")
+        .unwrap();
+    // As the tiny image is partitioned (tests/images/build-tiny.sh).
+    let (esp, root) = (4096 * 512, 135_168 * 512);
+    debugfs(&image, root, &format!("mkdir /mnt\nwrite {} /etc/fstab\nq\n", fstab.display()), scratch.path());
+    let deployed = Deployed::of(&image);
+    assert_eq!((deployed.offset("/mnt"), deployed.offset("/")), (esp, root));
+    assert_eq!(deployed.found(), paths(&[]));
+    let file = File::options().read(true).write(true).open(&deployed.disk).unwrap();
+    let mut fat = vec![0; 16 << 20];
+    file.read_exact_at(&mut fat, esp).unwrap();
+    let entry = fat.chunks_exact(32).position(|entry| entry.starts_with(b"EFI        \x10")).unwrap() as u64 * 32;
+    // Its first cluster, the upper and the lower half.
+    for (field, value) in [(20, [0, 0]), (26, [1, 0])] {
+        file.write_all_at(&value, esp + entry + field).unwrap();
+    }
+    deployed.debugfs("rm /etc/regild-image\nq\n");
+    let report = deployed.report();
+    let gaps = report["gaps"].as_array().unwrap();
+    let gap = gaps.iter().find(|gap| gap["path"] == "/mnt").unwrap_or_else(|| panic!("{report}"));
+    assert!(gap["reason"].as_str().unwrap().contains("the FAT reader gave up on it"), "{gap}");
+    assert_eq!(deployed.found(), paths(&["/etc/regild-image"]));
 }

@@ -19,8 +19,10 @@ acl attr libcap2-bin squashfs-tools erofs-utils xfsprogs btrfs-progs
 iproute2 dnsmasq-base atftp tftp-hpa curl udhcpc strace tcpdump
 docker-registry ansible-core ipmitool openipmi openssl python3-venv libfaketime
 minisign"
-# What is measured beside regild is unpacked, not installed (benches/unpack-peers.sh).
-[ "${1:-}" != bench ] || packages="python3 util-linux iproute2 strace tcpdump zstd"
+# What is measured beside regild is unpacked, not installed (benches/unpack-peers.sh), where installing it would start
+# something. casync, zstd, qemu-utils: peers of the image store. mmdebstrap, gdisk, e2fsprogs: benches/build-images.sh.
+[ "${1:-}" != bench ] || packages="python3 util-linux iproute2 strace tcpdump zstd
+casync diffutils qemu-utils mmdebstrap gdisk e2fsprogs tar"
 
 missing=""
 for package in $packages; do

@@ -236,3 +236,11 @@ fn every_rule_of_the_list_is_found_where_it_says() {
     }
     assert!(missing.is_empty(), "{missing:#?}");
 }
+
+/// The agent's hook ends it with a panic anywhere but in the reader of FAT; that one must be able to unwind.
+#[test]
+fn no_profile_ends_the_program_before_a_panic_can_be_caught() {
+    let profiles = fs::read_to_string("Cargo.toml").expect("the manifest is beside the test");
+    let settings = profiles.lines().filter(|line| !line.trim_start().starts_with('#'));
+    none(settings.filter(|line| line.contains("abort")).map(str::to_owned).collect(), "panic = \"unwind\"");
+}

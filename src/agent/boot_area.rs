@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::fetch;
 use super::write::{Job, WriteError};
-use crate::gpt;
+use crate::transfer::boot::{self, Fitted};
 use crate::wire::manifest::WINDOW_BYTES;
 
 /// The boot area of this image on this disk. What lies between its two parts is the body.
@@ -26,16 +26,7 @@ impl BootArea {
     pub fn prepare(job: &Job, disk_bytes: u64) -> Result<BootArea, WriteError> {
         let image_bytes = job.manifest.image_bytes;
         let image_head = image_range(job, 0..WINDOW_BYTES.min(image_bytes))?;
-        let head_bytes = image_head.len() as u64;
-        let (head, tail) = match gpt::read(&image_head)? {
-            Some(table) => {
-                let fitted = table.fit(&image_head, disk_bytes)?;
-                (fitted.head, Some((fitted.tail_offset_bytes, fitted.tail)))
-            }
-            None => (image_head, None),
-        };
-        let body_end = tail.as_ref().map_or(image_bytes, |(offset, _)| image_bytes.min(*offset));
-        let body = head_bytes..body_end.max(head_bytes);
+        let Fitted { head, tail, body } = boot::fit(image_head, image_bytes, disk_bytes)?;
         Ok(BootArea { image_tail: image_range(job, body.end..image_bytes)?, head, tail, body })
     }
 }
@@ -43,9 +34,7 @@ impl BootArea {
 /// Bytes of the image itself, checked; at most some MiB.
 pub(super) fn image_range(job: &Job, range: Range<u64>) -> Result<Vec<u8>, WriteError> {
     let mut bytes = vec![0; (range.end - range.start) as usize];
-    let all = job.manifest.extents.iter().enumerate();
-    let overlaps = all.filter(|(_, e)| e.target().start < range.end && range.start < e.target().end);
-    let extents = overlaps.map(|(index, _)| index).collect();
+    let extents = boot::overlapping(job.manifest, &range);
     fetch::fetch(job, extents, |batch| {
         for extent in batch {
             let target = extent.target();

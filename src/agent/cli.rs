@@ -41,6 +41,8 @@ pub enum Command {
     VerifyHost,
     /// Look at a disk or a file that is not in use as `verify-host` does. Writes nothing.
     VerifyFiles(outside::command::Options),
+    /// Write the baseline of a disk that was just written with an image. Writes nothing to the disk.
+    RecordFiles(outside::command::RecordOptions),
     /// In the installed system, as a service: say that it runs, and reboot into the network when an order is open.
     Standby(standby::Options),
     /// In the installed system, as a service: compare it with its golden image, and report what differs.
@@ -92,6 +94,7 @@ pub fn run(command: &Command) -> Result<bool, Box<dyn std::error::Error>> {
         Command::Deploy => Ok(super::deploy::run().map(|()| true)?),
         Command::VerifyHost => Ok(outside::run().map(|()| true)?),
         Command::VerifyFiles(options) => outside::command::run(options),
+        Command::RecordFiles(options) => outside::command::record(options),
         Command::Standby(options) => standby::run(options),
         Command::Watch(options) => Ok(watch::run(options).map(|()| true)?),
         Command::Scan(options) => command::scan(options),

@@ -4,6 +4,7 @@ use super::boot_entry::{self, LoaderPlace};
 use super::http_source::HttpSource;
 use super::inventory;
 use super::orders::{Orders, OrdersError};
+use super::outside::baseline::{self, Asked};
 use super::session::{Session, SessionError};
 use super::write::{Expected, Observer, WriteError, WriteOptions, fetch_manifest, write_image};
 use crate::causes;
@@ -58,6 +59,11 @@ pub fn run() -> Result<(), DeployError> {
     let reporting = Reporting { session: &session, step: Mutex::new(Step::CheckIn) };
     let done = carry_out(&reporting, &job, &inventory, uefi);
     session.close();
+    if let Ok(Some(asked)) = done {
+        // The order is closed by now: whatever becomes of this, the machine boots its disk.
+        baseline::bring(&session, asked);
+        return Ok(());
+    }
     if let Err(error) = &done {
         let step = *reporting.step.lock().unwrap_or_else(PoisonError::into_inner);
         let listing = if let DeployError::Disk(refusal) = error { refusal.lines.clone() } else { Vec::new() };
@@ -71,7 +77,7 @@ pub fn run() -> Result<(), DeployError> {
     }
     // It sleeps half a second at most; a panic in it cannot change what is on the disk.
     let _ = sender.join();
-    done
+    done.map(drop)
 }
 
 /// Controllers may still be looking for their disks when the agent starts.
@@ -86,7 +92,12 @@ pub(super) fn inventory_with_disks() -> Inventory {
     }
 }
 
-fn carry_out(reporting: &Reporting, job: &Job, inventory: &Inventory, uefi: bool) -> Result<(), DeployError> {
+fn carry_out(
+    reporting: &Reporting,
+    job: &Job,
+    inventory: &Inventory,
+    uefi: bool,
+) -> Result<Option<Asked>, DeployError> {
     let session = reporting.session;
     let source = HttpSource::new(session.server());
     // Before the choice begins: a failure to choose is a verdict on the machine and ends the order, and a server
@@ -112,8 +123,9 @@ fn carry_out(reporting: &Reporting, job: &Job, inventory: &Inventory, uefi: bool
         make_boot_entry(&manifest);
     }
     let id = DiskId { serial: target.serial, wwn: target.wwn, size_bytes: target.size_bytes };
-    session.say(Event::Verified { disk: id })?;
-    Ok(())
+    let answer = session.say(Event::Verified { disk: id })?;
+    let image = job.manifest.clone();
+    Ok(answer.baseline_seconds.map(|seconds| Asked { manifest, image, disk: path, seconds }))
 }
 
 fn check_firmware(manifest: &Manifest, uefi: bool) -> Result<(), String> {
@@ -191,7 +203,7 @@ impl Reporting<'_> {
     fn begin(&self, step: Step) -> Result<(), SessionError> {
         *self.step.lock().unwrap_or_else(PoisonError::into_inner) = step;
         println!("regild-agent: {step:?}");
-        self.session.say(Event::Step { step })
+        self.session.say(Event::Step { step }).map(drop)
     }
 }
 

@@ -6,14 +6,13 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 
 use super::aligned::AlignedBuffer;
 use super::extent::VerifiedExtent;
-use super::plan::{self, Segment};
 use super::source::{self, GaveUp};
 use super::write::{Job, WriteError};
+use crate::transfer::segments::{self, FETCHERS, Segment};
 use crate::wire::manifest::Manifest;
 
-/// Requests that are under way at once. One more than this is waiting in the queue and one is being written, so
+/// Beside the requests that are under way ([`FETCHERS`]) one is waiting in the queue and one is being written, so
 /// memory stays below 100 MiB.
-pub(super) const FETCHERS: usize = 3;
 const QUEUE: usize = 1;
 
 /// Brings all these extents (indexes into the manifest's) to `sink`, in the order of the packs. Ends at the first
@@ -23,7 +22,7 @@ pub(super) fn fetch(
     extents: Vec<usize>,
     mut sink: impl FnMut(Vec<VerifiedExtent>) -> Result<(), WriteError>,
 ) -> Result<(), WriteError> {
-    let segments = plan::segments(job.manifest, extents);
+    let segments = segments::segments(job.manifest, extents);
     let next = AtomicUsize::new(0);
     let cancelled = AtomicBool::new(false);
     std::thread::scope(|scope| {

@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::{fetch, plan};
+use super::fetch;
+use crate::transfer::segments;
 use crate::wire::manifest::Manifest;
 
 /// Where an extent goes, and its bytes.
@@ -13,8 +14,8 @@ pub type Unpacked = Vec<(Range<u64>, Vec<u8>)>;
 /// does not answer.
 #[must_use]
 pub fn unpack(manifest: &Manifest, packs: &[Vec<u8>]) -> Vec<Option<Unpacked>> {
-    let segments = plan::segments(manifest, (0..manifest.extents.len()).collect());
-    let answer = |segment: &plan::Segment| {
+    let segments = segments::segments(manifest, (0..manifest.extents.len()).collect());
+    let answer = |segment: &segments::Segment| {
         let range = segment.range(manifest);
         let pack = &packs[manifest.frames[segment.frames.start].pack as usize];
         let bytes = pack.get(range.start as usize..range.end as usize)?;

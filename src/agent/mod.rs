@@ -14,7 +14,7 @@
 //! | `device`, `aligned`, `holders` | a disk or a file, past the page cache; who keeps a busy disk |
 //! | `target` | the only writes to it: checked extents, zeros, and the head against proof |
 //! | `source`, `http_source` | where manifests and packs come from |
-//! | `plan`, `fetch`, `extent` | which ranges to ask for; threads that fetch, unpack and check |
+//! | `fetch`, `extent` | threads that fetch, unpack and check; which ranges they ask for says [`crate::transfer`] |
 //! | `moved` | content that is already on the disk at another place |
 //! | `readback` | the body as the device has it, against the manifest: the proof |
 //! | `boot_area` | the image's head, fitted to this disk |
@@ -50,7 +50,6 @@ pub mod fuzzing;
 mod holders;
 mod kexec;
 mod moved;
-mod plan;
 mod readback;
 mod restart;
 mod stages;

@@ -1,13 +1,5 @@
-//! Content that the disk already holds at another place, known from the manifest of the image that was on it.
-//!
-//! A rebuilt file system moves files about: between two builds of a Debian server image most blocks are the same
-//! and many of them lie elsewhere. They are copied on the disk instead of fetched. The manifest of the seed is
-//! only a hint: every extent is checked by digest after it was read, and what does not match is fetched.
-//!
-//! Writing in place destroys sources of later copies. So whatever a write would destroy is read first and kept
-//! until its turn, as far as memory allows; beyond that it is fetched.
+//! Content that the disk already holds at another place: copied by the rules of [`crate::transfer::moved`].
 
-use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,27 +9,17 @@ use super::boot_area::BootArea;
 use super::extent::VerifiedExtent;
 use super::target::Target;
 use super::write::{Job, WriteError};
+use crate::transfer::moved::{self, Surface};
 use crate::wire::agent::Step;
-use crate::wire::manifest::{BLOCK_BYTES, Extent, Manifest, WINDOW_BYTES};
+use crate::wire::manifest::Manifest;
 
-/// Memory for what was read early.
-const KEPT_BYTES_MAX: usize = 128 << 20;
-
-/// Where a block lies in the store: pack (index into the new manifest's packs), block in its frame, offset of the
-/// frame. In a store that keeps every content once, the same place means the same content.
-type Place = (u32, u32, u64);
-/// Not on the disk.
-const NOWHERE: u64 = u64::MAX;
-
-/// An extent whose whole content should be on the disk.
-struct Copy {
-    extent: usize,
-    /// Ranges of the disk that make it up, in order.
-    sources: Vec<Range<u64>>,
-    /// Read before it was destroyed.
-    kept: Option<VerifiedExtent>,
-    /// Written, or not to be had from the disk.
-    done: bool,
+/// The disk that is being written.
+struct Disk<'a> {
+    job: &'a Job<'a>,
+    target: &'a Target,
+    boot: &'a BootArea,
+    done_bytes: u64,
+    total_bytes: u64,
 }
 
 /// Writes those of `extents` whose content is on the disk; returns the others, which must be fetched.
@@ -49,139 +31,37 @@ pub(super) fn copy(
     extents: Vec<usize>,
 ) -> Result<Vec<usize>, WriteError> {
     let total_bytes = job.bytes_of(&extents);
-    let (mut copies, mut missing) = find(job.manifest, seed, extents);
-    // Sources by offset, to see which of them a write destroys.
-    let mut sources: Vec<(Range<u64>, usize)> = Vec::new();
-    for (index, copy) in copies.iter().enumerate() {
-        sources.extend(copy.sources.iter().map(|source| (source.clone(), index)));
-    }
-    sources.sort_by_key(|(source, _)| source.start);
-    let mut kept_bytes = 0;
-    let mut done_bytes = 0;
-    for index in 0..copies.len() {
-        job.go_on()?;
-        let extent = &job.manifest.extents[copies[index].extent];
-        let verified = match copies[index].kept.take() {
-            Some(kept) => {
-                kept_bytes -= kept.bytes().len();
-                Some(kept)
+    moved::copy(job.manifest, seed, extents, &mut Disk { job, target, boot, done_bytes: 0, total_bytes })
+}
+
+impl Surface for Disk<'_> {
+    type Held = VerifiedExtent;
+    type Error = WriteError;
+
+    /// `None` when what lies there is not its content: the seed is only a hint.
+    fn read(&mut self, extent: usize, sources: &[Range<u64>]) -> Result<Option<VerifiedExtent>, WriteError> {
+        self.job.go_on()?;
+        let extent = &self.job.manifest.extents[extent];
+        let mut buffer = AlignedBuffer::new(extent.extent_bytes as usize);
+        let mut at = 0;
+        for source in sources {
+            let len = (source.end - source.start) as usize;
+            if source.end > self.target.device().size_bytes() {
+                return Ok(None);
             }
-            None if copies[index].done => None,
-            None => read(target, extent, &copies[index].sources)?,
-        };
-        copies[index].done = true;
-        let Some(verified) = verified else {
-            missing.push(copies[index].extent);
-            continue;
-        };
-        for other in endangered(&sources, &extent.target()) {
-            let other = &mut copies[other];
-            if other.done || other.kept.is_some() {
-                continue;
-            }
-            let extent = &job.manifest.extents[other.extent];
-            let fits = kept_bytes + extent.extent_bytes as usize <= KEPT_BYTES_MAX;
-            other.kept = if fits { read(target, extent, &other.sources)? } else { None };
-            match &other.kept {
-                Some(kept) => kept_bytes += kept.bytes().len(),
-                None => other.done = true,
-            }
+            self.target.read(source.start, &mut buffer[at..at + len])?;
+            at += len;
         }
-        let written_bytes = target.write_extents(&[verified], &boot.body)?;
-        job.copied_bytes.fetch_add(written_bytes, Ordering::Relaxed);
-        job.written_bytes.fetch_add(written_bytes, Ordering::Relaxed);
-        done_bytes += u64::from(extent.extent_bytes);
-        job.progress(Step::WriteBody, done_bytes, total_bytes);
+        Ok(VerifiedExtent::check(extent, &Arc::new(buffer), 0))
     }
-    Ok(missing)
-}
 
-/// Splits extents into those whose content the seed has, with where, and the others.
-fn find(manifest: &Manifest, seed: &Manifest, extents: Vec<usize>) -> (Vec<Copy>, Vec<usize>) {
-    let packs_of = |of: &Manifest| -> Vec<Option<u32>> {
-        let index = |id| manifest.packs.iter().position(|known| known == id);
-        // A manifest lists fewer packs than 2^32.
-        of.packs.iter().map(|id| index(id).map(|index| index as u32)).collect()
-    };
-    let (packs, seed_packs) = (packs_of(manifest), packs_of(seed));
-    let places_of = |extent: usize| places(manifest, &packs, &manifest.extents[extent]);
-    let mut wanted: HashMap<Place, u64> = HashMap::new();
-    for &extent in &extents {
-        wanted.extend(places_of(extent).flatten().map(|place| (place, NOWHERE)));
+    fn write(&mut self, extent: usize, held: VerifiedExtent) -> Result<(), WriteError> {
+        self.job.go_on()?;
+        let written_bytes = self.target.write_extents(&[held], &self.boot.body)?;
+        self.job.copied_bytes.fetch_add(written_bytes, Ordering::Relaxed);
+        self.job.written_bytes.fetch_add(written_bytes, Ordering::Relaxed);
+        self.done_bytes += u64::from(self.job.manifest.extents[extent].extent_bytes);
+        self.job.progress(Step::WriteBody, self.done_bytes, self.total_bytes);
+        Ok(())
     }
-    for extent in &seed.extents {
-        let offsets = (extent.target_offset_bytes..).step_by(BLOCK_BYTES);
-        for (place, offset) in places(seed, &seed_packs, extent).zip(offsets) {
-            if let Some(found) = place.and_then(|place| wanted.get_mut(&place)) {
-                *found = offset.min(*found);
-            }
-        }
-    }
-    let (mut copies, mut missing) = (Vec::new(), Vec::new());
-    for extent in extents {
-        let offset_of = |place: Option<Place>| wanted.get(&place?).copied().filter(|offset| *offset != NOWHERE);
-        let offsets = places_of(extent).map(offset_of);
-        match merge(offsets) {
-            Some(sources) => copies.push(Copy { extent, sources, kept: None, done: false }),
-            None => missing.push(extent),
-        }
-    }
-    (copies, missing)
-}
-
-/// Where each block of an extent lies; `None` for a pack that the new manifest does not have.
-fn places<'m>(
-    manifest: &'m Manifest,
-    packs: &'m [Option<u32>],
-    extent: &Extent,
-) -> impl Iterator<Item = Option<Place>> + use<'m> {
-    let blocks = extent.extent_bytes / BLOCK_BYTES as u32;
-    let mut frame = extent.frame as usize;
-    let mut block = extent.frame_block;
-    (0..blocks).map(move |_| {
-        if block * BLOCK_BYTES as u32 == manifest.frames[frame].raw_bytes {
-            frame += 1;
-            block = 0;
-        }
-        let lies_in = &manifest.frames[frame];
-        let place = packs[lies_in.pack as usize].map(|pack| (pack, block, lies_in.offset_bytes));
-        block += 1;
-        place
-    })
-}
-
-/// Blocks that follow one another on the disk become one range; `None` when one of them is not there.
-fn merge(offsets: impl Iterator<Item = Option<u64>>) -> Option<Vec<Range<u64>>> {
-    let mut ranges: Vec<Range<u64>> = Vec::new();
-    for offset in offsets {
-        let offset = offset?;
-        match ranges.last_mut() {
-            Some(last) if last.end == offset => last.end += BLOCK_BYTES as u64,
-            _ => ranges.push(offset..offset + BLOCK_BYTES as u64),
-        }
-    }
-    Some(ranges)
-}
-
-/// Copies that read from what a write to `range` destroys. No source is longer than an extent.
-fn endangered(sources: &[(Range<u64>, usize)], range: &Range<u64>) -> Vec<usize> {
-    let first = range.start.saturating_sub(WINDOW_BYTES);
-    let from = sources.partition_point(|(source, _)| source.start < first);
-    let overlapping = sources[from..].iter().take_while(|(source, _)| source.start < range.end);
-    overlapping.filter(|(source, _)| source.end > range.start).map(|(_, copy)| *copy).collect()
-}
-
-/// An extent read from where it lies on the disk, or `None` when that is not its content.
-fn read(target: &Target, extent: &Extent, sources: &[Range<u64>]) -> Result<Option<VerifiedExtent>, WriteError> {
-    let mut buffer = AlignedBuffer::new(extent.extent_bytes as usize);
-    let mut at = 0;
-    for source in sources {
-        let len = (source.end - source.start) as usize;
-        if source.end > target.device().size_bytes() {
-            return Ok(None);
-        }
-        target.read(source.start, &mut buffer[at..at + len])?;
-        at += len;
-    }
-    Ok(VerifiedExtent::check(extent, &Arc::new(buffer), 0))
 }

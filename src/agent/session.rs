@@ -2,13 +2,19 @@
 
 use super::orders::Orders;
 use crate::clock;
-use crate::wire::agent::{CheckIn, Event, Inventory, Job, PROTOCOL, Progress, Report, ReportAnswer};
+use crate::wire::agent::{
+    BaselineAnswer, BaselineHead, CheckIn, Event, Inventory, Job, PROTOCOL, Progress, Report, ReportAnswer,
+};
 use crate::wire::operator::Problem;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use std::fs::File;
+use std::io::{self, Read, Seek};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use ureq::http::Response;
+use ureq::{Body, SendBody};
 
 /// How long a report is said again while the server does not answer: longer than any restart of it.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -90,9 +96,45 @@ impl Session {
     /// # Errors
     /// [`SessionError::Over`] when the order was closed meanwhile, [`SessionError::Refused`] when another attempt
     /// began; the agent then writes nothing more.
-    pub fn say(&self, event: Event) -> Result<(), SessionError> {
+    pub fn say(&self, event: Event) -> Result<ReportAnswer, SessionError> {
         let answer = self.channel.persist("/agent/v1/report", &self.report(event));
         self.heed(answer)
+    }
+
+    /// Hands over the list of the image's files that the server asked for, or says why there is none. Repeated for as
+    /// long as `patience`.
+    ///
+    /// # Errors
+    /// [`SessionError`]; another host makes it, then.
+    pub fn bring_baseline(
+        &self,
+        os_release: Option<String>,
+        list: Result<&File, String>,
+        patience: Duration,
+    ) -> Result<BaselineAnswer, SessionError> {
+        let (list, failed) = match list {
+            Ok(list) => (Some(list), None),
+            Err(reason) => (None, Some(reason)),
+        };
+        let (host, session) = (self.orders.host.clone(), self.secret.clone());
+        let generation = self.orders.generation;
+        let head = BaselineHead { protocol: PROTOCOL, host, generation, session, os_release, failed };
+        let began = clock::instant();
+        loop {
+            let left = patience.saturating_sub(began.elapsed()).max(PAUSE);
+            match self.channel.upload("/agent/v1/baseline", &head, list, left) {
+                Err(SessionError::Silent { last }) if began.elapsed() < patience => {
+                    eprintln!("regild-agent: {last}; trying again");
+                    clock::sleep(PAUSE);
+                }
+                other => return other,
+            }
+        }
+    }
+
+    #[must_use]
+    pub fn host(&self) -> &str {
+        &self.orders.host
     }
 
     /// Notes progress; the progress thread sends the newest.
@@ -132,9 +174,9 @@ impl Session {
     }
 
     /// Ends the order on our side when the server says that it is over, or that we are not who carries it out.
-    fn heed(&self, answer: Result<ReportAnswer, SessionError>) -> Result<(), SessionError> {
+    fn heed(&self, answer: Result<ReportAnswer, SessionError>) -> Result<ReportAnswer, SessionError> {
         let error = match answer {
-            Ok(answer) if answer.go_on => return Ok(()),
+            Ok(answer) if answer.go_on => return Ok(answer),
             Ok(answer) => SessionError::Over { reason: answer.reason.unwrap_or_default() },
             Err(error @ SessionError::Refused { .. }) => error,
             Err(passing) => return Err(passing),
@@ -171,16 +213,45 @@ impl Channel {
         let silent = |error: &dyn std::fmt::Display| SessionError::Silent { last: error.to_string() };
         let url = format!("{}{path}", self.server);
         let bytes = serde_json::to_vec(body).map_err(|error| silent(&error))?;
-        let mut answer = self.http.post(&url).send(&bytes[..]).map_err(|error| silent(&error))?;
-        let status = answer.status().as_u16();
-        let text = answer.body_mut().read_to_string().map_err(|error| silent(&error))?;
-        match status {
-            200..=299 => serde_json::from_str(&text).map_err(|error| silent(&error)),
-            408 | 429 | 500..=599 => Err(SessionError::Silent { last: format!("the server said {status}: {text}") }),
-            _ => {
-                let said = serde_json::from_str::<Problem>(&text).map_or(text, |problem| problem.error);
-                Err(SessionError::Refused { status, said })
-            }
+        answer_of(self.http.post(&url).send(&bytes[..]))
+    }
+
+    /// One try, of a line and a file.
+    fn upload<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        head: &impl Serialize,
+        file: Option<&File>,
+        within: Duration,
+    ) -> Result<T, SessionError> {
+        let silent = |error: &dyn std::fmt::Display| SessionError::Silent { last: error.to_string() };
+        let mut line = serde_json::to_vec(head).map_err(|error| silent(&error))?;
+        line.push(b'\n');
+        let mut file = file;
+        if let Some(file) = &mut file {
+            file.rewind().map_err(|error| silent(&error))?;
+        }
+        let mut body: Box<dyn Read> = match &mut file {
+            Some(file) => Box::new(io::Cursor::new(line).chain(file)),
+            None => Box::new(io::Cursor::new(line)),
+        };
+        let url = format!("{}{path}", self.server);
+        let post = self.http.post(&url).config().timeout_global(Some(within)).build();
+        answer_of(post.send(SendBody::from_reader(&mut body)))
+    }
+}
+
+fn answer_of<T: DeserializeOwned>(answer: Result<Response<Body>, ureq::Error>) -> Result<T, SessionError> {
+    let silent = |error: &dyn std::fmt::Display| SessionError::Silent { last: error.to_string() };
+    let mut answer = answer.map_err(|error| silent(&error))?;
+    let status = answer.status().as_u16();
+    let text = answer.body_mut().read_to_string().map_err(|error| silent(&error))?;
+    match status {
+        200..=299 => serde_json::from_str(&text).map_err(|error| silent(&error)),
+        408 | 429 | 500..=599 => Err(SessionError::Silent { last: format!("the server said {status}: {text}") }),
+        _ => {
+            let said = serde_json::from_str::<Problem>(&text).map_or(text, |problem| problem.error);
+            Err(SessionError::Refused { status, said })
         }
     }
 }

@@ -23,15 +23,13 @@ use super::device::Device;
 use super::readback::{self, ReadBack, Wrong};
 use super::target::Target;
 use super::write::{Job, WriteError};
-use super::{fetch, moved, plan};
+use super::{fetch, moved};
+use crate::transfer::segments;
 use crate::wire::agent::Step;
 use crate::wire::manifest::{self, Manifest};
 
 /// Holes are zeroed in pieces, so that a stop is noticed and progress is seen.
 const ZERO_BYTES_MAX: u64 = 64 << 20;
-/// So many of the requests that a write begins with are looked at to see whether an earlier write was cut: more
-/// than are under way at once, so one of them was written if anything was.
-const SAMPLE_REQUESTS: usize = fetch::FETCHERS + 2;
 
 /// The disk is open, the image fits it, nothing was written.
 pub(super) struct OpenTarget<'j> {
@@ -116,16 +114,9 @@ impl<'j> Cleared<'j> {
 
 /// True when the disk holds some of what is to be written: then an earlier write was cut (or another version is
 /// there), and what is right need not be fetched again. A wrong guess costs time, never correctness.
-///
-/// Requests overtake one another, so the first of each of several is looked at; and some all over the image, for
-/// a disk that lost what its cache held.
 fn was_cut(job: &Job, target: &Target, all: &Wrong) -> Result<bool, WriteError> {
-    let segments = plan::segments(job.manifest, all.extents.clone());
-    let stride = segments.len().div_ceil(SAMPLE_REQUESTS).max(1);
-    let sampled = segments.iter().enumerate().filter(|(at, _)| *at < SAMPLE_REQUESTS || at.is_multiple_of(stride));
-    for (_, segment) in sampled {
-        // A segment is made for an extent, so it has a first one.
-        let extent = &job.manifest.extents[segment.extents[0]];
+    for index in segments::samples(job.manifest, all.extents.clone()) {
+        let extent = &job.manifest.extents[index];
         if extent.target().end > target.device().size_bytes() {
             continue;
         }

@@ -10,6 +10,7 @@ use crate::clock;
 use crate::config::fleet::drift::Moment;
 use crate::decide::drift::classes::CLASSES;
 use crate::decide::drift::defaults::Family;
+use crate::decide::drift::finding::Aspects;
 use crate::scheduler::duration;
 use crate::wire::operator_drift::{Accept, Exception, Explained, Line, Scope, Shown, Top};
 use clap::{Args, Subcommand};
@@ -19,6 +20,9 @@ use show::plain;
 use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
+
+/// What is accepted or allowed where no ways to differ are named.
+const ALL_BUT_PRIVILEGE: &str = "all but privilege";
 
 /// HOST is a MAC, a host name or the host id. PATH is written as it is shown: a backslash is `\\`, and bytes that are no
 /// text are `\xNN`.
@@ -107,7 +111,8 @@ pub struct AcceptArgs {
     /// Kept, and told by `drift explain`.
     #[arg(long)]
     why: String,
-    /// Only these ways to differ: added, removed, kind, content, mode, owner, xattrs.
+    /// Only these ways to differ: added, removed, kind, content, mode, owner, xattrs, privilege (a set-uid or set-gid file,
+    /// capabilities, a device). Left out: all but privilege.
     #[arg(long, value_delimiter = ',')]
     differs: Vec<String>,
 }
@@ -240,7 +245,7 @@ fn exceptions(output: Output, exceptions: &Vec<Exception>) -> Result<(), Failure
             Scope::Host(id) => format!("host {id}"),
             Scope::Image(image) => format!("image {image}"),
         };
-        let aspects = if aspects.is_empty() { "all".to_string() } else { aspects.join("+") };
+        let aspects = if aspects.is_empty() { ALL_BUT_PRIVILEGE.to_string() } else { aspects.join("+") };
         let until = format!("{}{}", output::time(*until), if exception.ended { " (ended)" } else { "" });
         let (number, at) = (exception.number.to_string(), output::time(exception.at));
         vec![number, plain(pattern), plain(&aspects), plain(&scope), until, plain(&exception.by), at, plain(why)]
@@ -289,10 +294,10 @@ fn classes_shown() -> Vec<ClassShown> {
     let of = |class: &'static crate::decide::drift::classes::Class| {
         let allows = |family: &Family| family.classes().any(|allowed| allowed.name == class.name);
         let paths = class.members.iter().flat_map(|member| {
-            let differs = if member.aspects == crate::decide::drift::finding::Aspects::ALL {
-                "all".to_string()
-            } else {
-                member.aspects.to_string()
+            let differs = match member.aspects {
+                Aspects::ALL => "all".to_string(),
+                Aspects::ALL_BUT_PRIVILEGE => ALL_BUT_PRIVILEGE.to_string(),
+                some => some.to_string(),
             };
             member.patterns.iter().map(move |pattern| PathShown { pattern, differs: differs.clone() })
         });

@@ -3,10 +3,12 @@
 use super::Failure;
 use super::baseline;
 use super::client::{Client, segment};
+use super::image_diff::{self, DiffArgs, PlanArgs};
 use super::image_import::{self, ImportArgs, PushArgs};
 use super::image_keep::{self, KeepCommand};
+use super::image_show;
 use super::output::{self, Output};
-use crate::wire::operator::{Channel, Export, Image, MarkImage, SetChannel};
+use crate::wire::operator::{Channel, ChannelMove, Export, Image, MarkImage, SetChannel};
 use clap::Subcommand;
 use std::path::PathBuf;
 
@@ -19,10 +21,13 @@ pub enum ImageCommand {
     Push(PushArgs),
     /// All versions.
     List {
+        /// Only those with this label; of several all must hold.
+        #[arg(short, long = "label", value_name = "KEY[=VALUE]")]
+        labels: Vec<String>,
         #[arg(short, long, value_enum, default_value = "table")]
         output: Output,
     },
-    /// One version.
+    /// One version: its partitions, distribution, kernels, what can start it, and where it came from.
     Show {
         image: String,
         #[arg(short, long, value_enum, default_value = "table")]
@@ -52,6 +57,9 @@ pub enum ImageCommand {
     /// How the file systems of a version are known, for finding drift; makes its list of files where there is none yet.
     Baseline {
         image: String,
+        /// Forget it, and have it made anew, or asked of the next host: where a host told the image wrongly.
+        #[arg(long)]
+        forget: bool,
         #[arg(short, long, value_enum, default_value = "table")]
         output: Output,
     },
@@ -64,6 +72,8 @@ pub enum ImageCommand {
         #[arg(short, long, value_enum, default_value = "table")]
         output: Output,
     },
+    Diff(DiffArgs),
+    Plan(PlanArgs),
     /// Write a version to a file on the server, byte for byte the disk that was imported.
     Export {
         image: String,
@@ -82,6 +92,13 @@ pub enum ImageCommand {
 pub enum ChannelCommand {
     /// All channels.
     List {
+        #[arg(short, long, value_enum, default_value = "table")]
+        output: Output,
+    },
+    /// Every move of NAME@CHANNEL: when, from which version to which, by whom, why.
+    History {
+        /// NAME@CHANNEL
+        channel: String,
         #[arg(short, long, value_enum, default_value = "table")]
         output: Output,
     },
@@ -106,6 +123,14 @@ fn channel(client: &Client, command: ChannelCommand) -> Result<(), Failure> {
             };
             output::print(output, &all, &["CHANNEL", "IMAGE", "SINCE", "BY", "REASON"], all.iter().map(row).collect())
         }
+        ChannelCommand::History { channel, output } => {
+            let moves: Vec<ChannelMove> = client.get(&format!("/v1/channels/{}/history", segment(&channel)))?;
+            let row = |one: &ChannelMove| {
+                let from = one.from.clone().unwrap_or_else(|| "-".to_string());
+                vec![output::time(one.at), from, one.to.clone(), one.by.clone(), one.reason.clone()]
+            };
+            output::print(output, &moves, &["TIME", "FROM", "TO", "BY", "REASON"], moves.iter().map(row).collect())
+        }
         ChannelCommand::Set { channel, to, reason } => {
             let body = SetChannel { version: to, by: super::operator(), reason };
             let set: Channel = client.put_json(&format!("/v1/channels/{}", segment(&channel)), &body)?;
@@ -127,17 +152,25 @@ pub fn run(command: ImageCommand, server: &str) -> Result<(), Failure> {
         ImageCommand::Import(args) => image_import::import(&client, &args),
         ImageCommand::Push(args) => image_import::push(server, args),
         ImageCommand::Keep(command) => image_keep::run(command, &client),
-        ImageCommand::List { output } => list(output, &client.get("/v1/images")?),
-        ImageCommand::Show { image, output } => show(output, &client.get(&path(&image, ""))?),
+        ImageCommand::List { labels, output } => image_show::list(output, client.get("/v1/images")?, &labels),
+        ImageCommand::Show { image, output } => image_show::show(output, &client.get(&path(&image, ""))?),
         ImageCommand::Channel(command) => channel(&client, command),
         ImageCommand::Deprecate { image, reason } => mark(&client, &path(&image, "/mark"), "deprecated", reason),
         ImageCommand::Block { image, reason } => mark(&client, &path(&image, "/mark"), "blocked", reason),
         ImageCommand::Activate { image, reason } => mark(&client, &path(&image, "/mark"), "active", reason),
-        ImageCommand::Baseline { image, output } => baseline::show(&client, &path(&image, "/baseline"), output),
+        ImageCommand::Baseline { image, forget, output } => {
+            let path = path(&image, "/baseline");
+            if forget {
+                client.delete(&path)?;
+            }
+            baseline::show(&client, &path, output)
+        }
         ImageCommand::Files { image, prefix, output } => {
             let filter = prefix.map(|prefix| format!("?prefix={}", segment(&prefix))).unwrap_or_default();
             baseline::files(&client, &(path(&image, "/files") + &filter), output)
         }
+        ImageCommand::Diff(args) => image_diff::diff(&client, &args),
+        ImageCommand::Plan(args) => image_diff::plan(&client, &args),
         ImageCommand::Export { image, file, format, force } => {
             let body = Export { path: std::path::absolute(&file)?, format: Some(format), force };
             let written: Image = client.post(&path(&image, "/export"), &body)?;
@@ -149,36 +182,4 @@ pub fn run(command: ImageCommand, server: &str) -> Result<(), Failure> {
 
 fn mark(client: &Client, path: &str, mark: &str, reason: String) -> Result<(), Failure> {
     client.order(path, &MarkImage { mark: mark.to_string(), by: super::operator(), reason })
-}
-
-fn list(output: Output, images: &Vec<Image>) -> Result<(), Failure> {
-    let row = |image: &Image| {
-        let sizes = [image.image_bytes, image.data_bytes, image.added_bytes].map(output::bytes);
-        let [size, data, added] = sizes;
-        let digest = image.content_digest.chars().take(12).collect();
-        let stage = if image.refused.is_some() { format!("{}, refused", image.stage) } else { image.stage.clone() };
-        let (hosts, imported) = (image.hosts.to_string(), output::time(image.imported_at));
-        vec![image.image.clone(), stage, size, data, added, hosts, imported, digest]
-    };
-    let head = ["IMAGE", "STAGE", "SIZE", "DATA", "ADDED", "HOSTS", "IMPORTED", "CONTENT"];
-    output::print(output, images, &head, images.iter().map(row).collect())
-}
-
-fn show(output: Output, image: &Image) -> Result<(), Failure> {
-    let rows = [
-        ("image", image.image.clone()),
-        ("stage", image.stage.clone()),
-        ("refused", image.refused.clone().unwrap_or_default()),
-        ("signed by", image.signed_by.join(", ")),
-        ("size", output::bytes(image.image_bytes)),
-        ("data", output::bytes(image.data_bytes)),
-        ("added to the store", output::bytes(image.added_bytes)),
-        ("hosts", image.hosts.to_string()),
-        ("imported", format!("{} from {}", output::time(image.imported_at), image.source)),
-        ("content digest", image.content_digest.clone()),
-        ("manifest digest", image.manifest.clone()),
-    ];
-    let told = rows.into_iter().filter(|(_, value)| !value.is_empty());
-    let rows = told.map(|(key, value)| vec![key.to_string(), value]).collect();
-    output::print(output, image, &[], rows)
 }

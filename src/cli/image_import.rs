@@ -7,6 +7,7 @@ use super::remote::push::{self, Push};
 use super::remote::url::Url;
 use super::remote::{Incomings, Remote, credentials, oci, success};
 use super::sparse::SparseStream;
+use crate::wire::image_facts::Provenance;
 use crate::wire::operator::Image;
 use bytes::Bytes;
 use clap::Args;
@@ -19,6 +20,27 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+/// What the maker of an image says of it. It becomes part of the version's record, which never changes.
+#[derive(Debug, Args)]
+struct ProvenanceArgs {
+    /// What built it: a person, a job, a tool with its version.
+    #[arg(long, value_name = "TEXT")]
+    builder: Option<String>,
+    /// The git commit that it was built from.
+    #[arg(long, value_name = "TEXT")]
+    commit: Option<String>,
+    /// A word of your own on it, up to 32 times.
+    #[arg(long = "label", value_name = "KEY=VALUE")]
+    labels: Vec<String>,
+}
+
+impl ProvenanceArgs {
+    fn said(&self) -> Result<Provenance, Failure> {
+        let labels = self.labels.iter().map(String::as_str);
+        Ok(Provenance::said(self.builder.as_deref(), self.commit.as_deref(), labels)?)
+    }
+}
+
 /// What to import.
 #[derive(Debug, Args)]
 pub struct ImportArgs {
@@ -29,6 +51,8 @@ pub struct ImportArgs {
     /// NAME:VERSION
     #[arg(long = "as", value_name = "REF")]
     name: String,
+    #[command(flatten)]
+    provenance: ProvenanceArgs,
     /// Give it only to hosts that are named one by one, until `image activate`.
     #[arg(long)]
     preview: bool,
@@ -60,6 +84,8 @@ pub struct PushArgs {
     /// Holds the token whose digest is in the server's [[http.upload.token]].
     #[arg(long, value_name = "FILE")]
     token_file: PathBuf,
+    #[command(flatten)]
+    provenance: ProvenanceArgs,
     /// Give it only to hosts that are named one by one, until `image activate`.
     #[arg(long)]
     preview: bool,
@@ -86,13 +112,15 @@ enum Pieces {
 }
 
 pub fn import(client: &Client, args: &ImportArgs) -> Result<(), Failure> {
+    let provenance = args.provenance.said()?;
     let stream = open(client, args)?;
     let bar = bar("importing", stream.bytes)?;
     let mut path = format!("/v1/images/{}?source={}", segment(&args.name), segment(&stream.source));
-    for (key, value) in [("format", &args.format), ("digest", &stream.digest)] {
-        if let Some(value) = value {
-            path += &format!("&{key}={}", segment(value));
-        }
+    let ProvenanceArgs { builder, commit, labels } = &args.provenance;
+    let optional = [("format", &args.format), ("digest", &stream.digest), ("builder", builder), ("commit", commit)];
+    let optional = optional.into_iter().filter_map(|(key, value)| Some((key, value.as_ref()?)));
+    for (key, value) in optional.chain(labels.iter().map(|label| ("label", label))) {
+        path += &format!("&{key}={}", segment(value));
     }
     if args.preview {
         path += "&preview=true";
@@ -100,7 +128,7 @@ pub fn import(client: &Client, args: &ImportArgs) -> Result<(), Failure> {
     let body: Body = StreamBody::new(Frames { pieces: stream.pieces, bar: bar.clone() }).boxed();
     let image: Image = client.put(&path, body)?;
     bar.finish_and_clear();
-    tell(&image, "imported");
+    tell(&image, "imported", &provenance);
     Ok(())
 }
 
@@ -112,19 +140,24 @@ pub fn push(server: &str, args: PushArgs) -> Result<(), Failure> {
         )
         .into());
     }
+    // Before the file is read.
+    let provenance = args.provenance.said()?;
     let token = credentials::token(&args.token_file)?;
     let remote = Remote::new(args.ca.as_deref())?;
     let mut push = Push::new(remote, server, &token, args.file, &args.name)?;
-    (push.wish.format, push.wish.preview) = (args.format, args.preview);
+    (push.wish.format, push.wish.preview, push.wish.provenance) = (args.format, args.preview, provenance);
     push.bar = bar("pushing", Some(push.bytes()))?;
     let image = push::run(&push)?;
-    tell(&image, "pushed");
+    tell(&image, "pushed", &push.wish.provenance);
     Ok(())
 }
 
-fn tell(image: &Image, done: &str) {
+fn tell(image: &Image, done: &str, said: &Provenance) {
     if image.already_there == Some(true) {
         println!("{} is there already, with the same content", image.image);
+        if !said.is_empty() && *said != image.provenance {
+            println!("its record never changes: builder, commit and labels stay what they were at its import");
+        }
     } else {
         let [size, data, added] = [image.image_bytes, image.data_bytes, image.added_bytes].map(output::bytes);
         println!("{} {done}: {size}, {data} of data, {added} new in the store", image.image);

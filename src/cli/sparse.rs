@@ -3,18 +3,16 @@
 //! A golden image is mostly holes. Read and sent as zeros they cost more than all the rest: the page cache fills up
 //! with them, and they are copied five times until the server finds that they are zeros. So holes are asked for
 //! (SEEK_DATA, lseek(2)) and sent as zstd's run-length blocks, four bytes for 128 KiB, and data as its raw blocks,
-//! uncompressed (RFC 8878 section 3.1.1.2). The server takes zstd streams anyway and needs to know nothing of this.
+//! uncompressed (RFC 8878 section 3.1.1.2). The server knows such a stream by its header (`src/image/source/sparse.rs`); to all others
+//! it is zstd like any.
 
-use crate::image::Compression;
+use crate::image::{Compression, SPARSE_HEADER};
 use bytes::Bytes;
 use rustix::fs::SeekFrom;
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
 
-/// Magic number; a frame header without content size, checksum or dictionary; a window of 128 KiB, which is also the
-/// largest block.
-const FRAME_HEADER: [u8; 6] = [0x28, 0xb5, 0x2f, 0xfd, 0, 7 << 3];
 const BLOCK_HEADER_BYTES: usize = 3;
 const ZERO_BLOCK_BYTES: u64 = 128 << 10;
 /// Zeros that are said at once: 16,384 blocks, 64 KiB.
@@ -79,7 +77,7 @@ impl SparseStream {
         match self.next {
             Next::Header => {
                 self.next = Next::Blocks;
-                Ok(Bytes::from_static(&FRAME_HEADER))
+                Ok(Bytes::from_static(&SPARSE_HEADER))
             }
             Next::Blocks if self.position >= self.bytes => {
                 self.next = Next::Nothing;

@@ -57,6 +57,9 @@ pub(super) fn lines(verify: &Verification, line: &mut impl FnMut(&str, String)) 
     if let Some(asked) = &verify.asked {
         let by = format!("by {}, {}", asked.by, output::time(asked.asked_at));
         line("verify", format!("{}: {} ({by}), {} attempts", asked.number, asked.reason, asked.attempts));
+        if let Some(waits) = &asked.waits {
+            line("verify waits", waits.clone());
+        }
     }
     if let Some(last) = &verify.last {
         line("verified", format!("from outside: {} ({})", last.result, output::time(last.at)));

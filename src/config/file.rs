@@ -40,7 +40,8 @@ pub struct Http {
     /// Connections at once; more wait in the kernel's queue. An agent keeps one for its reports as long as it works, and
     /// has some more for image data: 512 let a thousand agents starve each other (`make bench-fleet`).
     pub requests_max: usize,
-    /// Of one address, so that no machine takes all of them. Those above it are closed at once.
+    /// Of one address, so that no machine takes all of them. Those above it are closed at once. At least 8 (an agent has five),
+    /// at most `requests_max`.
     pub requests_of_one_max: usize,
     /// What all image data together may take, `500MB/s`. A group of hosts has its own in the fleet documents.
     pub bandwidth: Option<super::bandwidth::Bandwidth>,

@@ -117,6 +117,7 @@ fn checked(file: file::File) -> Result<Config, Wrong> {
     for word in &file.deploy.kernel_args {
         kernel_word(word).map_err(|message| ("deploy.kernel_args".to_string(), message))?;
     }
+    check_requests(&file.http)?;
     file.http.upload.as_ref().map_or(Ok(()), upload::check)?;
     let upkeep = checked_upkeep(&file.image)?;
     let socket = file.socket.unwrap_or_else(|| file.state_dir.join("regild.sock"));
@@ -135,6 +136,19 @@ fn checked(file: file::File) -> Result<Config, Wrong> {
         names,
         own_macs: own_macs(),
     })
+}
+
+/// An agent has a connection for its reports and up to four for image data, and a new one before an old one is closed.
+fn check_requests(http: &file::Http) -> Result<(), Wrong> {
+    let (of_one, all) = (http.requests_of_one_max, http.requests_max);
+    let wrong = |message: String| Err(("http.requests_of_one_max".to_owned(), message));
+    if of_one < 8 {
+        return wrong(format!("{of_one} is too few: one agent has five connections; it must be at least 8"));
+    }
+    if of_one > all {
+        return wrong(format!("{of_one} is more than http.requests_max, which is {all}: one address could take all"));
+    }
+    Ok(())
 }
 
 fn checked_upkeep(image: &file::Image) -> Result<Upkeep, Wrong> {
@@ -281,6 +295,9 @@ mod tests {
         assert!(wrong(|text| text.replace("web-1", "web 1")).contains("reservation 1 name"));
         assert!(wrong(|text| text.replace("web-1", "h-525400000001")).contains("host id"));
         assert!(wrong(|text| text.replace("10.77.0.100-", "10.78.0.100-")).contains("network \"br0\""));
+        let http = |line: &str| wrong(|text| text.replace("[[network]]", &format!("[http]\n{line}\n[[network]]")));
+        assert!(http("requests_of_one_max = 7").contains("http.requests_of_one_max: 7 is too few"));
+        assert!(http("requests_max = 100").contains("256 is more than http.requests_max, which is 100"));
         assert!(wrong(|text| text.split("[[network]]").next().unwrap().to_string()).contains("[[network]]"));
     }
 

@@ -28,6 +28,9 @@ pub enum Halt {
     /// Of one host: its order must not begin. It came under protection, or its version was blocked, after the order was
     /// opened.
     Barred,
+    /// Of one host: no look at its disk may begin, since as many machines as may be are away for an order or a look.
+    /// Orders have passed the brakes already.
+    LooksFull,
 }
 
 /// What to tell a netboot client.
@@ -69,6 +72,7 @@ pub enum LocalReason {
     ImageBlocked,
     Stopped,
     Barred,
+    LooksFull,
 }
 
 impl LocalReason {
@@ -81,6 +85,7 @@ impl LocalReason {
             LocalReason::NoOpenOrder => "no order is open for this machine",
             LocalReason::Held => "this machine is held by an operator",
             LocalReason::Barred => "this machine or its image is not to be touched any more",
+            LocalReason::LooksFull => "its disk is looked at later: as many machines as may be are away at once",
             LocalReason::Stopped => "everything is stopped by an operator",
             LocalReason::ImageBlocked => "the version of its order is blocked",
             LocalReason::AttemptsUsedUp => "all attempts are used up",
@@ -123,6 +128,7 @@ fn verification(host: Option<&Host>, policy: BootPolicy) -> Result<VerifyNumber,
     match policy.halt {
         Halt::NotBegun | Halt::Everything => Err(Some(LocalReason::Stopped)),
         Halt::Barred => Err(Some(LocalReason::Barred)),
+        Halt::LooksFull => Err(Some(LocalReason::LooksFull)),
         Halt::Nothing => Ok(wish.number),
     }
 }

@@ -3,11 +3,13 @@
 //! Everything that asks for a rebuild, a person included, passes [`admit`]; the caps count open orders and orders of
 //! the last hour by fleet, group, rack and power feed; the fleet breaker looks at what asks and what fails.
 
+mod looks;
 mod usage;
 
 #[cfg(test)]
 mod tests;
 
+pub use looks::UnderWay;
 pub use usage::{Scope, Usage, scopes};
 
 use super::group::{Group, Limits};
@@ -105,6 +107,12 @@ pub enum Wait {
     },
     /// An order is open; it ends first.
     OrderOpen(u64),
+    /// Of a look from outside.
+    UnderWay {
+        scope: Scope,
+        machines: u32,
+        max: u32,
+    },
 }
 
 impl fmt::Display for Wait {
@@ -116,6 +124,9 @@ impl fmt::Display for Wait {
             Wait::Concurrent { scope, open, max } => write!(f, "{scope} has {open} of at most {max} open orders"),
             Wait::Hourly { scope, opened, max } => write!(f, "{scope} had {opened} of at most {max} orders in an hour"),
             Wait::OrderOpen(generation) => write!(f, "order {generation} is open"),
+            Wait::UnderWay { scope, machines, max } => {
+                write!(f, "{scope} has {machines} of at most {max} machines under an order or a look from outside")
+            }
         }
     }
 }
@@ -195,12 +206,7 @@ pub fn admit(
 /// The first cap that is reached, of all scopes that the host is in.
 fn full(host: &Host, group: &Group, policy: &Policy, usage: &Usage, now: u64) -> Option<Wait> {
     scopes(host).into_iter().find_map(|scope| {
-        let limits = match &scope {
-            Scope::Fleet => policy.fleet,
-            Scope::Group(_) => group.limits,
-            Scope::Rack(_) => policy.rack,
-            Scope::Feed(_) => policy.feed,
-        };
+        let limits = limits(&scope, group, policy);
         let (open, opened) = (usage.open(&scope), usage.opened_within_hour(&scope, now));
         if open >= limits.concurrent_max {
             return Some(Wait::Concurrent { scope, open, max: limits.concurrent_max });
@@ -211,6 +217,15 @@ fn full(host: &Host, group: &Group, policy: &Policy, usage: &Usage, now: u64) ->
             max: limits.orders_per_hour_max,
         })
     })
+}
+
+fn limits(scope: &Scope, group: &Group, policy: &Policy) -> Limits {
+    match scope {
+        Scope::Fleet => policy.fleet,
+        Scope::Group(_) => group.limits,
+        Scope::Rack(_) => policy.rack,
+        Scope::Feed(_) => policy.feed,
+    }
 }
 
 /// Why the fleet breaker trips.

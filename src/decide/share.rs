@@ -21,17 +21,24 @@ pub type Nanos = u64;
 pub const SLICE_BYTES_MAX: u32 = 256 << 10;
 /// Smaller pieces cost more processor time than their fairness is worth.
 const SLICE_BYTES_MIN: u64 = 16 << 10;
+/// ... but rather that than to wait so long for a turn that the other end gives up.
+const SLICE_BYTES_LEAST: u64 = 4 << 10;
+/// In which every stream should have had a turn. A client gives up after 20 s without a byte; one host's share goes round
+/// its own streams, of which an agent has up to five while others may have one.
+const ROUND_SECONDS: u64 = 3;
 const NANOS_A_SECOND: u128 = 1_000_000_000;
 /// Groups that are kept in mind without anybody of them waiting; beyond it their counters are forgotten.
 const LANES_KEPT: usize = 1024;
 /// Of the groups' clocks, so that a byte for each of thousands of hosts is not rounded to nothing.
 const CLOCK_TICKS_A_BYTE: u128 = 1 << 16;
 
-/// What one slice should be at this rate: a 64th of a second, so that many share a slow line without long waits.
+/// What one slice should be at this rate: a 64th of a second, so that many share a slow line without long waits; less where
+/// a round of all `streams` would take more than [`ROUND_SECONDS`].
 #[must_use]
-pub fn slice_bytes(bytes_per_second: u64) -> u32 {
-    let slice = (bytes_per_second / 64).clamp(SLICE_BYTES_MIN, u64::from(SLICE_BYTES_MAX));
-    u32::try_from(slice).unwrap_or(SLICE_BYTES_MAX)
+pub fn slice_bytes(bytes_per_second: u64, streams: usize) -> u32 {
+    let of_rate = (bytes_per_second / 64).clamp(SLICE_BYTES_MIN, u64::from(SLICE_BYTES_MAX));
+    let of_round = (bytes_per_second / (streams as u64).max(1)).saturating_mul(ROUND_SECONDS);
+    u32::try_from(of_rate.min(of_round).max(SLICE_BYTES_LEAST)).unwrap_or(SLICE_BYTES_MAX)
 }
 
 /// What may be sent at once after a pause: an eighth of a second, and never less than a slice.

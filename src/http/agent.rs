@@ -6,15 +6,16 @@
 
 use super::Shared;
 use super::body::{self, JsonBody};
+use super::host_baseline::{self, Wishes};
 use super::listen::Peer;
 use super::problem::Problem;
 use super::said::{self, Said};
 use crate::decide::host::{AgentWord, Event, Host, Refusal};
 use crate::registry::{HostView, RegistryError};
 use crate::wire::agent::{CheckIn, Event as AgentEvent, Job, PROTOCOL, Report, ReportAnswer};
-use axum::Json;
 use axum::extract::{ConnectInfo, FromRequest, Request, State};
 use axum::http::StatusCode;
+use axum::{Extension, Json};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
@@ -95,6 +96,7 @@ fn job(shared: &Shared, host: &Host) -> Result<Job, Problem> {
 pub async fn report(
     State(shared): State<Arc<Shared>>,
     ConnectInfo(peer): ConnectInfo<Peer>,
+    Extension(wishes): Extension<Arc<Wishes>>,
     AgentBody(said): AgentBody<Report>,
 ) -> Result<Json<ReportAnswer>, Problem> {
     let id = said.host.as_str();
@@ -112,7 +114,7 @@ pub async fn report(
         _ if !is_leased => Err(foreign_address(peer, id)),
         Refusal::SessionUnknown => Err(unauthorised(RegistryError::Refused(refusal))),
         // Our own agent, whose order was closed: it stops before its next write.
-        other => Ok(Json(ReportAnswer { go_on: false, reason: Some(other.to_string()) })),
+        other => Ok(Json(ReportAnswer { go_on: false, reason: Some(other.to_string()), baseline_seconds: None })),
     };
     // What is over is noted under a stop, too.
     let is_over = matches!(said.event, AgentEvent::Verified { .. } | AgentEvent::Failed { .. });
@@ -121,26 +123,37 @@ pub async fn report(
     // Also an agent whose lease ran out while it writes; who has neither lease nor session hears nothing of it.
     let is_ours = || is_leased || progress_allowed(&view, said.generation, &session_digest).is_ok();
     if let Some(stop) = stopped.filter(|_| is_ours()) {
-        return Ok(Json(ReportAnswer { go_on: false, reason: Some(format!("stopped {}", stop.sentence())) }));
+        return Ok(Json(ReportAnswer {
+            go_on: false,
+            reason: Some(format!("stopped {}", stop.sentence())),
+            baseline_seconds: None,
+        }));
     }
+    let is_verified = matches!(said.event, AgentEvent::Verified { .. });
     let word = match said::report(said.event) {
         Said::Progress(progress) => {
             if let Err(refusal) = progress_allowed(&view, said.generation, &session_digest) {
                 return over(refusal);
             }
             shared.registry.note_progress(id, progress);
-            return Ok(Json(ReportAnswer { go_on: true, reason: None }));
+            return Ok(Json(ReportAnswer { go_on: true, reason: None, baseline_seconds: None }));
         }
         Said::Word(word) => word,
     };
     let gave_up = if let AgentWord::Failed { reason, .. } = &word { Some(reason.clone()) } else { None };
-    let event = Event::Agent { generation: said.generation, session_digest, word };
+    // A repeated word of success is believed without its session, and asks nobody for anything.
+    let is_sessions = progress_allowed(&view, said.generation, &session_digest).is_ok();
+    let event = Event::Agent { generation: said.generation, session_digest: session_digest.clone(), word };
     match shared.registry.host_event(id, event).await {
-        Ok(_) => {
+        Ok(view) => {
             if let Some(reason) = gave_up {
                 tracing::warn!(host = id, %reason, "the agent gave up");
             }
-            Ok(Json(ReportAnswer { go_on: true, reason: None }))
+            let baseline_seconds = match is_verified {
+                true => host_baseline::ask(&shared, &wishes, &view, &session_digest, is_sessions).await,
+                false => None,
+            };
+            Ok(Json(ReportAnswer { go_on: true, reason: None, baseline_seconds }))
         }
         Err(RegistryError::Refused(refusal)) => over(refusal),
         Err(error) => Err(error.into()),
@@ -185,7 +198,7 @@ pub async fn installed(
     Ok("noted\n")
 }
 
-fn same_protocol(theirs: u32) -> Result<(), Problem> {
+pub(super) fn same_protocol(theirs: u32) -> Result<(), Problem> {
     if theirs == PROTOCOL {
         return Ok(());
     }

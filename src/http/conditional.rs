@@ -1,6 +1,6 @@
 //! Conditional and range requests for content that is known by a strong entity tag (RFC 9110, sections 8.8.3, 13 and 14).
 
-use axum::http::{HeaderMap, HeaderName, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use std::ops::Range;
 
 /// What a GET is answered with.
@@ -23,7 +23,10 @@ pub fn wanted(headers: &HeaderMap, etag: &str, length: usize, is_head: bool) -> 
         return Wanted::Nothing(StatusCode::NOT_MODIFIED);
     }
     // A range means something for GET only (section 14.2).
-    let Some(range) = headers.get(header::RANGE).filter(|_| !is_head) else { return Wanted::Whole };
+    let is_bytes =
+        |range: &&HeaderValue| range.as_bytes().get(..6).is_some_and(|unit| unit.eq_ignore_ascii_case(b"bytes="));
+    // One in a unit that is not known is as none.
+    let Some(range) = headers.get(header::RANGE).filter(|_| !is_head).filter(is_bytes) else { return Wanted::Whole };
     if let Some(known) = headers.get(header::IF_RANGE)
         && known.as_bytes() != format!("\"{etag}\"").as_bytes()
     {
@@ -64,14 +67,24 @@ fn next_tag(list: &str) -> Option<(&str, bool, &str)> {
     Some((tag, is_weak, after))
 }
 
-/// `bytes=A-B` and `bytes=A-` of RFC 9110 section 14.1.2, one range, inside `length`. Suffix ranges and lists
-/// are not ours: the agent always knows what it wants.
+/// `bytes=A-B`, `bytes=A-` and `bytes=-N` (the last N) of RFC 9110 section 14.1.2, one range, inside `length`. Lists are not
+/// ours: the agent always knows what it wants.
 pub(super) fn one_range(text: &str, length: usize) -> Option<(usize, usize)> {
-    let (first, last) = text.strip_prefix("bytes=")?.split_once('-')?;
-    let first: usize = first.parse().ok()?;
-    let last =
-        if last.is_empty() { length.checked_sub(1)? } else { last.parse::<usize>().ok()?.min(length.checked_sub(1)?) };
+    let (unit, range) = text.split_once('=')?;
+    let (first, last) = range.split_once('-').filter(|_| unit.eq_ignore_ascii_case("bytes"))?;
+    let end = length.checked_sub(1)?;
+    let (first, last) = match (first, last) {
+        ("", suffix) => (length.checked_sub(number(suffix)?.min(length))?, end),
+        (first, "") => (number(first)?, end),
+        (first, last) => (number(first)?, number(last)?.min(end)),
+    };
     (first <= last).then_some((first, last))
+}
+
+/// Digits and nothing else; one that is too large is as large as can be.
+fn number(text: &str) -> Option<usize> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| text.parse().unwrap_or(usize::MAX))
 }
 
 #[cfg(test)]
@@ -93,11 +106,24 @@ mod tests {
         assert_eq!(one_range("bytes=0-9", 100), Some((0, 9)));
         assert_eq!(one_range("bytes=90-", 100), Some((90, 99)));
         assert_eq!(one_range("bytes=90-500", 100), Some((90, 99)));
-        let bad = ["bytes=9-0", "bytes=100-", "bytes=-5", "bytes=-0", "bytes=0-1,3-4", "0-9", "bytes=a-b", "bytes=0"];
-        for text in bad {
+        assert_eq!(one_range("Bytes=90-99999999999999999999999", 100), Some((90, 99)));
+        assert_eq!((one_range("bytes=-5", 100), one_range("bytes=-500", 100)), (Some((95, 99)), Some((0, 99))));
+        let bad =
+            ["bytes=9-0", "bytes=100-", "bytes=-0", "bytes=-", "bytes=--5", "bytes=+1-5", "bytes=-+5", "bytes= 1-5"];
+        let worse = ["bytes=0-1,3-4", "0-9", "lines=0-9", "bytes=a-b", "bytes=0", "bytes=99999999999999999999999-"];
+        for text in bad.into_iter().chain(worse) {
             assert_eq!(one_range(text, 100), None, "{text}");
         }
-        assert_eq!(one_range("bytes=0-", 0), None);
+        assert_eq!((one_range("bytes=0-", 0), one_range("bytes=-1", 0)), (None, None));
+    }
+
+    /// RFC 9110, 14.2: a range in a unit that is not known is as none.
+    #[test]
+    fn other_units_are_not_heeded() {
+        for other in ["lines=1-2", "0-9", "bytes", "", "bytess=0-9"] {
+            assert_eq!(asked(&[(header::RANGE, other)]), Wanted::Whole, "{other}");
+        }
+        assert_eq!(asked(&[(header::RANGE, "BYTES=-10")]), Wanted::Part(90..100));
     }
 
     #[test]

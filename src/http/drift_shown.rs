@@ -6,7 +6,7 @@ use crate::clock;
 use crate::decide::drift::effective::EXCEPTION;
 use crate::decide::drift::finding::Aspects;
 use crate::decide::drift::judge::Judged;
-use crate::decide::drift::policy::{Rule, prunes, rule};
+use crate::decide::drift::policy::{Rule, leaves_out, rule};
 use crate::decide::drift::{finding, path};
 use crate::registry::HostView;
 use crate::registry::drift::{AllListed, Found, JudgedPath, Source, Watched};
@@ -204,7 +204,8 @@ fn aspects_of(finding: &drift_wire::Finding) -> Aspects {
 /// The rule that keeps scans out of a directory on the way to this path.
 fn pruned_by<'r>(rules: &'r [Rule], at: &[u8], now: u64) -> Option<&'r Rule> {
     let ends = at.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at.max(1));
-    ends.filter(|end| *end < at.len()).find_map(|end| prunes(rules, at.get(..end)?, now))
+    let wholly = |end| leaves_out(rules, at.get(..end)?, now).filter(|left_out| !left_out.but_privilege);
+    ends.filter(|end| *end < at.len()).find_map(wholly).map(|left_out| left_out.rule)
 }
 
 #[cfg(test)]
@@ -233,6 +234,8 @@ mod tests {
             until: None,
             from: "logs".into(),
         };
+        let looked_through = Rule { aspects: Aspects::ALL_BUT_PRIVILEGE, ..rule.clone() };
+        assert_eq!(pruned_by(&[looked_through], b"/var/log/x", 0), None);
         let rules = [rule];
         let by = |path: &str| pruned_by(&rules, path.as_bytes(), 0).map(|rule| rule.from.as_str());
         assert_eq!(

@@ -17,14 +17,28 @@ use std::time::Instant;
 #[derive(Debug)]
 pub struct Door {
     guesses: Mutex<Guesses>,
+    /// Answers that say that the credentials were wrong.
+    wrong: &'static [StatusCode],
     /// Lockouts are measured by the monotonic clock: setting the wall clock neither ends nor prolongs one.
     opened: Instant,
 }
 
 impl Door {
+    /// Of the routes where a token is for one boot: 409 is one that is over, or was never right.
     #[must_use]
-    pub fn new() -> Arc<Door> {
-        Arc::new(Door { guesses: Mutex::default(), opened: clock::instant() })
+    pub fn of_boots() -> Arc<Door> {
+        Door::new(&[StatusCode::UNAUTHORIZED, StatusCode::CONFLICT])
+    }
+
+    /// Of the routes where only a signature or an address can be wrong. A 409 there is a report that was taken before, or
+    /// is about another baseline: a relay with hundreds of hosts behind one address has many of these after an update.
+    #[must_use]
+    pub fn of_signatures() -> Arc<Door> {
+        Door::new(&[StatusCode::UNAUTHORIZED])
+    }
+
+    fn new(wrong: &'static [StatusCode]) -> Arc<Door> {
+        Arc::new(Door { guesses: Mutex::default(), wrong, opened: clock::instant() })
     }
 
     /// Whether this source is heard. It counts as wrong until [`Door::was_right`] takes that back.
@@ -53,7 +67,7 @@ impl Door {
     }
 }
 
-/// Lets a request through, and counts it when its answer is 401 or 409: wrong credentials, or such that are over.
+/// Lets a request through, and counts it when its answer is one for wrong credentials.
 /// A locked-out source gets 429 with Retry-After, right or wrong.
 pub async fn bounded_guesses(
     State(door): State<Arc<Door>>,
@@ -66,7 +80,7 @@ pub async fn bounded_guesses(
         return *locked_out;
     }
     let answer = next.run(request).await;
-    if !matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::CONFLICT) {
+    if !door.wrong.contains(&answer.status()) {
         door.was_right(source);
     }
     answer

@@ -6,14 +6,14 @@ use super::Shared;
 use super::body::JsonBody;
 use super::guard::Door;
 use super::listen::Peer;
-use super::operator_images::{before_import, import_problem, shown};
+use super::operator_images::{before_import, import_problem, is_unlisted, refuse_going, shown};
 use super::problem::Problem;
 use super::upload;
 use crate::causes;
 use crate::clock;
 use crate::config::upload::Token;
 use crate::image::uploads::{Taken, UploadError, Uploads};
-use crate::image::{Declared, ImageRef, ImportError, ImportRequest, Imported, StoreError};
+use crate::image::{Declared, ImageRef, ImportError, ImportRequest, Imported};
 use crate::upkeep;
 use crate::wire::manifest::from_hex;
 use crate::wire::operator::Image;
@@ -34,7 +34,8 @@ use std::time::Duration;
 /// A connection that says nothing for so long is taken for dead; the client goes on with another one.
 const SILENCE: Duration = Duration::from_secs(60);
 const PIECE_BYTES: usize = 256 << 10;
-const CREATE_BYTES_MAX: usize = 16 << 10;
+/// With as many labels as a version can have, each byte of them escaped.
+const CREATE_BYTES_MAX: usize = 128 << 10;
 /// A token has at least 128 bits when it is drawn well, and no header should have more than this.
 const TOKEN_BYTES_MAX: usize = 512;
 
@@ -53,7 +54,7 @@ impl Pushes {
     pub fn new(shared: Arc<Shared>, uploads: Uploads, tokens: &[Token]) -> Arc<Pushes> {
         let digest = |token: &Token| Some((blake3::Hash::from_bytes(from_hex(&token.sha256)?), token.clone()));
         let tokens = tokens.iter().filter_map(digest).collect();
-        Arc::new(Pushes { shared, uploads, tokens, door: Door::new() })
+        Arc::new(Pushes { shared, uploads, tokens, door: Door::of_signatures() })
     }
 
     /// Whose token this is. Digests are compared, in constant time (blake3::Hash), and always all of them.
@@ -151,7 +152,8 @@ async fn create(
 
 fn declared(wish: &Create) -> Result<Declared, Problem> {
     let format = wish.format.as_deref().map(str::parse).transpose().map_err(bad)?;
-    Ok(Declared { format, digest: Some(wish.digest.parse().map_err(bad)?) })
+    wish.provenance.check().map_err(bad)?;
+    Ok(Declared { format, digest: Some(wish.digest.parse().map_err(bad)?), provenance: wish.provenance.clone() })
 }
 
 async fn show(State(pushes): Server, Extension(owner): Owner, Path(id): Path<String>) -> Result<Json<Upload>, Problem> {
@@ -229,9 +231,8 @@ async fn finish(
             taken.whole()?;
         }
         let by = format!("token {}", owner.name);
-        let preview = taken.wish().preview && !taken.is_finished();
-        let is_preview = runtime.block_on(before_import(shared, &image, preview, &by))?;
         if taken.is_finished() {
+            refuse_going(shared, &image)?;
             return match shared.images.show(&image) {
                 Ok(record) => Ok(Json(Image { already_there: Some(true), ..shown(shared, record) })),
                 Err(error) => {
@@ -240,14 +241,15 @@ async fn finish(
                 }
             };
         }
+        let is_preview = runtime.block_on(before_import(shared, &image, taken.wish().preview, &by))?;
         let imported = match import(shared, &taken, &image, &owner)? {
             Ok(imported) => imported,
             Err(error) => {
-                // A full disk says nothing about the file: it can be tried again.
-                if !matches!(error, ImportError::Store(StoreError::Io { .. })) {
+                // A full disk or a damaged store says nothing about the file: it can be tried again.
+                if !matches!(error, ImportError::Store(_) | ImportError::OtherwisePacked { .. }) {
                     taken.give_up();
                 }
-                if is_preview {
+                if is_preview && is_unlisted(shared, &image) {
                     runtime.block_on(shared.registry.mark_image(image.to_string(), None, by))?;
                 }
                 return Err(import_problem(error));

@@ -97,8 +97,9 @@ pub async fn pack(
     };
     let sent = send(&shared, peer, file, (method, headers), FOR_A_DAY).await;
     if sent.is_err() {
-        // It may have been mended since it was mapped.
-        shared.images.pack_failed(&id);
+        // It may have been mended since it was mapped. The cache may be busy opening another.
+        let shared = shared.clone();
+        let _ = tokio::task::spawn_blocking(move || shared.images.pack_failed(&id)).await;
     }
     sent
 }
@@ -175,11 +176,21 @@ impl Asked<'_> {
                 let builder = with_data(with_names(builder), range.len()).header(header::CONTENT_RANGE, of);
                 (Some(range), builder.status(StatusCode::PARTIAL_CONTENT))
             }
-            Wanted::Nothing(StatusCode::RANGE_NOT_SATISFIABLE) => {
-                let builder = builder.header(header::CONTENT_RANGE, format!("bytes */{length}"));
-                (None, builder.status(StatusCode::RANGE_NOT_SATISFIABLE))
+            Wanted::Nothing(StatusCode::NOT_MODIFIED) => (None, with_names(builder).status(StatusCode::NOT_MODIFIED)),
+            // What is kept for a year is the content, and never that somebody asked wrongly for it.
+            Wanted::Nothing(status) => {
+                let builder = builder.header(header::ETAG, format!("\"{}\"", self.etag));
+                let builder = builder.header(header::CACHE_CONTROL, "no-store").status(status);
+                (
+                    None,
+                    match status {
+                        StatusCode::RANGE_NOT_SATISFIABLE => {
+                            builder.header(header::CONTENT_RANGE, format!("bytes */{length}"))
+                        }
+                        _ => builder,
+                    },
+                )
             }
-            Wanted::Nothing(status) => (None, with_names(builder).status(status)),
         }
     }
 

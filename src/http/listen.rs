@@ -18,7 +18,9 @@ use tokio::sync::{Semaphore, watch};
 /// A request's head must be there within this time (slowloris, faults.md H3).
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 /// A client that takes nothing of an answer for so long is gone (faults.md H3). The agent itself gives up after 20 s.
-const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+pub(super) const STALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// An operator may look at a page of what the command line prints, or hold a pipe, for longer; few may connect at all.
+const OPERATOR_STALL_TIMEOUT: Duration = Duration::from_secs(24 * 3600);
 /// Pause after accept failed (out of descriptors): trying again at once would spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -72,7 +74,7 @@ pub async fn machines(listener: TcpListener, routes: Router, most: Connections, 
         let routes = routes.clone().layer(axum::Extension(axum::extract::ConnectInfo(Peer { remote, local })));
         tokio::spawn(async move {
             let _places = (place, one_of);
-            serve(TokioIo::new(stream), routes).await;
+            serve(TokioIo::new(stream), routes, STALL_TIMEOUT).await;
         });
     }
 }
@@ -105,17 +107,18 @@ async fn operator(stream: UnixStream, routes: Router) {
     let operator = tokio::task::spawn_blocking(move || Operator::of_uid(uid)).await;
     // Only a panic in there ends in an error, and then nobody is to be heard.
     let Ok(operator) = operator else { return };
-    serve(TokioIo::new(stream), routes.layer(axum::Extension(operator))).await;
+    serve(TokioIo::new(stream), routes.layer(axum::Extension(operator)), OPERATOR_STALL_TIMEOUT).await;
 }
 
-pub(super) async fn serve<IO>(io: IO, routes: Router)
+/// `stall`: how long the other end may take nothing of an answer.
+pub(super) async fn serve<IO>(io: IO, routes: Router, stall: Duration)
 where
     IO: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
 {
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_headers(64);
     // A client that goes away in the middle of an answer is daily life, not an error of ours.
-    let io = Stalling::new(io, STALL_TIMEOUT);
+    let io = Stalling::new(io, stall);
     if let Err(error) = builder.serve_connection(io, TowerToHyperService::new(routes)).await {
         tracing::debug!(%error, "a connection ended early");
     }

@@ -1,6 +1,6 @@
 //! The accept loop of the upload listener: TLS where a certificate is given, few connections, bounded handshakes.
 
-use super::listen::{Peer, serve};
+use super::listen::{Peer, STALL_TIMEOUT, serve};
 use axum::Router;
 use hyper_util::rt::TokioIo;
 use std::io;
@@ -68,9 +68,9 @@ pub async fn run(listener: TcpListener, tls: Option<TlsAcceptor>, routes: Router
 
 async fn one(stream: TcpStream, tls: Option<TlsAcceptor>, routes: Router) {
     let _ = stream.set_nodelay(true);
-    let Some(tls) = tls else { return serve(TokioIo::new(stream), routes).await };
+    let Some(tls) = tls else { return serve(TokioIo::new(stream), routes, STALL_TIMEOUT).await };
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await {
-        Ok(Ok(stream)) => serve(TokioIo::new(stream), routes).await,
+        Ok(Ok(stream)) => serve(TokioIo::new(stream), routes, STALL_TIMEOUT).await,
         Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
         Err(_) => tracing::debug!("a TLS handshake took too long"),
     }

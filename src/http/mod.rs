@@ -14,6 +14,7 @@ mod drift_shown;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod guard;
+pub mod host_baseline;
 pub mod image_upload;
 pub mod images;
 pub mod listen;
@@ -23,6 +24,7 @@ pub mod operator;
 pub mod operator_baselines;
 pub mod operator_brakes;
 pub mod operator_channels;
+pub mod operator_diff;
 pub mod operator_drift;
 pub mod operator_fleet;
 pub mod operator_images;
@@ -78,6 +80,8 @@ pub struct Shared {
     pub scheduler: crate::scheduler::run::Handle,
     pub upkeep: crate::upkeep::Upkeep,
     pub pacer: Arc<pace::Pacer>,
+    /// One for all listeners: a host may be asked through one and answer through another.
+    pub wishes: Arc<host_baseline::Wishes>,
 }
 
 impl Shared {
@@ -96,13 +100,18 @@ pub fn machine_routes(shared: Arc<Shared>) -> Router {
     let guarded = Router::new()
         .route("/agent/v1/checkin", post(agent::check_in))
         .route("/agent/v1/report", post(agent::report))
+        .route("/agent/v1/baseline", post(host_baseline::take))
         .route("/agent/v1/verify/checkin", post(verify::check_in))
         .route("/agent/v1/verify/report", post(verify::report))
+        .layer(axum::Extension(shared.wishes.clone()))
+        .layer(middleware::from_fn_with_state(guard::Door::of_boots(), guard::bounded_guesses));
+    let signed = Router::new()
         .route("/agent/v1/drift/key", post(drift::key))
         .route("/agent/v1/drift/report", report)
-        .layer(middleware::from_fn_with_state(guard::Door::new(), guard::bounded_guesses));
+        .layer(middleware::from_fn_with_state(guard::Door::of_signatures(), guard::bounded_guesses));
     Router::new()
         .merge(guarded)
+        .merge(signed)
         .route("/healthz", get(async || "ok\n"))
         .route("/boot/{mac}/{firmware}", get(boot::script).layer(axum::Extension(log_gate::LogGate::new())))
         .route("/assets/{name}", get(assets::serve))
@@ -126,8 +135,13 @@ pub fn operator_routes(shared: Arc<Shared>) -> Router {
         .route("/v1/ledger/at", get(operator_ledger::at))
         .route("/v1/ledger/verify", post(operator_ledger::verify))
         .with_state((shared.clone(), operator_ledger::Places::default()));
+    let comparisons = Router::new()
+        .route("/v1/images/{name}/diff", get(operator_diff::diff))
+        .route("/v1/images/{name}/plan", get(operator_diff::plan))
+        .with_state((shared.clone(), operator_diff::Turns::default()));
     Router::new()
         .merge(ledger)
+        .merge(comparisons)
         .route("/v1/drift", get(operator_drift::list))
         .route("/v1/drift/top", get(operator_drift::top))
         .route("/v1/drift/hosts/{id}", get(operator_drift::show))
@@ -151,6 +165,7 @@ pub fn operator_routes(shared: Arc<Shared>) -> Router {
         .route("/v1/proposals/{number}/confirm", post(operator_proposals::confirm))
         .route("/v1/channels", get(operator_channels::list))
         .route("/v1/channels/{name}", put(operator_channels::set))
+        .route("/v1/channels/{name}/history", get(operator_channels::history))
         .route("/v1/images/{name}/mark", post(operator_channels::mark))
         .route("/v1/images/{name}/remove", post(operator_keep::remove))
         .route("/v1/images/{name}/signatures", get(operator_keep::signatures).post(operator_keep::sign))
@@ -172,7 +187,10 @@ pub fn operator_routes(shared: Arc<Shared>) -> Router {
         .route("/v1/images", get(operator_images::list))
         .route("/v1/images/{name}", image)
         .route("/v1/images/{name}/export", post(operator_images::export))
-        .route("/v1/images/{name}/baseline", get(operator_baselines::show).post(operator_baselines::make))
+        .route(
+            "/v1/images/{name}/baseline",
+            get(operator_baselines::show).post(operator_baselines::make).delete(operator_baselines::forget),
+        )
         .route("/v1/images/{name}/files", get(operator_baselines::files))
         .layer(DefaultBodyLimit::max(OPERATOR_BODY_BYTES_MAX))
         .with_state(shared)

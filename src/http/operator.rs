@@ -24,7 +24,12 @@ type Server = State<Arc<Shared>>;
 /// 404.
 pub async fn host_show(State(shared): Server, Path(id): Path<String>) -> Result<Json<wire::Host>, Problem> {
     let view = shared.registry.find(&id).ok_or(RegistryError::UnknownHost(id))?;
-    Ok(Json(shown(&shared, &view)))
+    let mut host = shown(&shared, &view);
+    if let Some(asked) = host.verify.as_mut().and_then(|verify| verify.asked.as_mut()) {
+        let waits = shared.registry.read(|all| all.look_waits(&view.host, clock::now()));
+        asked.waits = waits.map(|wait| wait.to_string());
+    }
+    Ok(Json(host))
 }
 
 /// `GET /v1/hosts/{id}/history`: an array, oldest line first.

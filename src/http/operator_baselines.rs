@@ -68,6 +68,24 @@ pub async fn make(State(shared): Server, Path(name): Path<String>) -> Result<Jso
     Ok(Json(shown(&image, manifest, Some(record))))
 }
 
+/// `DELETE /v1/images/{NAME:VERSION}/baseline`: the way out where a host told an image wrongly, since its first word stays
+/// otherwise. It is made or asked for again, also from those that could not tell.
+///
+/// # Errors
+/// 400, 404; 500 when the store cannot be written.
+pub async fn forget(State(shared): Server, Path(name): Path<String>) -> Result<StatusCode, Problem> {
+    let image = reference(&name)?;
+    let manifest = shared.images.resolve(&image)?;
+    let (store, forgotten) = (shared.clone(), manifest.clone());
+    let done = tokio::task::spawn_blocking(move || store.images.remove_baseline(&forgotten)).await;
+    let failed = |error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("forgetting it failed: {error}"));
+    done.map_err(failed)??;
+    shared.wishes.try_again(&manifest);
+    shared.images.want_baseline(&manifest);
+    tracing::warn!(%image, manifest, "an operator had the image's baseline forgotten: it is made anew");
+    Ok(StatusCode::NO_CONTENT)
+}
+
 /// `GET /v1/images/{NAME:VERSION}/files?prefix=`: an array, in the order of paths, one file a line.
 ///
 /// # Errors

@@ -23,6 +23,24 @@ pub async fn list(State(shared): Server) -> Json<Vec<wire::Channel>> {
     Json(facts.channels.values().map(shown).collect())
 }
 
+/// `GET /v1/channels/{NAME@CHANNEL}/history`: every move, the oldest first.
+///
+/// # Errors
+/// 404 for no such channel.
+pub async fn history(State(shared): Server, Path(name): Path<String>) -> Result<Json<Vec<wire::ChannelMove>>, Problem> {
+    if !shared.registry.read(|view| view.images().channels.contains_key(&name)) {
+        return Err(Problem::new(StatusCode::NOT_FOUND, format!("no channel {name:?}")));
+    }
+    let moves = shared.registry.history(&name).await?.into_iter().map(|line| wire::ChannelMove {
+        at: line.at,
+        by: line.actor.strip_prefix("operator ").unwrap_or(&line.actor).to_owned(),
+        from: Some(line.from).filter(|from| !from.is_empty()),
+        to: line.to,
+        reason: line.cause,
+    });
+    Ok(Json(moves.collect()))
+}
+
 /// `PUT /v1/channels/{NAME@CHANNEL}`.
 ///
 /// # Errors

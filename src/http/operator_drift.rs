@@ -10,7 +10,7 @@ use super::{drift_image, drift_shown};
 use crate::clock;
 use crate::decide::drift::finding::{Aspect, Aspects};
 use crate::decide::drift::path;
-use crate::decide::drift::policy::Pattern;
+use crate::decide::drift::policy::{Action, Pattern};
 use crate::decide::host::State as HostState;
 use crate::decide::select::Selector;
 use crate::registry::drift::exceptions::Scope;
@@ -182,7 +182,7 @@ pub async fn accept(
         let words: Vec<&str> = Aspect::ALL.iter().map(|aspect| aspect.word()).collect();
         bad(format!("aspects: {word:?} is none; there are {}", words.join(", ")))
     })?;
-    let aspects = if asked.aspects.is_empty() { Aspects::ALL } else { aspects };
+    let aspects = if asked.aspects.is_empty() { Action::Allow.aspects_unnamed() } else { aspects };
     if asked.until <= now || asked.until > now + EXCEPTION_SECONDS_MAX {
         return Err(bad(
             "until: an exception ends in the future, and within a year; what is to stay belongs into the \
@@ -258,10 +258,10 @@ fn checked_scope(shared: &Shared, scope: &wire::Scope) -> Result<Scope, Problem>
 
 fn shown_exception(exception: &Exception, now: u64) -> wire::Exception {
     let rule = &exception.rule;
-    let is_all = rule.aspects == Aspects::ALL;
+    let is_unnamed = rule.aspects == rule.action.aspects_unnamed();
     let accepted = wire::Accept {
         pattern: path::to_text(rule.pattern.bytes()),
-        aspects: if is_all { Vec::new() } else { drift_shown::words(rule.aspects) },
+        aspects: if is_unnamed { Vec::new() } else { drift_shown::words(rule.aspects) },
         scope: match &exception.scope {
             Scope::Group(name) => wire::Scope::Group(name.clone()),
             Scope::Host(id) => wire::Scope::Host(id.clone()),

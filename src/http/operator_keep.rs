@@ -60,7 +60,7 @@ pub(super) async fn retire(
 /// `POST /v1/gc`.
 ///
 /// # Errors
-/// 500 when the store cannot be looked through.
+/// 409 while a scrub runs; 500 when the store cannot be looked through.
 pub async fn gc(
     State(shared): Server,
     operator: Operator,
@@ -77,7 +77,7 @@ pub async fn gc(
 /// `POST /v1/scrub`.
 ///
 /// # Errors
-/// 400, 404 for no such version; 500 when it cannot be done. Damage is an answer, not an error.
+/// 400, 404 for no such version; 409 while another one runs; 500 when it cannot be done. Damage is an answer, not an error.
 pub async fn scrub(
     State(shared): Server,
     JsonBody(asked): JsonBody<wire::ScrubAsked>,
@@ -159,6 +159,7 @@ impl From<UpkeepError> for Problem {
             UpkeepError::Store(error) => error.into(),
             UpkeepError::Registry(error) => error.into(),
             UpkeepError::Ended(error) => failed(error),
+            error @ UpkeepError::Scrubbing => Problem::new(StatusCode::CONFLICT, error.to_string()),
         }
     }
 }

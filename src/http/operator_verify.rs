@@ -75,6 +75,7 @@ pub(super) fn shown(host: &Host) -> Option<wire::Verification> {
             asked_at: wish.asked_at,
             attempts: wish.attempts,
             power: wish.power,
+            waits: None,
         }),
         last: verify.last.as_ref().map(|last| wire::LastVerify {
             number: last.number.0,

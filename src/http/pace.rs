@@ -89,7 +89,7 @@ impl Pacer {
     /// A turn to send the next piece, of at most `left` bytes.
     pub fn ask(self: &Arc<Self>, source: IpAddr, limits: &Limits, left: usize) -> Turn {
         let lowest = limits.limit.into_iter().chain(self.limit).min().unwrap_or(u64::MAX);
-        let wanted = u32::try_from(left).unwrap_or(u32::MAX).min(slice_bytes(lowest));
+        let wanted = u32::try_from(left).unwrap_or(u32::MAX).min(slice_bytes(lowest, self.streams()));
         let (sender, granted) = oneshot::channel();
         let mut waiting = self.waiting();
         let now = self.now();

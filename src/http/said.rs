@@ -201,9 +201,9 @@ mod tests {
         let (number, result) = (VerifyNumber(u64::MAX), VerifyResult::Failed { reason });
         let last = LastVerify { number, at: u64::MAX, session_digest: Some(digest("s")), result };
         let claim = VerifyClaim { token_digest: digest("t"), session_digest: Some(digest("s")) };
-        let (attempts, powered_at) = (u32::MAX, Some(u64::MAX));
+        let (attempts, powered_at, begun_at) = (u32::MAX, Some(u64::MAX), Some(u64::MAX));
         let (asked_at, power, claim, reason) = (u64::MAX, true, Some(claim), by.clone());
-        let wish = VerifyWish { number, by, reason, asked_at, power, powered_at, attempts, claim };
+        let wish = VerifyWish { number, by, reason, asked_at, power, powered_at, begun_at, attempts, claim };
         Verification { count: u64::MAX, wish: Some(Box::new(wish)), last: Some(Box::new(last)) }
     }
 

@@ -30,15 +30,15 @@ impl Sources {
     /// `None`: this address has all that it may have.
     pub fn enter(self: &Arc<Self>, source: IpAddr) -> Option<OneOf> {
         let mut open = self.open();
-        let count = open.entry(source).or_default();
-        if *count >= self.of_one_max {
+        let count = open.get(&source).copied().unwrap_or_default();
+        if count >= self.of_one_max {
             drop(open);
             if self.log.may_log(source) {
                 tracing::warn!(%source, most = self.of_one_max, "too many connections from one address; one is closed");
             }
             return None;
         }
-        *count += 1;
+        open.insert(source, count + 1);
         drop(open);
         Some(OneOf { sources: self.clone(), source })
     }
@@ -77,5 +77,7 @@ mod tests {
         let _third = sources.enter(greedy).unwrap();
         assert!(sources.enter(greedy).is_none());
         assert_eq!(sources.open().len(), 1, "who has no connection is forgotten");
+        let none = Sources::new(0);
+        assert!(none.enter(greedy).is_none() && none.open().is_empty(), "who is refused is not remembered");
     }
 }

@@ -14,7 +14,7 @@ use crate::decide::host::{Event, Refusal, State as HostState};
 use crate::decide::mac::Mac;
 use crate::decide::standby::{self, Facts, Purpose, Verdict};
 use crate::power::Driver;
-use crate::registry::{HostView, RegistryError};
+use crate::registry::{HostView, RegistryError, with_looks};
 use crate::wire::standby::{Reboot, Standby, StandbyAnswer};
 use axum::Json;
 use axum::extract::{ConnectInfo, State};
@@ -82,9 +82,11 @@ async fn confirm(shared: &Shared, view: &HostView, asked: &Standby) -> Result<()
 }
 
 fn judge(shared: &Shared, view: &HostView, asked: &Standby, now: u64) -> Verdict {
-    let policy = shared.registry.boot_policy();
-    let (is_its_driver, is_denied) =
-        shared.registry.read(|all| (all.driver(view) == Driver::Agent, all.allowed(&view.host).is_err()));
+    let (policy, is_its_driver, is_denied) = shared.registry.read(|all| {
+        let is_full = || all.look_waits(&view.host, now).is_some();
+        let policy = with_looks(shared.registry.boot_policy(), is_full, &view.host);
+        (policy, all.driver(view) == Driver::Agent, all.allowed(&view.host).is_err())
+    });
     let host = &view.host;
     standby::judge(
         &Facts { host, policy, is_its_driver, is_denied, uefi: asked.uefi, up_seconds: asked.up_seconds },

@@ -27,7 +27,34 @@ pub fn reader(body: Body) -> BodyReader {
 
 /// As [`reader`], and fails when nothing came for `silence`: the other end may be gone without a word.
 #[must_use]
-pub fn reader_within(mut body: Body, silence: Duration) -> BodyReader {
+pub fn reader_within(body: Body, silence: Duration) -> BodyReader {
+    BodyReader { frames: pump(body, silence), rest: Bytes::new() }
+}
+
+/// The same for what comes behind `rest`; a body that has not come as a whole within a time is cut.
+#[must_use]
+pub fn reader_behind(rest: Bytes, body: Body, within: Duration) -> BodyReader {
+    let whole = pump(body, Duration::MAX);
+    let (sender, frames) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let mut whole = whole;
+        let relayed = tokio::time::timeout(within, async {
+            while let Some(piece) = whole.recv().await {
+                if sender.send(piece).await.is_err() {
+                    return;
+                }
+            }
+        });
+        if relayed.await.is_err() {
+            let late = io::Error::new(io::ErrorKind::TimedOut, "the body did not come in time");
+            // Nobody reads any more, or the cut is seen.
+            let _ = sender.send(Err(late)).await;
+        }
+    });
+    BodyReader { frames, rest }
+}
+
+fn pump(mut body: Body, silence: Duration) -> mpsc::Receiver<io::Result<Bytes>> {
     let (sender, frames) = mpsc::channel(FRAMES_MAX);
     tokio::spawn(async move {
         loop {
@@ -45,7 +72,7 @@ pub fn reader_within(mut body: Body, silence: Duration) -> BodyReader {
             }
         }
     });
-    BodyReader { frames, rest: Bytes::new() }
+    frames
 }
 
 impl Read for BodyReader {

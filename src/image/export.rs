@@ -2,20 +2,22 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use thiserror::Error;
 
+use super::mapped::Mapped;
 use super::reader::ImageReader;
 use super::{Format, ImageRef, ImageStore, StoreError};
 use crate::clock;
-use crate::wire::manifest::{self, BLOCK_BYTES, ContentDigest, Manifest};
+use crate::wire::manifest::{self, Manifest};
 
+mod parts;
 mod qcow2;
+
+use parts::{Failed, Sink};
 
 /// Why an image could not be exported.
 #[derive(Debug, Error)]
@@ -34,25 +36,6 @@ pub enum ExportError {
     Read { image: ImageRef, source: io::Error },
     #[error("{image} came out with content digest {got}, it was imported as {expected}: the store is damaged")]
     Content { image: ImageRef, expected: String, got: String },
-}
-
-/// Where the disk's data goes, in ascending order; what is not written reads as zeros.
-trait Sink {
-    fn put(&mut self, bytes: &[u8], offset: u64) -> io::Result<()>;
-    /// On stable storage afterwards.
-    fn finish(self: Box<Self>) -> io::Result<()>;
-}
-
-struct Raw<'f>(&'f File);
-
-impl Sink for Raw<'_> {
-    fn put(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
-    }
-
-    fn finish(self: Box<Self>) -> io::Result<()> {
-        self.0.sync_all()
-    }
 }
 
 impl ImageStore {
@@ -79,8 +62,8 @@ impl ImageStore {
         growing.put_in_place(path, may_replace)
     }
 
-    /// Writes a raw image into a file, which is emptied first; holes stay holes. Every extent is checked, and in
-    /// the end the whole content. After an error the file is incomplete.
+    /// Writes a raw image into a file, which is emptied first; holes stay holes. Every block is checked. After an error
+    /// the file is incomplete or wrong.
     ///
     /// # Errors
     /// [`ExportError`]: no such image, damage in the store, or the output cannot be written.
@@ -91,41 +74,42 @@ impl ImageStore {
     fn export_as(&self, image: &ImageRef, out: &File, format: Format) -> Result<(), ExportError> {
         let record = self.show(image)?;
         let manifest = self.manifest(&record.manifest)?;
+        let packs = self.packs_of(&manifest)?;
         out.set_len(0).map_err(ExportError::Write)?;
-        let mut sink: Box<dyn Sink + '_> = match format {
-            Format::Raw => {
-                out.set_len(manifest.image_bytes).map_err(ExportError::Write)?;
-                Box::new(Raw(out))
+        let written = match format {
+            Format::Raw => out
+                .set_len(manifest.image_bytes)
+                .map_err(Failed::Write)
+                .and_then(|()| parts::write(&manifest, &packs, &Sink::Direct(out), |_, _| Ok(())))
+                .and_then(|got| out.sync_all().map_err(Failed::Write).map(|()| got)),
+            Format::Qcow2 => {
+                qcow2::Writer::create(out, manifest.image_bytes).map_err(Failed::Write).and_then(|mut qcow2| {
+                    let got = parts::write(&manifest, &packs, &Sink::InOrder, |bytes, at| qcow2.put(bytes, at))?;
+                    qcow2.finish().map_err(Failed::Write)?;
+                    Ok(got)
+                })
             }
-            Format::Qcow2 => Box::new(qcow2::Writer::create(out, manifest.image_bytes).map_err(ExportError::Write)?),
         };
-        let mut reader = ImageReader::new(&manifest, self.packs_of(&manifest)?);
-        let mut content = ContentDigest::new();
-        let zero_digest = manifest::digest(&[0; BLOCK_BYTES]);
-        let mut done_bytes = 0;
-        let add_hole = |content: &mut ContentDigest, from: u64, to: u64| {
-            (0..(to - from) / BLOCK_BYTES as u64).for_each(|_| content.add_block(&zero_digest));
-        };
-        for extent in &manifest.extents {
-            let read = reader.extent(extent);
-            let bytes = read.map_err(|source| ExportError::Read { image: image.clone(), source })?;
-            add_hole(&mut content, done_bytes, extent.target_offset_bytes);
-            bytes.chunks(BLOCK_BYTES).for_each(|block| content.add_block(&manifest::digest(block)));
-            done_bytes = extent.target().end;
-            let inside = (manifest.image_bytes - extent.target_offset_bytes).min(bytes.len() as u64) as usize;
-            sink.put(&bytes[..inside], extent.target_offset_bytes).map_err(ExportError::Write)?;
-        }
-        add_hole(&mut content, done_bytes, manifest.image_bytes.next_multiple_of(BLOCK_BYTES as u64));
-        let got = manifest::to_hex(&content.finish(manifest.image_bytes));
+        let unreadable = |source| ExportError::Read { image: image.clone(), source };
+        let got = written.map_err(|failed| match failed {
+            Failed::Read(source) => unreadable(source),
+            Failed::Write(source) => ExportError::Write(source),
+        })?;
+        let got = manifest::to_hex(&got);
         if got != record.content_digest {
+            // Where it is, the extents know.
+            let mut reader = ImageReader::new(&manifest, packs);
+            for extent in &manifest.extents {
+                reader.extent(extent).map_err(unreadable)?;
+            }
             return Err(ExportError::Content { image: image.clone(), expected: record.content_digest, got });
         }
-        sink.finish().map_err(ExportError::Write)
+        Ok(())
     }
 
     /// Every pack of a manifest, in its order.
-    pub(super) fn packs_of(&self, manifest: &Manifest) -> Result<Vec<Bytes>, StoreError> {
-        manifest.packs.iter().map(|id| self.pack(&manifest::to_hex(id))).collect()
+    pub(super) fn packs_of(&self, manifest: &Manifest) -> Result<Vec<Mapped>, StoreError> {
+        manifest.packs.iter().map(|id| self.mapped(&manifest::to_hex(id))).collect()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -44,6 +45,15 @@ impl Drop for TempFile {
         // What cannot be removed now is removed when the store is opened the next time.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// Tells the system to begin with writing this part of a file to the disk, and does not wait for that. A sync that comes
+/// later, and is needed all the same, then has less to wait for.
+pub(super) fn begin_writeback(file: &File, offset_bytes: u64, bytes: u64) {
+    let (Ok(offset), Ok(count)) = (i64::try_from(offset_bytes), i64::try_from(bytes)) else { return };
+    // SAFETY: sync_file_range(2) takes numbers only, and the descriptor is open as long as `file` is borrowed.
+    // Where it fails the sync does all the work.
+    unsafe { libc::sync_file_range(file.as_raw_fd(), offset, count, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
 /// Writes a small file at its place.

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::ImportError;
 use super::inspect;
+use super::mapped::Mapped;
 use super::reader::ImageReader;
 pub use super::source::fuzzing::disk_bytes;
 use crate::wire::manifest::{BootFacts, Manifest};
@@ -21,6 +22,6 @@ pub fn inspect(image: impl Read + Seek, image_bytes: u64) -> Result<(BootFacts, 
 /// Every extent as the server's own reader gives it (export, inspection); `packs` in the manifest's order.
 #[must_use]
 pub fn read_extents(manifest: &Manifest, packs: &[Bytes]) -> Vec<std::io::Result<Vec<u8>>> {
-    let mut reader = ImageReader::new(manifest, packs.to_vec());
+    let mut reader = ImageReader::new(manifest, packs.iter().cloned().map(Mapped::from).collect());
     manifest.extents.iter().map(|extent| reader.extent(extent)).collect()
 }

@@ -153,7 +153,7 @@ impl ImageStore {
     }
 
     /// Keeps imports away, if they let us in.
-    fn alone(&self, patience: Duration) -> Option<MutexGuard<'_, ()>> {
+    pub(super) fn alone(&self, patience: Duration) -> Option<MutexGuard<'_, ()>> {
         let since = clock::instant();
         loop {
             match self.importing.try_lock() {
@@ -199,6 +199,14 @@ impl ImageStore {
         }
         drop(served);
         let there = digests_in(&self.dir.join("manifests"), "")?;
+        // By name, which is in order.
+        let is_lost = |digest: &str| there.binary_search_by(|known| known.as_str().cmp(digest)).is_err();
+        if let Some((digest, _)) = kept.iter().find(|(digest, why)| why.is_none() && is_lost(digest)) {
+            report.held_back = Some(format!(
+                "manifest {digest} of a listed version is missing; it is not known what it needs: `regild image scrub`"
+            ));
+            return Ok(None);
+        }
         let mut uses = Vec::with_capacity(there.len());
         let mut unneeded = Vec::new();
         for digest in there {
@@ -253,7 +261,7 @@ impl ImageStore {
         files::sync_dir(&manifests)?;
         let with_fate = |does: Does| report.packs.iter().filter(move |fate| fate.does == does);
         self.remove_packs(with_fate(Does::Goes).map(|fate| fate.id.as_str()))?;
-        self.forget_damage()?;
+        self.forget_damage(&marked.live)?;
         let mut thinned = Vec::new();
         let mut failed = Vec::new();
         for fate in with_fate(Does::Thinned) {
@@ -296,14 +304,13 @@ impl ImageStore {
         Ok(())
     }
 
-    /// What was damaged and is gone is no damage any more.
-    fn forget_damage(&self) -> Result<(), StoreError> {
-        let mut list = self.bad_list();
-        let before = list.clone();
-        list.packs.retain(|id, _| self.pack_path(id).exists());
-        list.manifests.retain(|digest, _| self.manifest_path(digest).exists());
-        list.records.retain(|image, _| self.record_path(image).exists());
-        if list != before { self.replace_bad_list(list) } else { Ok(()) }
+    /// What was damaged and is gone is no damage any more; a pack that is missing and needed is.
+    fn forget_damage(&self, live: &Live) -> Result<(), StoreError> {
+        self.update_bad(|list| {
+            list.packs.retain(|id, _| self.pack_path(id).exists() || live.bytes(&pack_digest(id)) > 0);
+            list.manifests.retain(|digest, _| self.manifest_path(digest).exists());
+            list.records.retain(|image, _| self.record_path(image).exists());
+        })
     }
 
     /// All records, and those that cannot be read.

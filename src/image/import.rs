@@ -1,10 +1,11 @@
 //! Import: a stream of raw bytes becomes blocks, a pack of those that are new, and a manifest.
 //!
-//! Memory is bounded whatever comes in: one window of 1 MiB, a few frames, the block index, and about 70 bytes
+//! Memory is bounded whatever comes in: a few windows of 1 MiB, some frames, the block index, and about 70 bytes
 //! for each extent.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Read};
+use std::ops::Range;
 use std::sync::PoisonError;
 
 use thiserror::Error;
@@ -13,7 +14,8 @@ use super::block_index::{BlockIndex, Location};
 use super::mend::Blocks;
 use super::pack::{self, FinishedPack, FrameSpan, PackWriter};
 use super::reader::ImageReader;
-use super::source::{self, Declared, SourceError};
+use super::source::{self, Declared, Source, SourceError};
+use super::windows::{Hashing, Window};
 use super::{ImageRef, ImageStore, RECORD_FORMAT, Record, StoreError, files, inspect};
 use crate::clock::UnixSeconds;
 use crate::gpt::GptError;
@@ -23,6 +25,10 @@ use crate::wire::manifest::{
 
 /// What an image must be a multiple of: the smallest sector.
 const SECTOR_BYTES: u64 = 512;
+
+/// Most extents of an image. A disk of files has some ten thousand; one that repeats a single block is cut at each of its
+/// blocks. With so many the encoded manifest stays below its own bound, and an import below 200 MB.
+const EXTENTS_MAX: usize = 1 << 20;
 
 /// What to import as.
 #[derive(Debug, Clone)]
@@ -77,6 +83,16 @@ pub enum ImportError {
              a version never changes, import this as another version"
     )]
     OtherContentBefore { image: ImageRef, existing: String, offered: String },
+    #[error(
+        "the manifest of {image} is damaged, and this import of the same content is packed in another way: take it from \
+             another store (`regild image scrub --from`), or remove {image} and import it again"
+    )]
+    OtherwisePacked { image: ImageRef },
+    #[error(
+        "the image is cut into more than {extents_max} pieces: it repeats the same block of data all over; overwrite \
+             unused room with zeros and import it again"
+    )]
+    TooManyPieces { extents_max: usize },
     #[error(transparent)]
     PartitionTable(#[from] GptError),
     #[error("the image is cut into more pieces than a manifest can list")]
@@ -131,16 +147,17 @@ impl ImageStore {
         let Scan { index, writer, runs, image_bytes, .. } = scan;
         let new_pack = writer.finish()?;
         let is_mended = self.mend_by(&index, new_pack.as_ref())?;
-        if let Some(existing) = self.existing(request.image)? {
+        let existing = self.existing(request.image)?;
+        if let Some(existing) = &existing {
             let offered = manifest::to_hex(&content_digest);
-            if existing.content_digest == offered {
+            if existing.content_digest != offered {
+                let (image, existing) = (request.image.clone(), existing.content_digest.clone());
+                return Err(ImportError::OtherContent { image, existing, offered });
+            }
+            if self.manifest(&existing.manifest).is_ok() {
+                let existing = existing.clone();
                 return Ok(if is_mended { Imported::Mended(existing) } else { Imported::AlreadyThere(existing) });
             }
-            return Err(ImportError::OtherContent {
-                image: request.image.clone(),
-                existing: existing.content_digest,
-                offered,
-            });
         }
         if let Some(gone) = self.gone(request.image)? {
             let offered = manifest::to_hex(&content_digest);
@@ -149,9 +166,12 @@ impl ImageStore {
                 return Err(ImportError::OtherContentBefore { image: request.image.clone(), existing, offered });
             }
         }
-        let mut manifest = describe(&index, new_pack.as_ref(), &runs, image_bytes, content_digest);
+        let mut manifest = describe(&index, new_pack.as_ref(), runs, image_bytes, content_digest);
         (manifest.boot, manifest.sector_bytes) = self.look_into(&manifest, new_pack.as_ref())?;
-        let record = self.publish(request, &manifest, new_pack)?;
+        if let Some(existing) = existing {
+            return self.mend_manifest(existing, &manifest, new_pack);
+        }
+        let record = self.publish(request, declared, &manifest, new_pack)?;
         self.want_baseline(&record.manifest);
         Ok(Imported::New(record))
     }
@@ -179,13 +199,42 @@ impl ImageStore {
         Ok(!said.is_empty())
     }
 
+    /// A manifest that cannot be read is written anew, if this import makes the very same one: its digest is in host
+    /// records and orders.
+    fn mend_manifest(
+        &self,
+        existing: Record,
+        manifest: &Manifest,
+        new_pack: Option<FinishedPack>,
+    ) -> Result<Imported, ImportError> {
+        let encoded = manifest.encode().map_err(ImportError::Manifest)?;
+        if manifest::digest_hex(&encoded) != existing.manifest {
+            return Err(ImportError::OtherwisePacked { image: existing.image });
+        }
+        self.publish_pack(new_pack)?;
+        files::write_whole(&self.dir, &self.manifest_path(&existing.manifest), &encoded)?;
+        self.keep_copy(&existing.manifest, &encoded)?;
+        self.uses.forget(&existing.manifest);
+        self.update_bad(|list| drop(list.manifests.remove(&existing.manifest)))?;
+        Ok(Imported::Mended(existing))
+    }
+
+    fn publish_pack(&self, new_pack: Option<FinishedPack>) -> Result<(), StoreError> {
+        let Some(pack) = new_pack else { return Ok(()) };
+        let id = manifest::to_hex(&pack.id);
+        // A pack of this name may be there and just being thinned; the new one must be the last.
+        let _last = self.rewriting.lock().unwrap_or_else(PoisonError::into_inner);
+        pack.publish(&self.dir)?;
+        self.pack_is_whole(&id)
+    }
+
     /// Boot facts and sector size, read from the blocks themselves.
     fn look_into(&self, manifest: &Manifest, new: Option<&FinishedPack>) -> Result<(BootFacts, u32), ImportError> {
         let mut packs = Vec::with_capacity(manifest.packs.len());
         for id in &manifest.packs {
             packs.push(match new {
                 Some(new) if new.id == *id => new.map()?,
-                _ => self.pack(&manifest::to_hex(id))?,
+                _ => self.mapped(&manifest::to_hex(id))?,
             });
         }
         inspect::inspect(ImageReader::new(manifest, packs), manifest.image_bytes)
@@ -195,19 +244,14 @@ impl ImageStore {
     fn publish(
         &self,
         request: &ImportRequest,
+        declared: &Declared,
         manifest: &Manifest,
         new_pack: Option<FinishedPack>,
     ) -> Result<Record, ImportError> {
         let encoded = manifest.encode().map_err(ImportError::Manifest)?;
         let manifest_digest = manifest::digest_hex(&encoded);
         let added_bytes = new_pack.as_ref().map_or(0, |pack| pack.pack_bytes);
-        if let Some(pack) = new_pack {
-            let id = manifest::to_hex(&pack.id);
-            // A pack of this name may be there and just being thinned; the new one must be the last.
-            let _last = self.rewriting.lock().unwrap_or_else(PoisonError::into_inner);
-            pack.publish(&self.dir)?;
-            self.pack_is_whole(&id)?;
-        }
+        self.publish_pack(new_pack)?;
         files::write_whole(&self.dir, &self.manifest_path(&manifest_digest), &encoded)?;
         let record = Record {
             format: RECORD_FORMAT,
@@ -219,13 +263,19 @@ impl ImageStore {
             added_bytes,
             imported_at: request.now,
             source: request.source.chars().take(1024).collect(),
+            provenance: declared.provenance.clone(),
+            facts: Some(Box::new(self.look_at(manifest))),
         };
         let place = self.record_path(request.image);
         files::create_dir(&self.dir.join("names").join(request.image.name()))?;
         let json = serde_json::to_vec_pretty(&record)
             .map_err(|e| StoreError::Damaged { path: place.clone(), reason: e.to_string() })?;
         files::write_whole(&self.dir, &place, &json)?;
-        self.keep_copies(&record, &encoded)?;
+        // The version is listed by now: that there is no second copy of its record yet is no failure of the import.
+        if let Err(error) = self.keep_copies(&record, &encoded) {
+            let error = crate::causes::in_one_line(&error);
+            tracing::warn!(image = %record.image, error, "a version has no copy of its record and manifest; scrub the store");
+        }
         Ok(record)
     }
 }
@@ -239,11 +289,10 @@ struct Run {
     digest: Digest,
 }
 
+/// A run that may go on: which blocks of the window, and where they lie.
 struct OpenRun {
-    target_offset_bytes: u64,
+    window_blocks: Range<usize>,
     location: Location,
-    blocks: u32,
-    hasher: blake3::Hasher,
 }
 
 /// One pass over the image.
@@ -253,7 +302,7 @@ struct Scan {
     content: ContentDigest,
     zero_digest: Digest,
     runs: Vec<Run>,
-    open: Option<OpenRun>,
+    runs_max: usize,
     image_bytes: u64,
 }
 
@@ -265,32 +314,36 @@ impl Scan {
             content: ContentDigest::new(),
             zero_digest: manifest::digest(&[0; BLOCK_BYTES]),
             runs: Vec::new(),
-            open: None,
+            runs_max: EXTENTS_MAX,
             image_bytes: 0,
         })
     }
 
-    fn read_all(&mut self, reader: &mut dyn Read, max: u64, progress: &dyn Fn(u64)) -> Result<(), ImportError> {
-        let mut window = vec![0; WINDOW_BYTES as usize];
-        loop {
-            let count = read_full(reader, &mut window).map_err(ImportError::from_read)?;
-            let offset = self.image_bytes;
-            self.image_bytes += count as u64;
-            if self.image_bytes > max.min(manifest::IMAGE_BYTES_MAX) {
-                return Err(ImportError::TooLarge { max_image_bytes: max });
+    fn read_all(&mut self, source: &mut Source, max: u64, progress: &dyn Fn(u64)) -> Result<(), ImportError> {
+        std::thread::scope(|scope| {
+            let mut hashing = Hashing::begin(scope);
+            let mut done = None;
+            loop {
+                let window = Window::read(source, self.image_bytes, done.take())?;
+                self.image_bytes += window.image_bytes;
+                if self.image_bytes > max.min(manifest::IMAGE_BYTES_MAX) {
+                    return Err(ImportError::TooLarge { max_image_bytes: max });
+                }
+                progress(self.image_bytes);
+                let is_last = window.image_bytes < WINDOW_BYTES;
+                done = hashing.exchange(window);
+                if let Some(window) = &done {
+                    self.place_window(window)?;
+                }
+                if is_last {
+                    break;
+                }
             }
-            let padded = count.next_multiple_of(BLOCK_BYTES);
-            window[count..padded].fill(0);
-            for (number, block) in (0..).zip(window[..padded].chunks(BLOCK_BYTES)) {
-                self.add_block(offset + number * BLOCK_BYTES as u64, block)?;
+            while let Some(window) = hashing.take() {
+                self.place_window(&window)?;
             }
-            // Extents end at window borders, so that head and body never share one.
-            self.close_run();
-            progress(self.image_bytes);
-            if count < window.len() {
-                break;
-            }
-        }
+            Ok(())
+        })?;
         match self.image_bytes {
             0 => Err(ImportError::Empty),
             image_bytes if !image_bytes.is_multiple_of(SECTOR_BYTES) => {
@@ -300,30 +353,42 @@ impl Scan {
         }
     }
 
-    fn add_block(&mut self, offset: u64, block: &[u8]) -> Result<(), StoreError> {
-        if pack::is_zero(block) {
-            self.content.add_block(&self.zero_digest);
-            self.close_run();
-            return Ok(());
+    /// Runs end at window borders, so that head and body never share an extent.
+    fn place_window(&mut self, window: &Window) -> Result<(), ImportError> {
+        if window.is_hole() {
+            for _ in 0..window.image_bytes / BLOCK_BYTES as u64 {
+                self.content.add_block(&self.zero_digest);
+            }
         }
-        let digest = manifest::digest(block);
-        self.content.add_block(&digest);
-        let location = self.place(block, &digest)?;
-        let continues = self.open.as_ref().is_some_and(|run| {
-            let next_block = run.location.block + run.blocks;
-            run.location.pack == location.pack && next_block == location.block
-        });
-        if !continues {
-            self.close_run();
+        let mut open: Option<OpenRun> = None;
+        for (number, (block, digest)) in window.bytes().chunks(BLOCK_BYTES).zip(window.digests()).enumerate() {
+            self.content.add_block(digest.as_ref().unwrap_or(&self.zero_digest));
+            let location = digest.as_ref().map(|digest| self.place(block, digest)).transpose()?;
+            match (&mut open, location) {
+                (Some(run), Some(location)) if run.is_continued_at(location) => run.window_blocks.end += 1,
+                (_, location) => {
+                    let next = location.map(|location| OpenRun { window_blocks: number..number + 1, location });
+                    self.close_run(window, std::mem::replace(&mut open, next))?;
+                }
+            }
         }
-        let run = self.open.get_or_insert_with(|| OpenRun {
-            target_offset_bytes: offset,
+        self.close_run(window, open)
+    }
+
+    fn close_run(&mut self, window: &Window, run: Option<OpenRun>) -> Result<(), ImportError> {
+        let Some(OpenRun { window_blocks, location }) = run else { return Ok(()) };
+        if self.runs.len() >= self.runs_max {
+            return Err(ImportError::TooManyPieces { extents_max: self.runs_max });
+        }
+        let bytes = window_blocks.start * BLOCK_BYTES..window_blocks.end * BLOCK_BYTES;
+        self.runs.push(Run {
+            target_offset_bytes: window.offset_bytes + bytes.start as u64,
             location,
-            blocks: 0,
-            hasher: blake3::Hasher::new(),
+            // A window has 256 blocks.
+            blocks: window_blocks.len() as u32,
+            // In one piece: blake3 is twice as fast with 1 MiB as with 4 KiB at a time.
+            digest: manifest::digest(&window.bytes()[bytes]),
         });
-        run.blocks += 1;
-        run.hasher.update(block);
         Ok(())
     }
 
@@ -347,38 +412,20 @@ impl Scan {
         self.index.insert(digest, location);
         Ok(location)
     }
-
-    fn close_run(&mut self) {
-        if let Some(run) = self.open.take() {
-            self.runs.push(Run {
-                target_offset_bytes: run.target_offset_bytes,
-                location: run.location,
-                blocks: run.blocks,
-                digest: *run.hasher.finalize().as_bytes(),
-            });
-        }
-    }
 }
 
-/// As many bytes as there are, up to the length of `window`.
-fn read_full(reader: &mut dyn Read, window: &mut [u8]) -> io::Result<usize> {
-    let mut count = 0;
-    while count < window.len() {
-        match reader.read(&mut window[count..]) {
-            Ok(0) => break,
-            Ok(more) => count += more,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
+impl OpenRun {
+    fn is_continued_at(&self, location: Location) -> bool {
+        let next_block = self.location.block + self.window_blocks.len() as u32;
+        location.pack == self.location.pack && location.block == next_block
     }
-    Ok(count)
 }
 
 /// The manifest of what was scanned: only the packs and frames that the image needs, in order.
 fn describe(
     index: &BlockIndex,
     new_pack: Option<&FinishedPack>,
-    runs: &[Run],
+    runs: Vec<Run>,
     image_bytes: u64,
     content_digest: Digest,
 ) -> Manifest {
@@ -408,7 +455,7 @@ fn describe(
             raw_bytes: span.raw_bytes,
         }));
     }
-    let extents = runs.iter().map(|run| {
+    let extents = runs.into_iter().map(|run| {
         let (frame, frame_block) = pack::frame_of(run.location.block);
         Extent {
             target_offset_bytes: run.target_offset_bytes,
@@ -428,3 +475,6 @@ fn describe(
         frames,
     }
 }
+
+#[cfg(test)]
+mod tests;

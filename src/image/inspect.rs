@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::import::ImportError;
 use crate::gpt;
-use crate::wire::manifest::{BootFacts, LOADERS_MAX, Loader, Partition, TEXT_BYTES_MAX, WINDOW_BYTES};
+use crate::wire::manifest::{BootFacts, LOADERS_MAX, Loader, TEXT_BYTES_MAX, WINDOW_BYTES};
 
 /// Boot code in front of the disk signature and the MBR's table.
 const MBR_CODE_BYTES: usize = 440;
@@ -40,12 +40,20 @@ pub(super) fn inspect(mut image: impl Read + Seek, image_bytes: u64) -> Result<(
     let mut budget_bytes = ESP_READ_BYTES_MAX;
     for partition in facts.partitions.iter().filter(|p| p.type_guid == gpt::ESP_TYPE) {
         let sector = u64::from(table.sector_bytes);
-        let section = Section::new(&mut image, partition, sector, &mut budget_bytes);
+        let length_bytes = (partition.last_lba - partition.first_lba + 1) * sector;
+        let section = Section::new(&mut image, partition.first_lba * sector, length_bytes, &mut budget_bytes);
         facts.loaders.extend(find_loaders(section, partition.number));
     }
     // What starts an image stands on its first EFI system partition; a manifest takes no more than this.
     facts.loaders.truncate(LOADERS_MAX);
     Ok((facts, table.sector_bytes))
+}
+
+/// For which architectures there are loaders on one EFI system partition, wherever it was found.
+pub(super) fn arches(mut image: impl Read + Seek, start: u64, length_bytes: u64) -> Vec<String> {
+    let mut budget_bytes = ESP_READ_BYTES_MAX;
+    let loaders = find_loaders(Section::new(&mut image, start, length_bytes, &mut budget_bytes), 0);
+    loaders.into_iter().map(|loader| loader.arch).collect()
 }
 
 /// Loaders on one EFI system partition; none when it is no FAT, or damaged.
@@ -114,14 +122,8 @@ struct Section<'i, I> {
 }
 
 impl<'i, I> Section<'i, I> {
-    fn new(image: &'i mut I, partition: &Partition, sector: u64, budget_bytes: &'i mut u64) -> Section<'i, I> {
-        Section {
-            image,
-            start: partition.first_lba * sector,
-            len_bytes: (partition.last_lba - partition.first_lba + 1) * sector,
-            position: 0,
-            budget_bytes,
-        }
+    fn new(image: &'i mut I, start: u64, len_bytes: u64, budget_bytes: &'i mut u64) -> Section<'i, I> {
+        Section { image, start, len_bytes, position: 0, budget_bytes }
     }
 }
 

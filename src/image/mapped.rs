@@ -7,9 +7,8 @@
 
 use std::fs::File;
 use std::io;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
@@ -18,7 +17,6 @@ use bytes::Bytes;
 use memmap2::{Mmap, UncheckedAdvice};
 
 use crate::clock;
-use crate::wire::manifest::Digest;
 
 /// The smallest page there is, and the one that `mincore` speaks of on amd64; larger ones only make an answer repeat.
 const PAGE_BYTES: usize = 4096;
@@ -26,9 +24,6 @@ const PAGE_BYTES: usize = 4096;
 const SEEN_BYTES: usize = 1 << 20;
 /// For so long. Should it be gone sooner, memory is short, and a worker waits once for the disk.
 const SEEN_SECONDS: u32 = 10;
-
-/// For those who read all of it.
-const READ_BYTES: usize = 256 << 10;
 
 /// A file that is never changed after it was renamed to its place.
 #[derive(Debug, Clone)]
@@ -61,7 +56,7 @@ struct Piece {
 
 impl AsRef<[u8]> for Piece {
     fn as_ref(&self) -> &[u8] {
-        // `MappedFile::piece` made it inside the file.
+        // `MappedFile::inside` made it so.
         self.map.get(self.range.clone()).unwrap_or(&[])
     }
 }
@@ -69,8 +64,8 @@ impl AsRef<[u8]> for Piece {
 impl Drop for Piece {
     fn drop(&mut self) {
         let length = self.range.end - self.range.start;
-        // SAFETY: the mapping is a shared one of a file and nobody writes to it: what is dropped are entries of a page
-        // table, which the next access makes again from the same file.
+        // SAFETY: the range lies inside of the mapping (`MappedFile::inside`), which is a shared one of a file and nobody
+        // writes to it: what is dropped are entries of a page table, which the next access makes again from the same file.
         let let_go = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, self.range.start, length) };
         if let Err(error) = let_go {
             tracing::debug!(%error, "pages of a pack stay mapped");
@@ -95,6 +90,11 @@ impl MappedFile {
         &self.bytes
     }
 
+    /// For those who read all of it.
+    pub(super) fn for_reading(&self) -> Mapped {
+        Mapped { bytes: self.bytes.clone(), map: Some(self.map.clone()) }
+    }
+
     #[must_use]
     pub fn length(&self) -> usize {
         self.bytes.len()
@@ -109,7 +109,12 @@ impl MappedFile {
     /// A piece for the socket; a range that is not inside the file gives none of it.
     #[must_use]
     pub fn piece(&self, range: Range<usize>) -> Bytes {
-        Bytes::from_owner(Piece { map: self.map.clone(), range })
+        Bytes::from_owner(Piece { map: self.map.clone(), range: self.inside(range) })
+    }
+
+    /// The range, or an empty one where it is not inside of the mapping: what lies behind is other memory of ours.
+    fn inside(&self, range: Range<usize>) -> Range<usize> {
+        if range.start <= range.end && range.end <= self.map.len() { range } else { 0..0 }
     }
 
     /// Whether all of the range lies in memory, so that nobody waits for the disk; what was there some seconds ago is taken
@@ -164,26 +169,6 @@ impl MappedFile {
         Ok(())
     }
 
-    /// The digest of the file as it is now. Read, not looked at in the mapping: all of a large pack would count as our
-    /// memory, and a disk that does not give it would end us.
-    ///
-    /// # Errors
-    /// What the disk says.
-    pub fn read_digest(&self) -> io::Result<Digest> {
-        let mut hasher = blake3::Hasher::new();
-        let mut buffer = vec![0; READ_BYTES];
-        let mut at = 0;
-        loop {
-            match self.file.read_at(&mut buffer, at)? {
-                0 => return Ok(*hasher.finalize().as_bytes()),
-                length => {
-                    hasher.update(&buffer[..length]);
-                    at += length as u64;
-                }
-            }
-        }
-    }
-
     /// Whether somebody has made the file shorter under us.
     #[must_use]
     pub fn is_cut(&self) -> bool {
@@ -211,6 +196,52 @@ impl MappedFile {
     /// Seconds, from 1 on.
     fn now(&self) -> u32 {
         u32::try_from(self.opened.elapsed().as_secs()).map_or(u32::MAX, |seconds| seconds.saturating_add(1))
+    }
+}
+
+/// The bytes of a file for those who read them here.
+#[derive(Debug, Clone)]
+pub(super) struct Mapped {
+    bytes: Bytes,
+    /// None for bytes that come from elsewhere.
+    map: Option<Arc<Mmap>>,
+}
+
+impl Mapped {
+    pub fn new(map: Mmap) -> Mapped {
+        let map = Arc::new(map);
+        Mapped { bytes: Bytes::from_owner(Whole(map.clone())), map: Some(map) }
+    }
+
+    /// The whole of it, for as long as somebody has it.
+    pub fn bytes(&self) -> Bytes {
+        self.bytes.clone()
+    }
+
+    /// Pages that nobody here reads again soon. They stay in the page cache, but no longer count as this process's
+    /// memory: who reads an image of 40 GiB from one end to the other would hold all of it otherwise.
+    pub fn let_go(&self, range: Range<usize>) {
+        let first = range.start.next_multiple_of(PAGE_BYTES);
+        let end = range.end.min(self.bytes.len()) / PAGE_BYTES * PAGE_BYTES;
+        if let Some(map) = self.map.as_ref().filter(|_| first < end) {
+            // SAFETY: madvise(2): MADV_DONTNEED on the mapping of a file that nobody writes through it: the next read
+            // brings the same bytes in from the file. A refusal changes nothing.
+            let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, first, end - first) };
+        }
+    }
+}
+
+impl Deref for Mapped {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl From<Bytes> for Mapped {
+    fn from(bytes: Bytes) -> Mapped {
+        Mapped { bytes, map: None }
     }
 }
 
@@ -243,9 +274,14 @@ mod tests {
             assert!(mapped.piece(at..at + (256 << 10)) == content[at..at + (256 << 10)]);
         }
         let kept = resident_bytes().saturating_sub(before);
-        assert!(kept < 16 << 20, "{kept} bytes of 64 MiB are still mapped");
+        assert!(kept < 32 << 20, "{kept} bytes of 64 MiB are still mapped");
         assert_eq!(mapped.piece(5..7), content[5..7]);
         assert!(mapped.piece(0..content.len() + 1).is_empty() && !mapped.is_in_memory(&(0..content.len() + 1)));
+        // Nor may it let go of what lies behind the file when it is dropped.
+        assert_eq!(mapped.inside(4096..content.len() + 4096), 0..0);
+        let backwards = Range { start: 7, end: 5 };
+        assert_eq!((mapped.inside(backwards), mapped.inside(5..content.len())), (0..0, 5..content.len()));
+        assert!(mapped.piece(4096..content.len() + 4096).is_empty());
     }
 
     /// Promise: a pack that somebody cuts short under us is an error, and not the end of the server.

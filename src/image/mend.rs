@@ -6,14 +6,13 @@
 //! fits, and what is left over is filled with a skippable frame (RFC 8878, section 3.1.2), which every decoder passes over.
 
 use std::collections::HashMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
-use bytes::Bytes;
-
 use super::block_index::{BlockIndex, Location};
 use super::pack::{self, FrameSpan, PackIndex, ZSTD_LEVEL, frame_of};
-use super::{ImageStore, StoreError, pack_cache};
+use super::{ImageStore, StoreError};
 use crate::wire::manifest::{self, BLOCK_BYTES, Digest, FRAME_BLOCKS, FRAME_BYTES};
 
 const SKIPPABLE_MAGIC: [u8; 4] = [0x50, 0x2a, 0x4d, 0x18];
@@ -48,16 +47,14 @@ impl Blocks<'_> {
     }
 
     fn frame(&self, found: Location, frame: usize) -> Option<Vec<u8>> {
-        let (bytes, span): (Bytes, FrameSpan) = match (self.index.packs.get(found.pack as usize), self.new) {
+        match (self.index.packs.get(found.pack as usize), self.new) {
             (Some(known), _) => {
                 let path = self.packs.join(format!("{}.pack", manifest::to_hex(&known.id)));
-                (pack_cache::map(&path).ok()??, known.index.frame(frame))
+                pack::read_frame(&File::open(&path).ok()?, known.index.frame(frame)).ok()
             }
-            (None, Some(new)) => (new.map().ok()?, *new.frames.get(frame)?),
-            (None, None) => return None,
-        };
-        let start = usize::try_from(span.offset_bytes).ok()?;
-        zstd::bulk::decompress(bytes.get(start..start + span.compressed_bytes as usize)?, FRAME_BYTES).ok()
+            (None, Some(new)) => new.frame(frame),
+            (None, None) => None,
+        }
     }
 }
 
@@ -93,14 +90,14 @@ impl ImageStore {
             kept.sort_by_key(|span| span.offset_bytes);
             self.rewrite_pack(&id, &kept, &mended)?;
             said.push(format!("pack {id}: {} of {} damaged frames are whole again", mended.len(), broken.len()));
-            let mut list = self.bad_list();
-            for (offset, _) in &mended {
-                list.frame_is_mended(&id, *offset);
-            }
-            if bad.whole.is_some() {
-                list.packs.remove(&id);
-            }
-            self.replace_bad_list(list)?;
+            self.update_bad(|list| {
+                for (offset, _) in &mended {
+                    list.frame_is_mended(&id, *offset);
+                }
+                if bad.whole.is_some() {
+                    list.packs.remove(&id);
+                }
+            })?;
         }
         Ok(said)
     }
@@ -127,9 +124,11 @@ fn raw(index: &PackIndex, frame: usize, blocks: &mut Blocks<'_>) -> Option<Vec<u
 
 /// A frame of exactly this length that holds these bytes.
 fn fit(raw: &[u8], length: usize) -> Option<Vec<u8>> {
-    let levels = std::iter::once(ZSTD_LEVEL).chain(1..=19);
-    for level in levels {
-        let Ok(mut bytes) = zstd::bulk::compress(raw, level) else { continue };
+    let as_ever = pack::compressor().and_then(|mut compressor| compressor.compress(raw));
+    // Level 3 made the packs of former releases.
+    let others = std::iter::once(ZSTD_LEVEL).chain(1..=19).map(|level| zstd::bulk::compress(raw, level));
+    for packed in std::iter::once(as_ever).chain(others) {
+        let Ok(mut bytes) = packed else { continue };
         let left = length.checked_sub(bytes.len());
         match left {
             Some(0) => return Some(bytes),
@@ -155,8 +154,10 @@ mod tests {
     fn a_frame_is_made_to_fit_its_place_and_reads_the_same() {
         let raw: Vec<u8> =
             (0..FRAME_BYTES as u32).flat_map(|number| (number / 7).to_le_bytes()).take(FRAME_BYTES).collect();
-        let natural = zstd::bulk::compress(&raw, ZSTD_LEVEL).unwrap();
+        let natural = pack::compressor().unwrap().compress(&raw).unwrap();
         assert_eq!(fit(&raw, natural.len()).unwrap(), natural, "the same zstd gives the same bytes");
+        let former = zstd::bulk::compress(&raw, ZSTD_LEVEL).unwrap();
+        assert_eq!(fit(&raw, former.len()).unwrap().len(), former.len(), "a pack of a former release");
         for longer in [8, 9, 4096] {
             let fitted = fit(&raw, natural.len() + longer).unwrap();
             assert_eq!(fitted.len(), natural.len() + longer);

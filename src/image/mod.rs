@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::clock::UnixSeconds;
+use crate::wire::image_facts::{Facts, Provenance};
 use crate::wire::manifest::{self, Manifest, ManifestError};
 pub use crate::wire::reference::{ImageRef, RefError};
 
@@ -36,10 +37,14 @@ mod bad;
 pub mod baseline;
 mod baselines_gc;
 mod block_index;
+mod blocks;
 mod compact;
+mod compressing;
 mod copies;
+pub mod diff;
 mod digest_log;
 mod export;
+mod facts;
 mod files;
 mod format;
 #[cfg(fuzzing)]
@@ -52,17 +57,19 @@ pub mod mapped;
 mod mend;
 mod pack;
 mod pack_cache;
+pub mod plan;
 mod reader;
 mod scrub;
 pub mod signature;
 mod source;
 pub mod uploads;
 mod uses;
+mod windows;
 
 pub use export::ExportError;
 pub use import::{ImportError, ImportRequest, Imported};
 pub use scrub::{ScrubReport, ScrubRequest};
-pub use source::{Compression, Declared, FileDigest, Format, SourceError};
+pub use source::{Compression, Declared, FileDigest, Format, SPARSE_HEADER, SourceError};
 
 const RECORD_FORMAT: u32 = 1;
 
@@ -76,6 +83,8 @@ pub struct ImageStore {
     /// Only one baseline at a time: each takes a processor and tens of MB.
     baselining: Mutex<()>,
     wanted: baseline::Queue,
+    /// Only one image at a time is looked into for its facts.
+    looking: Mutex<()>,
     /// What each manifest needs, as far as it was read.
     uses: uses::UsesCache,
     bad: Mutex<bad::BadList>,
@@ -103,6 +112,12 @@ pub struct Record {
     pub imported_at: UnixSeconds,
     /// Where it came from, for people: a file name.
     pub source: String,
+    /// What its maker said of it.
+    #[serde(default, skip_serializing_if = "Provenance::is_empty")]
+    pub provenance: Provenance,
+    /// What it says of itself; `None`: it was imported before records had this, see [`ImageStore::facts`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub facts: Option<Box<Facts>>,
 }
 
 /// Why the store cannot give what it was asked for.
@@ -167,6 +182,7 @@ impl ImageStore {
             packs: pack_cache::PackCache::default(),
             baselining: Mutex::new(()),
             wanted: baseline::Queue::default(),
+            looking: Mutex::new(()),
             uses: uses::UsesCache::default(),
             bad: Mutex::new(bad::BadList::load(dir)?),
             rewriting: Mutex::new(()),
@@ -255,14 +271,7 @@ impl ImageStore {
     /// # Errors
     /// [`StoreError::NoPack`] (also when `id` is no id) or [`StoreError::Io`].
     pub fn pack(&self, id: &str) -> Result<Bytes, StoreError> {
-        let file = self.pack_file(id)?;
-        if file.is_cut() {
-            // Whoever reads on would be ended by SIGBUS, and the server with it.
-            self.packs.forget(id);
-            let reason = format!("it is shorter than the {} bytes that it had", file.length());
-            return Err(StoreError::Damaged { path: self.pack_path(id), reason });
-        }
-        Ok(file.bytes().clone())
+        Ok(self.mapped(id)?.bytes())
     }
 
     /// A pack as it is served.
@@ -273,6 +282,17 @@ impl ImageStore {
         let missing = || StoreError::NoPack(id.chars().take(64).collect());
         manifest::from_hex(id).ok_or_else(missing)?;
         self.packs.get(id, &self.pack_path(id))?.ok_or_else(missing)
+    }
+
+    fn mapped(&self, id: &str) -> Result<mapped::Mapped, StoreError> {
+        let file = self.pack_file(id)?;
+        if file.is_cut() {
+            // Whoever reads on would be ended by SIGBUS, and the server with it.
+            self.packs.forget(id);
+            let reason = format!("it is shorter than the {} bytes that it had", file.length());
+            return Err(StoreError::Damaged { path: self.pack_path(id), reason });
+        }
+        Ok(file.for_reading())
     }
 
     /// The same without a look at any file, when it is in use.
@@ -292,18 +312,22 @@ impl ImageStore {
         self.bad.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
-    fn replace_bad_list(&self, list: bad::BadList) -> Result<(), StoreError> {
+    /// Changes the list and writes it down, in one turn: a scrub and an import may both have something to say.
+    fn update_bad(&self, change: impl FnOnce(&mut bad::BadList)) -> Result<(), StoreError> {
         let mut known = self.bad.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        list.store(&self.dir)?;
-        *known = list;
+        let mut list = known.clone();
+        change(&mut list);
+        if list != *known {
+            list.store(&self.dir)?;
+            *known = list;
+        }
         Ok(())
     }
 
     /// A pack was just written from its blocks, perhaps in place of one that was thinned or damaged.
     fn pack_is_whole(&self, id: &str) -> Result<(), StoreError> {
         self.packs.forget(id);
-        let mut list = self.bad_list();
-        if list.packs.remove(id).is_some() { self.replace_bad_list(list) } else { Ok(()) }
+        self.update_bad(|list| drop(list.packs.remove(id)))
     }
 
     fn record_path(&self, image: &ImageRef) -> PathBuf {

@@ -3,12 +3,11 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
-use bytes::Bytes;
 use memmap2::Mmap;
 
-use super::mapped::MappedFile;
+use super::mapped::{Mapped, MappedFile};
 use super::{StoreError, io_error};
 
 /// Mappings kept at once. They cost address space and a file each, not memory.
@@ -16,33 +15,42 @@ const MAPPED_MAX: usize = 256;
 
 #[derive(Debug, Default)]
 pub(super) struct PackCache {
-    mapped: Mutex<Mapped>,
+    mapped: Mutex<Mappings>,
 }
 
 #[derive(Debug, Default)]
-struct Mapped {
+struct Mappings {
     by_id: HashMap<String, (MappedFile, u64)>,
     /// Counts requests, so that the longest unused mapping is known.
     tick: u64,
 }
 
-impl PackCache {
-    /// One that is mapped already.
-    pub fn known(&self, id: &str) -> Option<MappedFile> {
-        let mut mapped = self.lock();
-        mapped.tick += 1;
-        let tick = mapped.tick;
-        let (file, used) = mapped.by_id.get_mut(id)?;
-        *used = tick;
+impl Mappings {
+    fn known(&mut self, id: &str) -> Option<MappedFile> {
+        self.tick += 1;
+        let (file, used) = self.by_id.get_mut(id)?;
+        *used = self.tick;
         Some(file.clone())
+    }
+}
+
+impl PackCache {
+    /// One that is mapped already. Never waits: while another is being opened, which may take the disk's time, none is known.
+    pub fn known(&self, id: &str) -> Option<MappedFile> {
+        match self.mapped.try_lock() {
+            Ok(mut mapped) => mapped.known(id),
+            Err(TryLockError::Poisoned(mapped)) => mapped.into_inner().known(id),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     /// `Ok(None)` when there is no such file.
     pub fn get(&self, id: &str, path: &Path) -> Result<Option<MappedFile>, StoreError> {
-        if let Some(file) = self.known(id) {
+        // Held while it is opened: whoever replaces the file meanwhile waits with `forget`, and the old one does not stay.
+        let mut mapped = self.lock();
+        if let Some(file) = mapped.known(id) {
             return Ok(Some(file));
         }
-        let mut mapped = self.lock();
         let tick = mapped.tick;
         let Some(file) = open_pack(id, path)? else { return Ok(None) };
         if mapped.by_id.len() >= MAPPED_MAX {
@@ -60,7 +68,7 @@ impl PackCache {
         self.lock().by_id.remove(id);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Mapped> {
+    fn lock(&self) -> MutexGuard<'_, Mappings> {
         // Whoever panicked with the lock left a cache that is at worst incomplete.
         self.mapped.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -93,7 +101,7 @@ pub(super) fn open(
 }
 
 /// Maps a file that is never changed after it was renamed to its place. `Ok(None)` when there is none.
-pub(super) fn map(path: &Path) -> Result<Option<Bytes>, StoreError> {
+pub(super) fn map(path: &Path) -> Result<Option<Mapped>, StoreError> {
     match File::open(path) {
         Ok(file) => map_file(&file, path).map(Some),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
@@ -102,9 +110,30 @@ pub(super) fn map(path: &Path) -> Result<Option<Bytes>, StoreError> {
 }
 
 /// Maps a file that its writer has finished.
-pub(super) fn map_file(file: &File, path: &Path) -> Result<Bytes, StoreError> {
+pub(super) fn map_file(file: &File, path: &Path) -> Result<Mapped, StoreError> {
     // SAFETY: mmap(2) of a regular file. Packs and their indexes are written once under a temporary name and
     // neither changed nor truncated afterwards, only unlinked or replaced by a rename, which a mapping survives.
     let map = unsafe { Mmap::map(file) }.map_err(io_error("map", path))?;
-    Ok(Bytes::from_owner(map))
+    Ok(Mapped::new(map))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pack on a slow disk holds up those who wait for it, and no thread that serves others.
+    #[test]
+    fn whoever_only_asks_does_not_wait_for_one_that_is_being_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pack");
+        std::fs::write(&path, "pack").unwrap();
+        let cache = PackCache::default();
+        assert!(cache.known("a").is_none());
+        assert_eq!(cache.get("a", &path).unwrap().unwrap().bytes()[..], b"pack"[..]);
+        assert!(cache.known("a").is_some());
+        let opening = cache.lock();
+        assert!(cache.known("a").is_none());
+        drop(opening);
+        assert!(cache.known("a").is_some() && cache.get("b", &dir.path().join("none")).unwrap().is_none());
+    }
 }

@@ -1,34 +1,109 @@
 //! An image as a file again: random access to its bytes by the manifest and the packs.
 
 use std::io::{self, Read, Seek, SeekFrom};
+use std::rc::Rc;
 
-use bytes::Bytes;
+use thiserror::Error;
+use zstd::bulk::Decompressor;
 
+use super::blocks::Blocks;
+use super::mapped::Mapped;
 use crate::wire::manifest::{self, BLOCK_BYTES, Extent, FRAME_BYTES, Manifest};
 
 /// Decompressed frames that are kept: a FAT, a directory and a file are read in turn.
 const FRAMES_KEPT: usize = 16;
+/// What the shortest read costs of a budget: fatfs reads a directory field by field.
+const READ_COST_BYTES_MIN: usize = 256;
+/// What reading all of an image may cost whatever lies in it: directories are read again and again, holes are read too.
+const ALL_BYTES_MIN: u64 = 64 << 30;
 
-/// Reads what the manifest describes. Bytes are checked only by [`ImageReader::extent`].
+/// Reads what the manifest describes. Bytes are checked by [`ImageReader::extent`], and where the
+/// reader was made so ([`ImageReader::checked_by`]).
 pub(super) struct ImageReader<'m> {
     manifest: &'m Manifest,
     /// In the order of the manifest's list of packs.
-    packs: Vec<Bytes>,
+    packs: Vec<Mapped>,
     /// The newest last.
     frames: Vec<(usize, Vec<u8>)>,
     frames_kept: usize,
+    /// What may be spent on reading yet.
+    budget_bytes: u64,
+    /// Asked before each read, since what reads may never come back to whoever started it.
+    stop: Option<&'m dyn Fn() -> bool>,
+    /// Kept: making one for each frame took longer than the frame. `None` before the first.
+    decompressor: Option<Decompressor<'static>>,
     position: u64,
+    /// What each frame must hold.
+    blocks: Option<Rc<Blocks<'m>>>,
+    damaged: Option<DamagedFrame>,
+}
+
+/// Bytes in a pack that are not what the store's index says.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error(
+    "the frame at byte {offset_bytes} of {pack}.pack is damaged: run `regild image scrub`, then import the same content again"
+)]
+pub struct DamagedFrame {
+    pub pack: String,
+    pub offset_bytes: u64,
 }
 
 impl<'m> ImageReader<'m> {
     /// `packs`: the bytes of every pack in the manifest's list, in its order.
-    pub fn new(manifest: &'m Manifest, packs: Vec<Bytes>) -> ImageReader<'m> {
-        ImageReader { manifest, packs, frames: Vec::new(), frames_kept: FRAMES_KEPT, position: 0 }
+    pub fn new(manifest: &'m Manifest, packs: Vec<Mapped>) -> ImageReader<'m> {
+        ImageReader {
+            manifest,
+            packs,
+            frames: Vec::new(),
+            frames_kept: FRAMES_KEPT,
+            budget_bytes: u64::MAX,
+            stop: None,
+            decompressor: None,
+            position: 0,
+            blocks: None,
+            damaged: None,
+        }
+    }
+
+    /// Checks every frame that is unpacked, block by block.
+    pub fn checked_by(self, blocks: &Rc<Blocks<'m>>) -> ImageReader<'m> {
+        ImageReader { blocks: Some(Rc::clone(blocks)), ..self }
+    }
+
+    /// The first damage that a checking reader came upon, whatever became of the error that said so.
+    pub fn damaged(&self) -> Option<&DamagedFrame> {
+        self.damaged.as_ref()
     }
 
     /// Keeps so many decompressed frames, of 256 KiB each.
     pub fn keeping(self, frames_kept: usize) -> ImageReader<'m> {
         ImageReader { frames_kept, ..self }
+    }
+
+    /// Ends in an error when more is spent: bytes that are read, be they of a hole, and whole frames for what is
+    /// decompressed. Directories and chains of clusters can run in a circle.
+    pub fn spending(self, budget_bytes: u64) -> ImageReader<'m> {
+        ImageReader { budget_bytes, ..self }
+    }
+
+    /// As [`ImageReader::spending`], for who reads all files: some times what the image holds, however long it claims to be.
+    pub fn spending_by_data(self) -> ImageReader<'m> {
+        let budget_bytes = self.manifest.data_bytes().saturating_mul(8).saturating_add(ALL_BYTES_MIN);
+        self.spending(budget_bytes)
+    }
+
+    /// Ends in an error as soon as `stop` says so.
+    pub fn until(self, stop: &'m dyn Fn() -> bool) -> ImageReader<'m> {
+        ImageReader { stop: Some(stop), ..self }
+    }
+
+    fn spend(&mut self, bytes: usize) -> io::Result<()> {
+        if self.stop.is_some_and(|stop| stop()) {
+            return Err(io::Error::other("nobody waits for it any more"));
+        }
+        let left = self.budget_bytes.checked_sub(bytes as u64);
+        self.budget_bytes = left.ok_or_else(|| io::Error::other("it takes more reading than is spent on it"))?;
+        Ok(())
     }
 
     /// The bytes of one extent, padding included, checked against its digest.
@@ -44,20 +119,40 @@ impl<'m> ImageReader<'m> {
     }
 
     /// Fills `out` with an extent's bytes from `skip` on.
-    fn read_extent(&mut self, extent: &Extent, skip: usize, mut out: &mut [u8]) -> io::Result<()> {
+    fn read_extent(&mut self, extent: &Extent, skip: usize, out: &mut [u8]) -> io::Result<()> {
+        let (mut done, wanted) = (0, out.len());
+        self.pieces(extent, skip, wanted, |piece| {
+            out[done..done + piece.len()].copy_from_slice(piece);
+            done += piece.len();
+            Ok(())
+        })
+    }
+
+    /// Gives `bytes` bytes of an extent from `skip` on, in order: a piece from each frame, unchecked. Where extent and skip
+    /// are whole blocks, as extents are, so are the pieces.
+    ///
+    /// # Errors
+    /// When a frame cannot be read, and what `take` says.
+    pub fn pieces<E: From<io::Error>>(
+        &mut self,
+        extent: &Extent,
+        skip: usize,
+        bytes: usize,
+        mut take: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut at = extent.frame_block as usize * BLOCK_BYTES + skip;
+        let mut left = bytes;
         for frame in self.manifest.frames_of(extent) {
             let raw_bytes = self.manifest.frames[frame].raw_bytes as usize;
             if at >= raw_bytes {
                 at -= raw_bytes;
                 continue;
             }
-            let count = out.len().min(raw_bytes - at);
-            let (now, later) = out.split_at_mut(count);
-            now.copy_from_slice(&self.frame(frame)?[at..at + count]);
-            out = later;
+            let count = left.min(raw_bytes - at);
+            take(&self.frame(frame)?[at..at + count])?;
+            left -= count;
             at = 0;
-            if out.is_empty() {
+            if left == 0 {
                 break;
             }
         }
@@ -69,27 +164,51 @@ impl<'m> ImageReader<'m> {
             let frame = self.frames.remove(kept);
             self.frames.push(frame);
         } else {
-            let frame = self.decompress(index)?;
-            if self.frames.len() >= self.frames_kept {
-                self.frames.remove(0);
-            }
-            self.frames.push((index, frame));
+            let is_full = self.frames.len() >= self.frames_kept.max(1);
+            let mut buffer = if is_full { self.frames.remove(0).1 } else { Vec::with_capacity(FRAME_BYTES) };
+            self.checked(index, &mut buffer)?;
+            self.frames.push((index, buffer));
         }
         // One was just pushed.
         Ok(self.frames.last().map_or(&[], |(_, frame)| frame))
     }
 
-    fn decompress(&self, index: usize) -> io::Result<Vec<u8>> {
+    fn checked(&mut self, index: usize, buffer: &mut Vec<u8>) -> io::Result<()> {
+        let unpacked = self.decompress(index, buffer);
+        let Some(blocks) = &self.blocks else { return unpacked };
+        let mut found = (0..).zip(buffer.chunks(BLOCK_BYTES));
+        let mut is_right =
+            || found.all(|(block, bytes)| blocks.in_frame(index, block) == Some(&manifest::digest(bytes)[..]));
+        if unpacked.is_ok() && is_right() {
+            return Ok(());
+        }
+        let frame = &self.manifest.frames[index];
+        let (pack, offset_bytes) = (self.manifest.pack_id(frame), frame.offset_bytes);
+        let damaged = DamagedFrame { pack, offset_bytes };
+        self.damaged.get_or_insert_with(|| damaged.clone());
+        Err(io::Error::new(io::ErrorKind::InvalidData, damaged))
+    }
+
+    /// Into `buffer`, which has room for a frame.
+    fn decompress(&mut self, index: usize, buffer: &mut Vec<u8>) -> io::Result<()> {
+        self.spend(FRAME_BYTES)?;
         let frame = &self.manifest.frames[index];
         let pack = &self.packs[frame.pack as usize];
         let start = frame.offset_bytes as usize;
-        let compressed = pack.get(start..start + frame.compressed_bytes as usize);
+        let range = start..start + frame.compressed_bytes as usize;
+        let compressed = pack.get(range.clone());
         let compressed = compressed.ok_or_else(|| io::Error::other("a pack is shorter than the manifest says"))?;
-        let raw = zstd::bulk::decompress(compressed, FRAME_BYTES)?;
-        if raw.len() != frame.raw_bytes as usize {
+        let decompressor = match &mut self.decompressor {
+            Some(kept) => kept,
+            none => none.insert(Decompressor::new()?),
+        };
+        let unpacked = decompressor.decompress_to_buffer(compressed, buffer);
+        pack.let_go(range);
+        unpacked?;
+        if buffer.len() != frame.raw_bytes as usize {
             return Err(io::Error::other("a frame of a pack is shorter than the manifest says"));
         }
-        Ok(raw)
+        Ok(())
     }
 }
 
@@ -100,6 +219,8 @@ impl Read for ImageReader<'_> {
         if count == 0 {
             return Ok(0);
         }
+        // So that endless reads of next to nothing end, too.
+        self.spend(count.max(READ_COST_BYTES_MIN))?;
         let manifest = self.manifest;
         let next = manifest.extents.partition_point(|e| e.target().end <= self.position);
         let count = match manifest.extents.get(next) {

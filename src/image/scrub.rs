@@ -4,21 +4,24 @@
 //! is put back: manifests and records from their copies, an index from the pack and its manifests, and all of it from
 //! another store, if one is named. Frames are also mended by an import of the same content (`mend`).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
 use super::bad::BadPack;
-use super::pack::{PackIndex, rebuild_index};
+use super::pack::{FrameSpan, PackIndex, read_frame, rebuild_index};
 use super::uses::digests_in;
 use super::{ImageRef, ImageStore, Record, StoreError, io_error};
 use crate::causes::in_one_line;
 use crate::clock::{self, UnixSeconds};
-use crate::wire::manifest::{self, BLOCK_BYTES, FRAME_BLOCKS, FRAME_BYTES, Frame, Manifest};
+use crate::wire::manifest::{self, BLOCK_BYTES, Extent, FRAME_BLOCKS, FRAME_BYTES, Frame, Manifest};
 
 /// Bytes between two looks at the clock.
 const PIECE_BYTES: u64 = 1 << 20;
+/// How long it is waited for an import before it is looked whether the scrub should end.
+const WAIT: Duration = Duration::from_secs(1);
 
 /// What to read, and how.
 #[derive(Debug)]
@@ -89,16 +92,16 @@ impl ImageStore {
             pass.report.mended.extend(mended);
         }
         let mut report = pass.report;
-        let mut list = self.bad_list();
         if request.image.is_none() && !report.is_cut {
-            list.scrubbed_at = request.now;
-            // What is not there any more is not damaged.
-            list.packs.retain(|id, _| packs.contains(id));
-            list.manifests.retain(|digest, _| manifests.contains(digest));
-            list.records.retain(|image, _| self.record_path(image).exists());
-            self.replace_bad_list(list.clone())?;
+            self.update_bad(|list| {
+                list.scrubbed_at = request.now;
+                // What is not there any more is not damaged.
+                list.packs.retain(|id, _| packs.contains(id));
+                list.manifests.retain(|digest, _| manifests.contains(digest));
+                list.records.retain(|image, _| self.record_path(image).exists());
+            })?;
         }
-        report.bad = sentences(&list);
+        report.bad = sentences(&self.bad_list());
         Ok(report)
     }
 
@@ -204,15 +207,12 @@ impl Pass<'_> {
         {
             store.keep_copy(&image.to_string(), &json)?;
         }
-        let mut list = store.bad_list();
-        let before = list.clone();
-        match &read {
-            Ok(_) | Err(StoreError::NoImage(_)) => list.records.remove(image),
-            Err(error) => list.records.insert(image.clone(), in_one_line(error)),
-        };
-        if list != before {
-            store.replace_bad_list(list)?;
-        }
+        store.update_bad(|list| {
+            match &read {
+                Ok(_) | Err(StoreError::NoImage(_)) => list.records.remove(image),
+                Err(error) => list.records.insert(image.clone(), in_one_line(error)),
+            };
+        })?;
         match read {
             Err(error) if self.request.image.is_some() && error.is_missing() => Err(error),
             read => Ok(read.ok()),
@@ -238,15 +238,12 @@ impl Pass<'_> {
         } else if let Ok(encoded) = store.manifest_bytes(digest) {
             store.keep_copy(digest, &encoded)?;
         }
-        let mut list = store.bad_list();
-        let before = list.clone();
-        match &read {
-            Ok(_) => list.manifests.remove(digest),
-            Err(error) => list.manifests.insert(digest.to_owned(), in_one_line(error)),
-        };
-        if list != before {
-            store.replace_bad_list(list)?;
-        }
+        store.update_bad(|list| {
+            match &read {
+                Ok(_) => list.manifests.remove(digest),
+                Err(error) => list.manifests.insert(digest.to_owned(), in_one_line(error)),
+            };
+        })?;
         Ok(read.map(|manifest| manifest.packs.iter().map(manifest::to_hex).collect()).unwrap_or_default())
     }
 
@@ -256,16 +253,19 @@ impl Pass<'_> {
             Ok(found) => found,
             Err(error) => BadPack { whole: Some(in_one_line(&error)), ..BadPack::default() },
         };
-        let mut list = self.store.bad_list();
-        let before = list.clone();
-        list.packs.remove(id);
-        if let Some(why) = found.whole {
-            list.packs.insert(id.to_owned(), BadPack { whole: Some(why), ..BadPack::default() });
-        }
-        for (offset, why) in found.frames {
-            list.add_frame(id, offset, why);
-        }
-        if list != before { self.store.replace_bad_list(list) } else { Ok(()) }
+        let is_cut = self.report.is_cut;
+        self.store.update_bad(|list| {
+            // Of what was not read again it holds what was known before.
+            if !is_cut {
+                list.packs.remove(id);
+            }
+            if let Some(why) = found.whole {
+                list.packs.insert(id.to_owned(), BadPack { whole: Some(why), ..BadPack::default() });
+            }
+            for (offset, why) in found.frames {
+                list.add_frame(id, offset, why);
+            }
+        })
     }
 
     fn look_at_pack(&mut self, id: &str) -> Result<BadPack, StoreError> {
@@ -292,6 +292,7 @@ impl Pass<'_> {
                 since_pause = 0;
                 self.pause();
                 if (self.stop)() {
+                    self.report.is_cut = true;
                     break;
                 }
             }
@@ -309,40 +310,87 @@ impl Pass<'_> {
     }
 
     /// The index is made again from what the manifests say of this pack; what of the pack is damaged their digests say.
+    ///
+    /// Imports wait meanwhile: one that knows the pack by its former index would build on frames, and on numbers of
+    /// blocks, that the new one has not.
     fn without_index(&mut self, id: &str) -> Result<BadPack, StoreError> {
         let store = self.store;
+        let _alone = loop {
+            if let Some(alone) = store.alone(WAIT) {
+                break alone;
+            }
+            if (self.stop)() {
+                self.report.is_cut = true;
+                return Ok(BadPack::default());
+            }
+        };
+        let path = store.pack_path(id);
+        let file = File::open(&path).map_err(io_error("open", &path))?;
         let mut frames: Vec<Frame> = Vec::new();
         let mut bad = BadPack::default();
-        for digest in digests_in(&store.dir.join("manifests"), "")? {
-            let Ok(manifest) = store.manifest(&digest) else { continue };
+        for digest in all_manifests(store)? {
+            // Nothing is written when one of them cannot be read: the new index would lack what it needs, and what no
+            // index has is thinned away.
+            let manifest = match store.manifest(&digest) {
+                Err(_) if store.manifest_from_copy(&digest, &store.copy_path(&digest))? => store.manifest(&digest)?,
+                read => read?,
+            };
             let of_it = manifest.frames.iter().filter(|frame| manifest.pack_id(frame) == id);
             frames.extend(of_it);
-            bad.frames.extend(damaged_frames(store, &manifest, id));
+            bad.frames.extend(damaged_frames(&file, &manifest, id));
         }
         frames.sort_by_key(|frame| frame.offset_bytes);
         frames.dedup_by_key(|frame| frame.offset_bytes);
         self.report.frames += frames.len() as u64;
-        rebuild_index(&store.dir, &store.pack_path(id), &frames)?;
-        // What only the lost index knew of would lie in the pack for ever.
+        rebuild_index(&store.dir, &path, &frames, &bad.frames)?;
+        // What only the lost index knew of would lie in the pack for ever. No manifest needs it, and no import runs.
         store.thin(id)?;
         self.report.mended.push(format!("the index of pack {id} was made again from the pack and its manifests"));
         Ok(bad)
     }
 }
 
-/// By the digests of a manifest's extents: which frames of this pack are not what they should be.
-fn damaged_frames(store: &ImageStore, manifest: &Manifest, id: &str) -> Vec<(u64, String)> {
-    let Ok(packs) = store.packs_of(manifest) else { return Vec::new() };
-    let mut reader = super::reader::ImageReader::new(manifest, packs);
-    let mut bad = Vec::new();
-    for extent in &manifest.extents {
-        let frames = &manifest.frames[manifest.frames_of(extent)];
-        if frames.iter().all(|frame| manifest.pack_id(frame) != id) {
-            continue;
+/// Digests of the manifests that are there and of those that a listed version names.
+fn all_manifests(store: &ImageStore) -> Result<BTreeSet<String>, StoreError> {
+    let mut all: BTreeSet<String> = digests_in(&store.dir.join("manifests"), "")?.into_iter().collect();
+    all.extend(store.list()?.into_iter().map(|record| record.manifest));
+    Ok(all)
+}
+
+/// By the digests of a manifest's extents: which frames of this pack are not what they should be, and why.
+fn damaged_frames(pack: &File, manifest: &Manifest, id: &str) -> BTreeMap<u64, String> {
+    // The frames of an extent are of one pack and follow one another (checked when the manifest was read); in the order
+    // of frames each is unpacked once, and at most those of one extent are kept.
+    let is_of_it = |extent: &&Extent| {
+        manifest.frames.get(extent.frame as usize).is_some_and(|frame| manifest.pack_id(frame) == id)
+    };
+    let mut extents: Vec<&Extent> = manifest.extents.iter().filter(is_of_it).collect();
+    extents.sort_by_key(|extent| (extent.frame, extent.frame_block));
+    let mut unpacked: BTreeMap<usize, Result<Vec<u8>, String>> = BTreeMap::new();
+    let mut bad = BTreeMap::new();
+    for extent in extents {
+        let numbers = manifest.frames_of(extent);
+        unpacked = unpacked.split_off(&numbers.start);
+        let mut raw = Ok(Vec::new());
+        for number in numbers.clone() {
+            let frame = &manifest.frames[number];
+            let (offset_bytes, compressed_bytes, raw_bytes) =
+                (frame.offset_bytes, frame.compressed_bytes, frame.raw_bytes);
+            let read =
+                || read_frame(pack, FrameSpan { offset_bytes, compressed_bytes, raw_bytes }).map_err(|e| e.to_string());
+            match (unpacked.entry(number).or_insert_with(read), &mut raw) {
+                (Ok(one), Ok(all)) => all.extend_from_slice(one),
+                (Err(why), _) => raw = Err(why.clone()),
+                (Ok(_), Err(_)) => {}
+            }
         }
-        if let Err(error) = reader.extent(extent) {
-            bad.extend(frames.iter().map(|frame| (frame.offset_bytes, error.to_string())));
-        }
+        let first = extent.frame_block as usize * BLOCK_BYTES;
+        let why = match raw.map(|raw| raw.get(first..first + extent.extent_bytes as usize).map(manifest::digest)) {
+            Ok(Some(digest)) if digest == extent.digest => continue,
+            Ok(_) => "a block in it is not what was stored".to_string(),
+            Err(why) => why,
+        };
+        bad.extend(manifest.frames[numbers].iter().map(|frame| (frame.offset_bytes, why.clone())));
     }
     bad
 }

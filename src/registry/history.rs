@@ -54,7 +54,10 @@ pub fn line(entry: &Entry, number: u64, generation: u64, at: u64) -> Line {
 
 impl Writer {
     pub(super) fn history(&self, name: &str) -> Result<Vec<Line>, RegistryError> {
-        let id = self.id_of(name)?;
+        let id = match self.images.channels.contains_key(name) {
+            true => format!("channel-{name}"),
+            false => self.id_of(name)?,
+        };
         let items = self.db.scan(&prefix(&id)).map_err(|error| RegistryError::Store(error.to_string()))?;
         let parse = |item: &Item| serde_json::from_slice(&item.value);
         items.iter().map(parse).collect::<Result<_, _>>().map_err(|error| RegistryError::Store(error.to_string()))

@@ -11,7 +11,7 @@ use super::writer::{Batch, Writer};
 use super::{Command, Registry, Reply};
 use crate::db::DbError;
 use crate::decide::version::{self, Stage, Word};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 const COLLECTED: &str = "image-collected/";
@@ -27,7 +27,8 @@ pub enum ImageCommand {
     /// A collected version was imported again.
     Restored { image: String, reply: Reply<()> },
     /// Versions that must not be ordered for what the image store knows of them (damage, no trusted signature), and why.
-    Unfit { images: BTreeMap<String, String>, reply: Reply<()> },
+    /// `signed`: where signatures are required, all that are signed.
+    Unfit { images: BTreeMap<String, String>, signed: Option<BTreeSet<String>>, reply: Reply<()> },
 }
 
 impl MarkKind {
@@ -67,7 +68,12 @@ impl ImageFacts {
         if let Some(mark) = marked {
             return Some(format!("{} is {}: {}", mark.image, mark.kind.stage().word(), mark.reason));
         }
-        self.unfit.get(image).map(|why| format!("{image} cannot be used: {why}"))
+        if let Some(why) = self.unfit.get(image) {
+            return Some(format!("{image} cannot be used: {why}"));
+        }
+        // One that was imported since it was last looked is in neither list.
+        let is_signed = self.signed.as_ref().is_none_or(|signed| signed.contains(image));
+        (!is_signed).then(|| format!("{image} cannot be used: it is not known that a trusted key has signed it"))
     }
 }
 
@@ -95,9 +101,10 @@ impl Writer {
                 let answer = self.guard().map(|()| self.restored(&image, batch));
                 batch.answer(reply, answer);
             }
-            ImageCommand::Unfit { images, reply } => {
-                if *self.images.unfit != images {
-                    Arc::make_mut(&mut self.images).unfit = Arc::new(images);
+            ImageCommand::Unfit { images, signed, reply } => {
+                if *self.images.unfit != images || self.images.signed.as_deref() != signed.as_ref() {
+                    let facts = Arc::make_mut(&mut self.images);
+                    (facts.unfit, facts.signed) = (Arc::new(images), signed.map(Arc::new));
                 }
                 batch.answer(reply, Ok(()));
             }
@@ -194,11 +201,15 @@ impl Registry {
         self.ask(|reply| Command::Image(ImageCommand::Restored { image, reply })).await
     }
 
-    /// Which versions must not be ordered from now on.
+    /// Which versions must not be ordered from now on; `signed`: and that no others than these may be.
     ///
     /// # Errors
     /// When the queue is full.
-    pub async fn set_unfit_images(&self, images: BTreeMap<String, String>) -> Result<(), RegistryError> {
-        self.ask(|reply| Command::Image(ImageCommand::Unfit { images, reply })).await
+    pub async fn set_unfit_images(
+        &self,
+        images: BTreeMap<String, String>,
+        signed: Option<BTreeSet<String>>,
+    ) -> Result<(), RegistryError> {
+        self.ask(|reply| Command::Image(ImageCommand::Unfit { images, signed, reply })).await
     }
 }

@@ -11,7 +11,7 @@ use crate::decide::host::{Event, Host, ImageChoice};
 use crate::decide::rollout::plan::Goal;
 use crate::decide::version::{self, Stage, Word};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 const CHANNELS: &str = "channel/";
@@ -75,6 +75,8 @@ pub struct ImageFacts {
     pub collected: BTreeMap<String, Option<Mark>>,
     /// Versions that the image store cannot answer for: why. Not stored.
     pub unfit: Arc<BTreeMap<String, String>>,
+    /// Where signatures are required: the versions that a trusted key has signed, and no other may be ordered. Not stored.
+    pub signed: Option<Arc<BTreeSet<String>>>,
 }
 
 impl ImageFacts {

@@ -532,7 +532,8 @@ impl Registry {
 fn netboot(view: &View, mac: Mac, client: NetbootClient, policy: BootPolicy, now: u64) -> (BootDecision, bool) {
     let host = view.by_mac(mac);
     let policy = host.as_ref().map_or(policy, |host| {
-        policy_of(policy, &host.host, view.policy(), &view.group(&host.host.group), view.images())
+        let own = policy_of(policy, &host.host, view.policy(), &view.group(&host.host.group), view.images());
+        with_looks(own, || view.look_waits(&host.host, now).is_some(), &host.host)
     });
     let decision = boot(client, host.as_ref().map(|host| &host.host), policy);
     let is_due = |host: &HostView| {
@@ -569,6 +570,12 @@ fn policy_of(
     let is_asked = host.order.is_some() || host.verify.wish.is_some();
     let barred = is_refused || is_asked && brakes::allowed(host, group, brakes).is_err();
     if barred && policy.halt == Halt::Nothing { BootPolicy { halt: Halt::Barred, ..policy } } else { policy }
+}
+
+/// The same where somebody wants the host looked at: counting who is away costs a walk over all hosts.
+pub(crate) fn with_looks(policy: BootPolicy, is_full: impl FnOnce() -> bool, host: &Host) -> BootPolicy {
+    let is_asked = host.order.is_none() && host.verify.wish.is_some() && policy.halt == Halt::Nothing;
+    if is_asked && is_full() { BootPolicy { halt: Halt::LooksFull, ..policy } } else { policy }
 }
 
 /// What the boot decision takes from configuration and stop switch, now.

@@ -20,6 +20,8 @@ struct StoredWish {
     asked_at: u64,
     power: bool,
     powered_at: Option<u64>,
+    #[serde(default)]
+    begun_at: Option<u64>,
     attempts: u32,
     /// Not the names that an order's have: what is looked for in one is never found in the other.
     verify_token_digest: Option<String>,
@@ -50,6 +52,7 @@ impl From<&Verification> for StoredVerification {
             asked_at: wish.asked_at,
             power: wish.power,
             powered_at: wish.powered_at,
+            begun_at: wish.begun_at,
             attempts: wish.attempts,
             verify_token_digest: wish.claim.as_ref().map(|claim| claim.token_digest.clone()),
             verify_session_digest: wish.claim.as_ref().and_then(|claim| claim.session_digest.clone()),
@@ -78,6 +81,7 @@ impl From<StoredVerification> for Verification {
                 asked_at: wish.asked_at,
                 power: wish.power,
                 powered_at: wish.powered_at,
+                begun_at: wish.begun_at,
                 attempts: wish.attempts,
                 claim: wish.verify_token_digest.map(|token_digest| VerifyClaim { token_digest, session_digest }),
             })

@@ -141,6 +141,13 @@ impl View {
         &self.fleet.groups
     }
 
+    /// Why a look at this host does not begin yet (a walk over all hosts).
+    #[must_use]
+    pub fn look_waits(&self, host: &Host, now: u64) -> Option<brakes::Wait> {
+        let under_way = brakes::UnderWay::count(self.hosts().map(|view| &view.host), now);
+        under_way.look_waits(host, &self.group(&host.group), self.policy(), now)
+    }
+
     /// Drift policies, as last applied.
     #[must_use]
     pub fn drift_policies(&self) -> &Policies {

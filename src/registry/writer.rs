@@ -17,7 +17,7 @@ use super::steps::StoredClock;
 use super::stop::StopSwitch;
 use super::stored;
 use super::view::{HostView, View};
-use super::{Command, RegistryError, Script, boot_policy, policy_of};
+use super::{Command, RegistryError, Script, boot_policy, policy_of, with_looks};
 use crate::config::{Config, DEFAULT_GROUP};
 use crate::db::{Committed, Db, DbError, Txn, VALUE_BYTES_MAX};
 use crate::decide::boot::{BootDecision, BootPolicy, LocalReason, boot};
@@ -298,10 +298,18 @@ impl Writer {
         self.failed.as_ref().map_or(Ok(()), |text| Err(RegistryError::Store(text.clone())))
     }
 
-    fn boot_policy(&self, id: &str) -> BootPolicy {
+    fn boot_policy(&self, id: &str, now: u64) -> BootPolicy {
         let (host, fleet) = (&self.hosts[id].host, &self.brakes.fleet);
         let policy = boot_policy(self.attempts_max, &self.stop);
-        policy_of(policy, host, &fleet.policy, &fleet.group(&host.group), &self.images)
+        let policy = policy_of(policy, host, &fleet.policy, &fleet.group(&host.group), &self.images);
+        with_looks(policy, || self.is_look_too_many(host, now), host)
+    }
+
+    /// As many machines as may be are away for an order or a look.
+    pub(super) fn is_look_too_many(&self, host: &Host, now: u64) -> bool {
+        let fleet = &self.brakes.fleet;
+        let under_way = brakes::UnderWay::count(self.hosts.values().map(|view| &view.host), now);
+        under_way.look_waits(host, &fleet.group(&host.group), &fleet.policy, now).is_some()
     }
 
     /// One event, and what the brakes make of it: a cause that need not wait is an order when this returns.
@@ -343,7 +351,7 @@ impl Writer {
     ) -> Result<(), RegistryError> {
         let (event, absorbed) = self.own_nics(id, event);
         let view = &self.hosts[id];
-        match transition(&view.host, &event, self.boot_policy(id), now) {
+        match transition(&view.host, &event, self.boot_policy(id, now), now) {
             Outcome::Refused(refusal) => Err(RegistryError::Refused(refusal)),
             Outcome::Unchanged => Ok(()),
             Outcome::Moved(host, mut entries) => {
@@ -468,7 +476,7 @@ impl Writer {
         };
         self.ask_due_verification(&id, client, batch, now);
         // Decided on the record as it was: the attempt that this script is must not count against itself.
-        let decision = boot(client, Some(&self.hosts[&id].host), self.boot_policy(&id));
+        let decision = boot(client, Some(&self.hosts[&id].host), self.boot_policy(&id, now));
         let token_digest = blake3::hash(token.as_bytes()).to_hex().to_string();
         self.host_event(&id, &Event::ScriptAsked { client, token_digest }, None, batch, now)?;
         Ok(match decision {
@@ -485,7 +493,7 @@ impl Writer {
         let Some(id) = self.discover(mac, batch, now)? else { return Ok(()) };
         self.ask_due_verification(&id, client, batch, now);
         // Asked again here: the record may have moved since the reader looked.
-        let decision = boot(client, Some(&self.hosts[&id].host), self.boot_policy(&id));
+        let decision = boot(client, Some(&self.hosts[&id].host), self.boot_policy(&id, now));
         if matches!((decision, client), (BootDecision::BootLocal { .. }, NetbootClient::Firmware { .. })) {
             self.host_event(&id, &Event::LocalBootServed, None, batch, now)?;
         }

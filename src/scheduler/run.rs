@@ -124,7 +124,7 @@ impl Loop {
     fn switch_power(&mut self) {
         let stopped = self.registry.stop_switch().pressed().is_some();
         let registry = &self.registry;
-        let due = registry.read(|view| self.turns.due(view, stopped));
+        let due = registry.read(|view| self.turns.due(view, stopped, clock::now()));
         due.into_iter().for_each(|view| self.switch(view));
     }
 

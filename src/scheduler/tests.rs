@@ -296,7 +296,7 @@ async fn a_power_cycle_is_carried_out_once_and_after_a_stop() {
     let wol = crate::power::settings::Wol { mac: mac(0), interface: None, broadcast, port: 9 };
     fleet.registry.set_power(&id(0), crate::power::Settings::Wol(wol)).await.unwrap();
     let mut turns = Turns::default();
-    let mut due = |stopped| fleet.registry.read(|view| turns.due(view, stopped).len());
+    let mut due = |stopped| fleet.registry.read(|view| turns.due(view, stopped, clock::now()).len());
     assert_eq!(due(false), 0, "nothing is ordered");
     fleet.event(0, Event::Ask { cause: Cause::new(CauseKind::Operator, "r", "ann", clock::now()) }).await;
     assert_eq!((due(true), due(false)), (0, 1));
@@ -304,4 +304,27 @@ async fn a_power_cycle_is_carried_out_once_and_after_a_stop() {
     assert_eq!(due(false), 0, "it was switched");
     fleet.event(0, Event::PowerCycled { why: "late".into() }).await;
     assert_eq!((due(true), due(false), due(false)), (0, 1, 0));
+}
+
+/// A look for which the caps never had room in its day ends, and says that: not that the machine did not come.
+#[tokio::test]
+async fn a_look_that_never_had_its_turn_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut group = Group::new("default");
+    group.limits.concurrent_max = 1;
+    let mut fleet = Fleet::of(dir.path(), 2, group).await;
+    fleet.event(0, Event::AskVerify { by: "ann".into(), reason: "look".into(), power: false }).await;
+    let day = 86_400;
+    // The other one's order is open all the time, and there is no room beside it.
+    fleet.event(1, Event::Ask { cause: Cause::new(CauseKind::Operator, "r", "ann", clock::now()) }).await;
+    let now = Now { wall: fleet.began + day + 60, monotonic: day + 60 };
+    let steps = fleet.registry.read(|view| fleet.scheduler.tick(view, now, |_| None));
+    let (_, ended) = steps.late.iter().find(|(host, _)| *host == id(0)).unwrap();
+    let Event::VerifyEnded { reason, is_held_back: true, .. } = ended else { panic!("{ended:?}") };
+    assert!(reason.contains("had no turn") && reason.contains("at most 1"), "{reason}");
+    // With room it is the machine that did not come.
+    fleet.registry.host_event(&id(1), Event::Expired { step: Step::CheckIn, reason: "late".into() }).await.unwrap();
+    let steps = fleet.registry.read(|view| fleet.scheduler.tick(view, now, |_| None));
+    let (_, ended) = steps.late.iter().find(|(host, _)| *host == id(0)).unwrap();
+    assert!(matches!(ended, Event::VerifyEnded { is_held_back: false, .. }), "{ended:?}");
 }

@@ -2,7 +2,7 @@
 //! it is.
 
 use super::windows;
-use crate::decide::brakes::ScheduleVerdict;
+use crate::decide::brakes::{ScheduleVerdict, UnderWay};
 use crate::decide::cause::{Cause, CauseKind};
 use crate::decide::deadline::{self, Verdict};
 use crate::decide::group::{Group, Schedule};
@@ -265,12 +265,22 @@ fn late(view: &View, progress: &impl Fn(&str) -> Option<ProgressSeen>, now: u64)
 
 /// Verifications whose machine did not come within their day. The first ones of a tick: each is a line of history.
 fn verifications_over(view: &View, now: u64) -> Vec<(String, Event)> {
-    let is_over = |host: &&Arc<HostView>| host.host.verify.wish.as_ref().is_some_and(|wish| wish.ends_at() <= now);
+    let mut under_way = None;
     let event = |host: &Arc<HostView>| {
-        let reason = format!("the machine did not come to be verified within {}", span(WISH_SECONDS));
-        (host.host.id.clone(), Event::VerifyEnded { reason })
+        let wish = host.host.verify.wish.as_ref().filter(|wish| wish.ends_at() <= now)?;
+        // A walk over all hosts, where one of them asks.
+        let counted = || UnderWay::count(view.hosts().map(|view| &view.host), now);
+        let under_way: &UnderWay = under_way.get_or_insert_with(counted);
+        let full = under_way.look_waits(&host.host, &view.group(&host.host.group), view.policy(), now);
+        let full = full.filter(|_| wish.begun_at.is_none());
+        let is_held_back = full.is_some();
+        let reason = match full {
+            Some(wait) => format!("it had no turn within {}: {wait}", span(WISH_SECONDS)),
+            None => format!("the machine did not come to be verified within {}", span(WISH_SECONDS)),
+        };
+        Some((host.host.id.clone(), Event::VerifyEnded { number: wish.number, reason, is_held_back }))
     };
-    view.hosts().filter(is_over).take(ASKS_MAX).map(event).collect()
+    view.hosts().filter_map(event).take(ASKS_MAX).collect()
 }
 
 /// How late a host is. `regild host list --stuck` asks it, too: what is shown is what the tick acts on.

@@ -1,5 +1,6 @@
 //! Whose power is to be switched now, so that the machine netboots. A view in, hosts out: a simulation asks it, too.
 
+use crate::decide::brakes::UnderWay;
 use crate::decide::host::{Host, State};
 use crate::registry::{HostView, View};
 use std::collections::BTreeMap;
@@ -15,16 +16,24 @@ pub struct Turns {
 impl Turns {
     /// Machines whose order waits for them and that can be switched: each once for each order and each power cycle; and
     /// those whose disk is to be looked at without waiting for their next boot, once for each time that was asked.
+    /// No more of the latter than may be away at once.
     /// While everything is stopped it is nobody's turn; what came due meanwhile is carried out afterwards.
-    pub fn due(&mut self, all: &View, stopped: bool) -> Vec<Arc<HostView>> {
+    pub fn due(&mut self, all: &View, stopped: bool, now: u64) -> Vec<Arc<HostView>> {
         if stopped {
             return Vec::new();
         }
         let (mut seen, mut due) = (BTreeMap::new(), Vec::new());
+        let mut under_way = None;
         for view in all.hosts().filter(|view| view.can_be_switched()) {
             let Some(order) = &view.host.order else {
                 if is_verified_now(&view.host) && all.allowed(&view.host).is_ok() {
-                    due.push(view.clone());
+                    // Counted only where somebody asks, and each one that goes counts for the next.
+                    let counted = || UnderWay::count(all.hosts().map(|view| &view.host), now);
+                    let under_way: &mut UnderWay = under_way.get_or_insert_with(counted);
+                    if under_way.look_waits(&view.host, &all.group(&view.host.group), all.policy(), now).is_none() {
+                        under_way.add(&view.host);
+                        due.push(view.clone());
+                    }
                 }
                 continue;
             };
@@ -33,12 +42,12 @@ impl Turns {
                 continue;
             }
             let begins = view.host.state == State::Queued && order.attempts == 0 && order.powered_at.is_none();
-            let now = (order.generation, order.power_cycles);
-            let is_new = |&(generation, cycles): &(u64, u32)| generation == now.0 && cycles < now.1;
+            let cycle = (order.generation, order.power_cycles);
+            let is_new = |&(generation, cycles): &(u64, u32)| generation == cycle.0 && cycles < cycle.1;
             if begins || self.cycles.get(&view.host.id).is_some_and(is_new) {
                 due.push(view.clone());
             }
-            seen.insert(view.host.id.clone(), now);
+            seen.insert(view.host.id.clone(), cycle);
         }
         self.cycles = seen;
         due

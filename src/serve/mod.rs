@@ -79,7 +79,8 @@ pub fn run(config: &Path) -> Result<(), ServeError> {
     let (scheduler, handle) = scheduler::run::Loop::new(registry.clone(), power);
     let upkeep = Upkeep::default();
     let pacer = http::pace::Pacer::new(config.http.bandwidth.map(|bandwidth| bandwidth.0));
-    let shared = Arc::new(Shared { registry, images, assets, config, scheduler: handle, upkeep, pacer });
+    let wishes = http::host_baseline::Wishes::new();
+    let shared = Arc::new(Shared { registry, images, assets, config, scheduler: handle, upkeep, pacer, wishes });
     // Before anybody is judged: by the defaults of another distribution hosts would drift, or not, for a moment.
     crate::http::drift_image::note_distributions(&shared);
     let images = shared.clone();

@@ -1,6 +1,6 @@
 //! Garbage collection: who uses what, what policy keeps, and then the store.
 
-use super::{Upkeep, UpkeepError, blocking, refresh};
+use super::{UpkeepError, blocking, refresh};
 use crate::causes;
 use crate::clock;
 use crate::decide::version::{self, Fate, Retention, Stage, Version};
@@ -21,8 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// # Errors
 /// [`UpkeepError`] when it cannot be known what there is; what could not be removed is in the report.
 pub async fn gc(shared: &Arc<Shared>, dry_run: bool) -> Result<wire::GcReport, UpkeepError> {
-    let Upkeep { turn, .. } = &shared.upkeep;
-    let _turn = turn.lock().await;
+    let _turn = shared.upkeep.turn().await?;
     let (records, damaged) = blocking(shared, |shared| shared.images.survey()).await??;
     let versions = versions(shared, &records, &damaged);
     let retention = shared.config.upkeep.retention.unwrap_or_default();

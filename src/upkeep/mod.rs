@@ -31,6 +31,8 @@ pub enum UpkeepError {
     Registry(#[from] RegistryError),
     #[error("the work ended by itself: {0}")]
     Ended(String),
+    #[error("a scrub is running, which can take hours; ask again when it has ended")]
+    Scrubbing,
 }
 
 /// What is kept in memory about it.
@@ -38,6 +40,10 @@ pub enum UpkeepError {
 pub struct Upkeep {
     /// One collection or scrub at a time.
     turn: tokio::sync::Mutex<()>,
+    /// Whose turn it is: nobody waits behind a scrub.
+    is_scrubbing: AtomicBool,
+    /// One at a time finds out what may be ordered and says so: what was found out earlier must not be said later.
+    refreshing: tokio::sync::Mutex<()>,
     trusted: Mutex<Trusted>,
     /// The server stops.
     stopping: Arc<AtomicBool>,
@@ -52,6 +58,16 @@ struct Trusted {
 }
 
 impl Upkeep {
+    /// # Errors
+    /// [`UpkeepError::Scrubbing`].
+    async fn turn(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, UpkeepError> {
+        match self.turn.try_lock() {
+            Ok(turn) => Ok(turn),
+            Err(_) if self.is_scrubbing.load(Ordering::Relaxed) => Err(UpkeepError::Scrubbing),
+            Err(_) => Ok(self.turn.lock().await),
+        }
+    }
+
     fn trusted(&self) -> std::sync::MutexGuard<'_, Trusted> {
         // Replaced whole.
         self.trusted.lock().unwrap_or_else(PoisonError::into_inner)
@@ -76,9 +92,12 @@ impl Upkeep {
 /// # Errors
 /// [`UpkeepError`]; what was known before holds then.
 pub async fn refresh(shared: &Arc<Shared>) -> Result<(), UpkeepError> {
+    let _alone = shared.upkeep.refreshing.lock().await;
     let (unfit, trusted) = blocking(shared, judge).await??;
+    let required = shared.config.upkeep.trust_required;
+    let signed = required.then(|| trusted.signed_by.keys().cloned().collect());
     *shared.upkeep.trusted() = trusted;
-    Ok(shared.registry.set_unfit_images(unfit).await?)
+    Ok(shared.registry.set_unfit_images(unfit, signed).await?)
 }
 
 fn judge(shared: &Shared) -> Result<(BTreeMap<String, String>, Trusted), StoreError> {
@@ -157,6 +176,8 @@ pub async fn run(shared: Arc<Shared>, mut stopped: watch::Receiver<bool>) {
                 collected_at = now;
                 match gc::gc(&shared, false).await {
                     Ok(report) => tracing::info!(freed_bytes = report.freed_bytes, "images were collected"),
+                    // At the next look, then.
+                    Err(UpkeepError::Scrubbing) => collected_at = 0,
                     Err(error) => {
                         tracing::error!(error = causes::in_one_line(&error), "images could not be collected");
                     }

@@ -7,10 +7,30 @@ use crate::image::{ImageRef, ScrubReport, ScrubRequest, StoreError};
 use crate::wire::operator_images as wire;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The lowest of the kernel's priorities for the processor.
 const NICE: i32 = 19;
+
+/// The turn, known to be a scrub's.
+struct Turn<'a> {
+    is_scrubbing: &'a AtomicBool,
+    _turn: tokio::sync::MutexGuard<'a, ()>,
+}
+
+impl Turn<'_> {
+    async fn begin(shared: &Shared) -> Result<Turn<'_>, UpkeepError> {
+        let turn = shared.upkeep.turn().await?;
+        shared.upkeep.is_scrubbing.store(true, Ordering::Relaxed);
+        Ok(Turn { is_scrubbing: &shared.upkeep.is_scrubbing, _turn: turn })
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.is_scrubbing.store(false, Ordering::Relaxed);
+    }
+}
 
 /// Scrubs one version, or everything.
 ///
@@ -21,7 +41,7 @@ pub async fn scrub(
     image: Option<ImageRef>,
     from: Option<PathBuf>,
 ) -> Result<wire::ScrubReport, UpkeepError> {
-    let _turn = shared.upkeep.turn.lock().await;
+    let _turn = Turn::begin(shared).await?;
     let (reply, done) = tokio::sync::oneshot::channel();
     let work = shared.clone();
     // A thread of its own: the priority is the thread's, and must not be inherited by what comes after.

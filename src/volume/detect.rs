@@ -77,6 +77,8 @@ pub struct Detected {
     pub uuid: Option<String>,
     /// As in `LABEL=`.
     pub label: Option<String>,
+    /// Length of the file system by its own word, where it is one whose superblock says it plainly.
+    pub bytes: Option<u64>,
 }
 
 /// Looks at the front of a device or section.
@@ -104,7 +106,34 @@ pub fn detect_in(head: &[u8]) -> Detected {
         Format::Vfat => fat_names(head),
         _ => (None, None),
     };
-    Detected { format, uuid, label }
+    Detected { format, uuid, label, bytes: bytes_of(format, head) }
+}
+
+/// Blocks times their length; the numbers are outside text.
+fn bytes_of(format: Format, head: &[u8]) -> Option<u64> {
+    let le16 = |at: usize| super::number::le16(head, at).ok().map(u64::from);
+    let le32 = |at: usize| super::number::le32(head, at).ok().map(u64::from);
+    let le64 = |at: usize| super::number::array(head, at).ok().map(u64::from_le_bytes);
+    let times = |count: u64, log: u64| count.checked_mul(1u64.checked_shl(u32::try_from(log).ok()?)?);
+    match format {
+        Format::Ext2 | Format::Ext3 | Format::Ext4 => {
+            // INCOMPAT_64BIT
+            let high = if le32(0x460)? & 0x80 != 0 { le32(0x550)? } else { 0 };
+            times(high << 32 | le32(0x404)?, le32(0x418)?.checked_add(10)?)
+        }
+        Format::Vfat => {
+            let sectors = Some(le16(19)?).filter(|count| *count != 0).map_or_else(|| le32(32), Some)?;
+            sectors.checked_mul(le16(11)?)
+        }
+        Format::Xfs => {
+            let block_bytes = super::number::be32(head, 4).ok().map(u64::from)?;
+            super::number::array(head, 8).ok().map(u64::from_be_bytes)?.checked_mul(block_bytes)
+        }
+        Format::Btrfs => le64(0x10070),
+        Format::Squashfs => le64(40),
+        Format::Erofs => times(le32(1024 + 36)?, u64::from(*head.get(1024 + 12)?)),
+        _ => None,
+    }
 }
 
 fn format_of(head: &[u8]) -> Format {

@@ -1,6 +1,7 @@
 //! FAT, as Linux shows it when it is mounted. A FAT has no owners and no permissions: they come from the options of its
 //! line in /etc/fstab, else from the defaults of the kernel and of mount(8).
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -157,10 +158,23 @@ fn bounded<R: Read + Seek>(mut device: R, budget_bytes: Option<Arc<AtomicU64>>) 
     Ok(Bounded { section: Section::new(device, 0, length), budget_bytes })
 }
 
+thread_local! {
+    /// Calls of [`caught`] that this thread is in.
+    static CAUGHT: Cell<u32> = const { Cell::new(0) };
+}
+
 /// fatfs is old and has never been fuzzed by its makers as far as is known: a panic in it is an error of this volume.
 fn caught<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+    CAUGHT.set(CAUGHT.get() + 1);
     let done = catch_unwind(AssertUnwindSafe(work));
+    CAUGHT.set(CAUGHT.get() - 1);
     done.unwrap_or_else(|_| Fault::damaged("the FAT reader gave up on it"))
+}
+
+/// Whether a panic of this thread would only mean that a file system is damaged.
+#[must_use]
+pub fn is_panic_caught() -> bool {
+    CAUGHT.get() > 0
 }
 
 /// What was found so far.

@@ -5,7 +5,7 @@
 //! Content is read when it is asked for; [`batch::Hashed`] asks for it in the order in which it lies on the disk.
 //!
 //! The bytes are outside text. Whatever they claim, memory, time and depth end at the bounds below, and an error says
-//! at which path. The agent has no second chance after a panic, so the ext4 part indexes nothing unchecked.
+//! at which path. In the agent a panic ends everything (but in `fat`), so the ext4 part indexes nothing unchecked.
 
 use std::fmt;
 use std::io::{self, Read, Seek};
@@ -19,6 +19,7 @@ pub mod batch;
 pub mod detect;
 pub mod ext4;
 pub mod fat;
+pub mod layout;
 pub mod lookup;
 pub mod merged;
 mod section;
@@ -26,8 +27,9 @@ mod section;
 pub use detect::{Detected, Format};
 pub use section::Section;
 
-/// Names of one directory and of all directories above it, held while it is walked.
-pub const NAMES_BYTES_MAX: usize = 256 << 20;
+/// Names of one directory and of all directories above it, held while it is walked: some two million. The installed agent's
+/// walk of a mounted tree has the same bound.
+pub const NAMES_BYTES_MAX: usize = 64 << 20;
 /// Directories of one file system. Each is remembered, so that one that is reached twice is found.
 pub const DIRECTORIES_MAX: usize = 5_000_000;
 /// Zeros of one file that no block stands behind. A longer file of holes is listed without a digest: reading it takes

@@ -1,6 +1,7 @@
 //! The words between the agent in the deploy environment and the server (JSON over HTTP).
 //!
-//! `POST /agent/v1/checkin` -> [`Job`]; then `POST /agent/v1/report` until the host reboots. A verification has words of its
+//! `POST /agent/v1/checkin` -> [`Job`]; then `POST /agent/v1/report` until the host reboots, and `POST /agent/v1/baseline`
+//! where the server asked for one. A verification has words of its
 //! own ([`super::verify`]).
 //! `PROTOCOL` must match on both sides: an agent of another protocol is refused before any write. The server refuses
 //! fields that it does not know (`http::body`): agent and server come from one build, so such a field is an error.
@@ -8,7 +9,10 @@
 use serde::{Deserialize, Serialize};
 
 /// Version of this protocol. Raised whenever a field comes, goes or changes its meaning.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
+
+/// The most of an os-release(5) that is sent or kept.
+pub const OS_RELEASE_BYTES_MAX: usize = 8 << 10;
 
 /// First word of the agent: who it is and what it sees.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -155,5 +159,31 @@ pub struct Progress {
 pub struct ReportAnswer {
     /// False: the order is closed or held; the agent must stop before its next write.
     pub go_on: bool,
+    pub reason: Option<String>,
+    /// To the word that the image was read back: the server cannot read the image's file systems itself, and asks this
+    /// host for the list of its files. The machine reboots when so many seconds are over, with or without one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline_seconds: Option<u64>,
+}
+
+/// First line of `POST /agent/v1/baseline`, as JSON. Behind its newline comes the baseline ([`super::baseline`]), or
+/// nothing where there is none. Under the session of the deploy that it was asked of.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BaselineHead {
+    pub protocol: u32,
+    pub host: String,
+    pub generation: u64,
+    pub session: String,
+    /// The image's os-release(5), where it has one of at most [`OS_RELEASE_BYTES_MAX`].
+    pub os_release: Option<String>,
+    /// Why there is no baseline.
+    pub failed: Option<String>,
+}
+
+/// The server's answer to it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BaselineAnswer {
+    /// Whether it is the image's baseline now, or was before.
+    pub taken: bool,
     pub reason: Option<String>,
 }

@@ -9,6 +9,7 @@ use crate::decide::drift::finding::{Kind, Node};
 use crate::decide::drift::path;
 use serde::{Deserialize, Serialize};
 use std::cmp::Ordering;
+use std::collections::HashSet;
 use std::io::{self, Read, Write};
 use thiserror::Error;
 
@@ -20,6 +21,8 @@ pub const PATH_BYTES_MAX: usize = 16 << 10;
 const RECORD_BYTES_MAX: usize = 256 << 10;
 const VOLUMES_MAX: usize = 1024;
 pub const ENTRIES_MAX: u64 = 50_000_000;
+/// All records of a list. A few KiB of zstd may unpack to gigabytes, and each byte costs whoever reads them time.
+const UNPACKED_BYTES_MAX: u64 = 8 << 30;
 
 /// What stands in front of the entries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,11 +47,34 @@ pub enum Origin {
 pub struct Volume {
     /// As in `vda1`; 0: the whole image.
     pub partition: u32,
-    /// `ext4`, `vfat`, `xfs`, `swap`, `squashfs`, ...; `unknown`.
+    /// `ext4`, `vfat`, `xfs`, `swap`, `squashfs`, ...; `unknown`. Behind a colon the subvolume that is mounted, where
+    /// the fstab names one: `btrfs:@home`; a partition of several has several of these.
     pub format: String,
     /// Where the image's /etc/fstab (or its type) puts it; absolute. `None`: nowhere that we know.
     pub mounted_at: Option<String>,
     pub known: Known,
+}
+
+impl Header {
+    /// Where volumes are mounted whose files are not in the list: it has not even the mount points.
+    #[must_use]
+    pub fn unlisted(&self) -> HashSet<Vec<u8>> {
+        let unlisted = self.volumes.iter().filter(|volume| volume.known != Known::Files);
+        unlisted.filter_map(|volume| Some(volume.mounted_at.clone()?.into_bytes())).filter(|at| at != b"/").collect()
+    }
+}
+
+impl Volume {
+    /// The format without a subvolume.
+    #[must_use]
+    pub fn format_word(&self) -> &str {
+        self.format.split_once(':').map_or(&self.format, |(word, _)| word)
+    }
+
+    #[must_use]
+    pub fn subvolume(&self) -> Option<&str> {
+        self.format.split_once(':').map(|(_, subvolume)| subvolume)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -240,6 +266,8 @@ pub struct Reader<R: Read> {
     before: Vec<u8>,
     record: Vec<u8>,
     count: u64,
+    /// Bytes of records that may still come.
+    left_bytes: u64,
     is_over: bool,
 }
 
@@ -273,7 +301,15 @@ impl<R: Read> Reader<R> {
         if header.volumes.len() > VOLUMES_MAX {
             return Err(BaselineError::Invalid("too many volumes".to_owned()));
         }
-        Ok(Reader { from, header, before: Vec::new(), record, count: 0, is_over: false })
+        Ok(Reader {
+            from,
+            header,
+            before: Vec::new(),
+            record,
+            count: 0,
+            left_bytes: UNPACKED_BYTES_MAX,
+            is_over: false,
+        })
     }
 
     fn read(&mut self) -> Result<Option<Entry>, BaselineError> {
@@ -285,6 +321,9 @@ impl<R: Read> Reader<R> {
             }
             return Ok(None);
         }
+        let left = self.left_bytes.checked_sub(self.record.len() as u64);
+        let too_long = || BaselineError::Invalid(format!("it unpacks to more than {UNPACKED_BYTES_MAX} bytes"));
+        self.left_bytes = left.ok_or_else(too_long)?;
         let record: Record<'_> = postcard::from_bytes(&self.record)?;
         let shared = self.before.get(..usize::from(record.shared));
         let shared = shared.ok_or_else(|| BaselineError::Invalid("a path shares more than there is".to_owned()))?;

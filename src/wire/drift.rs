@@ -53,7 +53,7 @@ pub struct Terms {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rule {
     pub pattern: PathText,
-    /// Words of `Aspect`; empty: all.
+    /// Words of `Aspect`; empty: all, of a rule that allows all but `privilege`.
     #[serde(default)]
     pub aspects: Vec<String>,
     /// `allow`, `report` or `rebuild`.
@@ -131,7 +131,8 @@ pub struct Report {
     pub gaps: Vec<Gap>,
     /// `Some(n)`: all findings are those of report n, and `findings` is empty.
     pub same_as: Option<u64>,
-    /// All that differ now and are not allowed, in the order of their paths; at most [`FINDINGS_MAX`].
+    /// All that differ now and are not allowed, in the order of their paths; at most [`FINDINGS_MAX`]. Where there is no room
+    /// for all, those that the terms would have rebuilt come in before the others.
     pub findings: Vec<Finding>,
     /// How many there are in all.
     pub findings_total: u64,

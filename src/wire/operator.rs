@@ -3,6 +3,7 @@
 //! Names in these types are an interface (design.md section 7): scripts read them through `-o json`.
 
 use super::agent::{Disk, Progress};
+use super::image_facts::{Facts, Provenance};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -160,6 +161,9 @@ pub struct VerifyWish {
     pub asked_at: u64,
     pub attempts: u32,
     pub power: bool,
+    /// Why it does not begin yet; in `host show`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -313,6 +317,18 @@ pub struct Channel {
     pub by: String,
     pub reason: String,
     pub at: u64,
+}
+
+/// One line of `GET /v1/channels/NAME@CHANNEL/history`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChannelMove {
+    /// Unix seconds.
+    pub at: u64,
+    pub by: String,
+    /// `NAME:VERSION`; null for the first.
+    pub from: Option<String>,
+    pub to: String,
+    pub reason: String,
 }
 
 /// `PUT /v1/channels/NAME@CHANNEL`.
@@ -486,6 +502,12 @@ pub struct Image {
     /// Trusted keys that signed it.
     #[serde(default)]
     pub signed_by: Vec<String>,
+    /// What its maker said of it.
+    #[serde(default, skip_serializing_if = "Provenance::is_empty")]
+    pub provenance: Provenance,
+    /// What it says of itself; not in a list of versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub facts: Option<Box<Facts>>,
     /// Only in the answer to an import: true when this very content was there already.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub already_there: Option<bool>,

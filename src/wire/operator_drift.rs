@@ -103,7 +103,7 @@ pub struct Top {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accept {
     pub pattern: String,
-    /// Empty: all.
+    /// Empty: all but `privilege`.
     #[serde(default)]
     pub aspects: Vec<String>,
     pub scope: Scope,

@@ -11,6 +11,7 @@
 //! 401 wrong token, 403 an image that this token may not push, 404 no such upload (over, expired, another token's), 412 not
 //! at that offset, 423 somebody is at it just now, 507 no room. Else as an import by an operator answers.
 
+use super::image_facts::Provenance;
 use serde::{Deserialize, Serialize};
 
 /// `POST /v1/uploads`.
@@ -32,6 +33,9 @@ pub struct Create {
     /// The file's name, for people.
     #[serde(default)]
     pub source: String,
+    /// What its maker says of it.
+    #[serde(default, skip_serializing_if = "Provenance::is_empty")]
+    pub provenance: Provenance,
 }
 
 /// How far an upload is.

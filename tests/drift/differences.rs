@@ -31,11 +31,11 @@ fn each_way_to_differ_is_found() {
         "owner /etc/passwd",
         "xattrs /etc/shadow",
         "content /usr/bin/link",
-        "mode /usr/bin/tool",
+        "mode+privilege /usr/bin/tool",
         "removed /usr/lib/unit.service",
         "kind /var/fifo",
         "content /var/log/syslog",
-        "content /var/null",
+        "content+privilege /var/null",
     ];
     for scans in 1..=2 {
         let said = place.scan(CYCLE);
@@ -117,7 +117,8 @@ fn a_policy_leaves_out_what_it_allows_and_says_that_it_did() {
     let contents: Vec<_> = said.found.iter().map(|found| found.content.as_deref()).collect();
     assert_eq!(contents, [None, Some("gr\u{fc}n\n"), None], "text only, and only where a rule lets it leave");
     let gaps: Vec<_> = said.summary.gaps.iter().map(|gap| (gap.path.0.as_slice(), gap.reason.as_str())).collect();
-    assert_eq!(gaps, [(&b"/var/log"[..], "allowed by defaults of debian")]);
+    let reason = "allowed by defaults of debian; looked through for set-uid files, capabilities and devices only";
+    assert_eq!(gaps, [(&b"/var/log"[..], reason)]);
     let began = place.now();
     assert_eq!(place.scan(CYCLE).summary.gaps[0].since, began, "a gap says since when");
 }

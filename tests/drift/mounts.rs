@@ -85,3 +85,17 @@ fn a_volume_that_the_baseline_does_not_know_is_a_gap() {
     let said = place.scan(CYCLE);
     assert_eq!(said.summary.gaps[0].reason, "xfs is read by the deploy environment only");
 }
+
+/// Of a volume that the baseline does not know, not even the mount point is in the list: it is no finding, whatever lies
+/// there.
+#[test]
+fn where_an_unknown_volume_is_mounted_nothing_is_added() {
+    let mut place = Place::small();
+    let known = Known::Blocks { offset_bytes: 0, length_bytes: 1 };
+    place.volumes = vec![Volume { partition: 3, format: "squashfs".into(), mounted_at: Some("/srv".into()), known }];
+    place.record();
+    place.run("mkdir srv srv2");
+    place.write("srv/file", b"x");
+    let said = place.scan(CYCLE);
+    assert_eq!((said.lines, said.summary.gaps_total), (vec!["added /srv2".to_owned()], 1));
+}

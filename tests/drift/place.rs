@@ -39,7 +39,9 @@ impl Place {
         let directory = tempfile::tempdir().unwrap();
         fs::create_dir(directory.path().join("root")).unwrap();
         let (rules, volumes) = (Vec::new(), Vec::new());
-        Place { directory, now: AtomicU64::new(clock::now() + 10_000), rules, baseline: String::new(), volumes }
+        // Each content has its hour of the day (`content::Turn`): at the same one, every run reads the same.
+        let now = (clock::now() / DAY + 1) * DAY + 10_000;
+        Place { directory, now: AtomicU64::new(now), rules, baseline: String::new(), volumes }
     }
 
     /// Something of everything, with its baseline.

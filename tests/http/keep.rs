@@ -7,7 +7,7 @@ use crate::lab::{IMAGE, Lab, Machine, STRANGER};
 
 /// A command that must fail: what it says.
 #[track_caller]
-fn refused(lab: &Lab, arguments: &[&str]) -> String {
+pub(crate) fn refused(lab: &Lab, arguments: &[&str]) -> String {
     let output = lab.try_regild(arguments);
     assert_eq!(output.status.code(), Some(1), "regild {arguments:?}: {}", String::from_utf8_lossy(&output.stdout));
     String::from_utf8_lossy(&output.stderr).into_owned()

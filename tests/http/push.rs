@@ -173,11 +173,11 @@ fn a_push_that_is_cut_goes_on_where_it_was() {
 #[test]
 fn a_push_outlives_the_server_and_its_own_command() {
     let mut lab = plain_lab();
-    let disk = noise(12, 8 * MIB as usize);
+    let disk = noise(12, 24 * MIB as usize);
     std::fs::write(lab.path("disk.raw"), &disk).unwrap();
-    let wire = Wire::new(&lab, &[10_000, 3 * MIB, 10_000, 2 * MIB], true);
+    let wire = Wire::new(&lab, &[10_000, 16 * MIB, 10_000, 2 * MIB], true);
     let mut first = push(&lab, &wire.url(), "disk.raw", "web:1", &[]).spawn().unwrap();
-    wait_until("a part is there", || parts_bytes(&lab) > 2 * MIB);
+    wait_until("a part is there", || parts_bytes(&lab) > 15 * MIB);
     first.kill().unwrap();
     first.wait().unwrap();
     let came = parts_bytes(&lab);
@@ -191,7 +191,8 @@ fn a_push_outlives_the_server_and_its_own_command() {
     succeeds(second);
     is_stored(&lab, "web:1", &disk);
     let passed = wire.passed.load(Ordering::Relaxed);
-    assert!(passed < 13 * MIB, "{passed} bytes for 8 MiB: it began anew");
+    // What was on its way when the server died is sent again, at most the 8 MiB that were missing; anew it would be 40.
+    assert!(passed < 36 * MIB, "{passed} bytes for 24 MiB: it began anew");
 }
 
 /// Promise: over TLS with the given authority only; a sparse file goes without its holes; a qcow2 as a qcow2.
@@ -229,8 +230,13 @@ fn a_push_over_tls_is_to_the_right_server() {
         .status();
     assert!(output.unwrap().success());
     succeeds(
-        push(&lab, &url, "disk.qcow2", "web:2", &[&trusted[..], &["--format", "qcow2"]].concat()).spawn().unwrap(),
+        push(&lab, &url, "disk.qcow2", "web:2", &[&trusted[..], &["--format", "qcow2", "--builder", "ci 7"]].concat())
+            .args(["--commit", "0541e08", "--label", "team=web"])
+            .spawn()
+            .unwrap(),
     );
+    let provenance = json!({ "builder": "ci 7", "commit": "0541e08", "labels": { "team": "web" } });
+    assert_eq!(lab.json(&["image", "show", "web:2"])["provenance"], provenance);
     let digests = ["web:1", "web:2"].map(|name| lab.json(&["image", "show", name])["content_digest"].clone());
     assert_eq!(digests[0], digests[1]);
     // Without that authority nothing is sent; ten tries are too long to wait for.
@@ -375,6 +381,8 @@ fn what_cannot_be_begun_is_refused() {
     assert_eq!(bad(&|wish| wish["bytes"] = json!(0)), 413);
     assert_eq!(bad(&|wish| wish["bytes"] = json!(u64::MAX)), 413);
     assert!(matches!(bad(&|wish| wish["more"] = json!(1)), 400 | 422));
+    assert_eq!(bad(&|wish| wish["provenance"] = json!({ "builder": "two\nlines" })), 400);
+    assert_eq!(bad(&|wish| wish["provenance"] = json!({ "labels": { "a\u{1b}": "b" } })), 400);
     for number in 0..3 {
         assert_eq!(create(&lab, &wish(&format!("many:{number}"), &file)).status, 200);
     }

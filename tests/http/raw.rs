@@ -88,6 +88,11 @@ impl Connection {
         self.writer.write_all(head.as_bytes()).unwrap();
     }
 
+    /// Bytes of a body, as they are.
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.writer.write_all(bytes).unwrap();
+    }
+
     /// The same, to a server that may have closed the connection.
     pub fn try_head(&mut self, lines: &[&str]) -> std::io::Result<()> {
         let head = lines.join("\r\n") + "\r\n\r\n";

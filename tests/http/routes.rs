@@ -90,6 +90,9 @@ fn walk_of_machines(machine: &Machine, orders: &Orders, wrong: &Orders, theirs: 
         (REPORT, "POST", REPORT, vec![], 400),
         (REPORT, "POST", REPORT, json(&machine.report(1, "x", survey())), 401),
         (REPORT, "POST", REPORT, json(&machine.report(7, "x", survey())), 401),
+        // With another's words: `host_baseline`.
+        ("/agent/v1/baseline", "GET", "/agent/v1/baseline", vec![], 405),
+        ("/agent/v1/baseline", "POST", "/agent/v1/baseline", vec![], 400),
         ("/agent/v1/installed", "POST", "/agent/v1/installed", vec![], 400),
         ("/agent/v1/installed", "POST", "/agent/v1/installed", installed, 403),
         (STANDBY, "POST", STANDBY, vec![], 400),

@@ -8,6 +8,7 @@
 #   REGILD_STANDBY_OPTIONS=...   what the agent is started with besides
 #   REGILD_WATCH_AGENT=FILE      the image runs this agent as a service that compares it with itself, under busybox init
 #   REGILD_WATCH_OPTIONS=...     what that one is started with besides
+#   REGILD_ROOT=xfs              the root file system is xfs, and not the same bytes every time
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=../../boot-assets/debian.sh
@@ -28,6 +29,8 @@ WORK=$(mktemp -d "${TMPDIR:-/tmp}/regild-tiny.XXXXXX")
 trap 'rm -rf "$WORK"' EXIT
 SEED="regild tiny $VERSION"
 ROOT_UUID=$(stable_uuid "$SEED root filesystem")
+ROOT_FORMAT=${REGILD_ROOT:-ext4}
+[ "$ROOT_FORMAT" != xfs ] || need_tools mkfs.xfs:xfsprogs
 
 KERNEL=$(module_tree)
 KERNEL_VERSION=$(basename "$KERNEL"/lib/modules/*)
@@ -97,7 +100,7 @@ mkdir -p "$WORK/initramfs"/{bin,dev,proc,sys,root} "$WORK/esp/grub"
 install -m 755 /bin/busybox "$WORK/initramfs/bin/busybox"
 install -m 755 "$HERE/tiny/initramfs-init" "$WORK/initramfs/init"
 copy_modules "$KERNEL" "$WORK/initramfs" virtio_pci virtio_blk virtio_scsi virtio_net virtio_rng nvme ahci ata_piix sd_mod \
-  e1000 e1000e ext4 crc32c_generic crc32c_intel
+  e1000 e1000e ext4 "$ROOT_FORMAT" crc32c_generic crc32c_intel
 INITRAMFS_ZSTD_LEVEL=-10 pack_initramfs "$WORK/initramfs" "$WORK/esp/initrd.img"
 install -m 644 "$KERNEL/boot/vmlinuz-$KERNEL_VERSION" "$WORK/esp/vmlinuz"
 sed -e "s/@VERSION@/$VERSION/g" -e "s/@ROOT_UUID@/$ROOT_UUID/g" "$HERE/tiny/grub.cfg" >"$WORK/esp/grub/grub.cfg"
@@ -108,6 +111,10 @@ PART=$OUT.part
 partition_table "$PART" 768 "$SEED"
 install_bios_grub "$PART" "$WORK"
 make_esp "$PART" "$WORK" "$SEED"
-make_root "$PART" "$WORK" "$SEED" "$ROOT_UUID"
+case $ROOT_FORMAT in
+  ext4) make_root "$PART" "$WORK" "$SEED" "$ROOT_UUID" ;;
+  xfs) make_xfs_root "$PART" "$WORK" "$ROOT_UUID" ;;
+  *) die "REGILD_ROOT may be ext4 or xfs" ;;
+esac
 mv "$PART" "$OUT"
 step "$OUT: tiny:$VERSION, $(($(stat -c %s "$OUT") / 1048576)) MiB, $(du -m "$OUT" | cut -f1) MiB of it data"

@@ -124,10 +124,10 @@ impl Server {
         running.direct.ask(wall, |reply| Command::AcceptClock { clock, reply })
     }
 
-    pub fn power_turns(&mut self) -> Vec<Arc<HostView>> {
+    pub fn power_turns(&mut self, wall: u64) -> Vec<Arc<HostView>> {
         let stopped = self.stop.pressed().is_some();
         let Running { direct, turns, .. } = self.running();
-        direct.read(|view| turns.due(view, stopped))
+        direct.read(|view| turns.due(view, stopped, wall))
     }
 
     /// What `http::agent` decides before it asks the writer. `token` is fresh.

@@ -229,7 +229,8 @@ impl World {
             let seconds = self.dice.between(1, 40);
             self.at(seconds, Happening::Checked(asked));
         }
-        for view in self.server.power_turns() {
+        let wall = self.wall();
+        for view in self.server.power_turns(wall) {
             self.switch(&view.host);
         }
     }

@@ -45,7 +45,7 @@ fn every_kind_of_change_is_reported_without_a_scan() {
     host.write("etc/passwd", "root::0:0::/root:/bin/sh\n");
     server.wait_findings(&["content /etc/passwd"]);
     fs::set_permissions(path("usr/bin/sudo"), fs::Permissions::from_mode(0o4755)).unwrap();
-    server.wait_findings(&["content /etc/passwd", "mode /usr/bin/sudo"]);
+    server.wait_findings(&["content /etc/passwd", "mode+privilege /usr/bin/sudo"]);
     chown(path("usr/bin/sudo"), Some(7), None).unwrap();
     fs::remove_file(path("usr/lib/unit")).unwrap();
     let removed = "removed /usr/lib/unit";

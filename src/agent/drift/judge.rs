@@ -1,14 +1,16 @@
 //! Says of each path what is to be read, and then what differs, and keeps what the next scan should know.
 
 use super::content::{self, Parts, Turn};
+use super::fitting::{self, Fitting};
 use super::rows::{Plan, Row, text_of};
 use super::scan::{Found, Scan, Step, Summary};
 use super::state::{self, Held, Known, Mark, Remembered, Since};
 use super::tree::{Seen, Tree};
 use crate::clock::{self, UnixSeconds};
-use crate::decide::drift::finding::{Aspect, Aspects, Digest, Finding, Kind, Node, compare};
+use crate::decide::drift::finding::{Aspect, Aspects, Digest, Finding, Kind, Node, compare, is_privileged};
 use crate::decide::drift::policy::{self, Ruling};
 use crate::wire::drift::{self as words, CONTENT_BYTES_MAX, CONTENTS_BYTES_MAX, FINDINGS_MAX, PathText};
+use std::collections::HashSet;
 use std::time::Instant;
 
 /// Of a report's JSON (`words::REPORT_BYTES_MAX`): findings with their contents, and gaps. The rest is a few hundred.
@@ -24,13 +26,14 @@ pub struct Judge<'s, T> {
     out: &'s mut state::Writer,
     sink: &'s mut dyn FnMut(&Found),
     is_same_baseline: bool,
+    /// Mount points that the baseline leaves out with all that is under them.
+    pub unlisted: HashSet<Vec<u8>>,
     began: Instant,
     content_since: Option<UnixSeconds>,
     turn: Turn,
     /// Of the contents that were known before, so far.
     before_bytes: u64,
-    contents_bytes: usize,
-    findings_bytes: usize,
+    findings: Fitting,
     gaps_bytes: usize,
     summary: Summary,
 }
@@ -49,12 +52,12 @@ impl<'s, T: Tree> Judge<'s, T> {
             out,
             sink,
             is_same_baseline: !scan.baseline.is_empty() && former.baseline == scan.baseline,
+            unlisted: HashSet::new(),
             began: clock::instant(),
             content_since: None,
             turn: Turn { now: scan.now, every: scan.every(), total_bytes },
             before_bytes: 0,
-            contents_bytes: 0,
-            findings_bytes: 0,
+            findings: Fitting::new(FINDINGS_MAX, FINDINGS_BYTES_MAX),
             gaps_bytes: 0,
             summary,
         }
@@ -108,7 +111,11 @@ impl<'s, T: Tree> Judge<'s, T> {
     fn cares(&self, row: &Row<T::Directory>, seen: &Seen) -> bool {
         let differs = compare(row.expected.as_ref(), Some(&seen.node));
         let whole = Aspects::NONE.with(Aspect::Added).with(Aspect::Kind);
-        let aspects = if differs.and(whole).is_empty() { Aspects::NONE.with(Aspect::Content) } else { differs };
+        let aspects = match is_privileged(&seen.node) {
+            _ if !differs.and(whole).is_empty() => differs,
+            true => Aspects::NONE.with(Aspect::Content).with(Aspect::Privilege),
+            false => Aspects::NONE.with(Aspect::Content),
+        };
         !self.ruling(&row.path, aspects).left().is_empty()
     }
 
@@ -188,7 +195,7 @@ impl<'s, T: Tree> Judge<'s, T> {
     fn find(&mut self, row: &mut Row<T::Directory>) -> Option<Since> {
         let seen = row.seen.as_ref().map(|seen| &seen.node);
         let aspects = compare(row.expected.as_ref(), seen);
-        if aspects.is_empty() {
+        if aspects.is_empty() || (row.expected.is_none() && self.unlisted.contains(&row.path)) {
             return None;
         }
         let ruling = self.ruling(&row.path, aspects);
@@ -211,7 +218,8 @@ impl<'s, T: Tree> Judge<'s, T> {
         let Since { first_seen, scans } = since;
         let found = Found { finding, left, first_seen, scans, content };
         (self.sink)(&found);
-        self.keep(&found);
+        self.summary.findings_total += 1;
+        self.findings.push(found.to_words(), fitting::asks(&ruling));
         // The state is told the path after this.
         row.path = found.finding.path;
         Some(since)
@@ -222,25 +230,11 @@ impl<'s, T: Tree> Judge<'s, T> {
         let of_content = [Aspect::Added, Aspect::Content, Aspect::Kind].into_iter().any(|aspect| aspects.has(aspect));
         let (directory, parts) = row.directory.as_ref().zip(row.parts.as_ref())?;
         let bytes = usize::try_from(row.seen.as_ref()?.identity.bytes).ok()?;
-        let fits = bytes <= CONTENT_BYTES_MAX && self.contents_bytes + bytes <= CONTENTS_BYTES_MAX;
-        if !of_content || !fits || self.summary.findings.len() >= FINDINGS_MAX {
+        let fits = bytes <= CONTENT_BYTES_MAX && self.findings.contents_bytes() + bytes <= CONTENTS_BYTES_MAX;
+        if !of_content || !fits || self.findings.count() >= FINDINGS_MAX {
             return None;
         }
         text_of(self.scan.tree, directory, &row.path, parts, bytes)
-    }
-
-    fn keep(&mut self, found: &Found) {
-        self.summary.findings_total += 1;
-        if self.summary.findings.len() >= FINDINGS_MAX {
-            return;
-        }
-        let words = found.to_words();
-        let bytes = json_bytes(&words);
-        if self.findings_bytes + bytes <= FINDINGS_BYTES_MAX {
-            self.findings_bytes += bytes;
-            self.contents_bytes += found.content.as_ref().map_or(0, String::len);
-            self.summary.findings.push(words);
-        }
     }
 
     pub fn gap(&mut self, path: &[u8], reason: &str, since: UnixSeconds) {
@@ -264,6 +258,7 @@ impl<'s, T: Tree> Judge<'s, T> {
             scan.content_since = self.content_since.unwrap_or(self.scan.now);
         }
         self.summary.state_lost = self.out.finish();
+        self.summary.findings = self.findings.into_findings();
         self.summary
     }
 }

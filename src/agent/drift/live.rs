@@ -88,36 +88,28 @@ impl LiveTree {
     }
 
     fn seen(&self, fd: &LiveDirectory, name: &[u8], path: &[u8], stat: &Statx) -> io::Result<Seen> {
-        let kind = match u32::from(stat.stx_mode) & 0o170_000 {
-            0o100_000 => Kind::File { bytes: stat.stx_size, digest: None },
-            0o040_000 => Kind::Directory,
-            0o120_000 => Kind::Symlink { target: fs::readlinkat(&fd.fd, name, Vec::new())?.into_bytes() },
-            0o020_000 => Kind::CharDevice { major: stat.stx_rdev_major, minor: stat.stx_rdev_minor },
-            0o060_000 => Kind::BlockDevice { major: stat.stx_rdev_major, minor: stat.stx_rdev_minor },
-            0o010_000 => Kind::Fifo,
-            _ => Kind::Socket,
-        };
-        let node = Node {
-            kind,
-            mode: stat.stx_mode & 0o7777,
-            uid: stat.stx_uid,
-            gid: stat.stx_gid,
-            modified: stat.stx_mtime.tv_sec,
-            xattrs: self.xattrs(fd, name, path)?,
-        };
-        Ok(Seen { node, identity: identity_of(stat), links: u64::from(stat.stx_nlink), closed: None })
+        let mut seen = without_more(stat);
+        if let Kind::Symlink { target } = &mut seen.node.kind {
+            *target = fs::readlinkat(&fd.fd, name, Vec::new())?.into_bytes();
+        }
+        seen.node.xattrs = self.xattrs(fd, name, path)?;
+        Ok(seen)
     }
 
     /// Linux before 6.13 has no call with a directory's descriptor; the way through /proc does the same, and is as safe
     /// against a directory that is swapped for a symlink. Without /proc: by path.
-    fn xattrs(&self, fd: &LiveDirectory, name: &[u8], path: &[u8]) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        let way = if self.has_proc {
+    fn way(&self, fd: &LiveDirectory, name: &[u8], path: &[u8]) -> Vec<u8> {
+        if self.has_proc {
             let mut way = format!("/proc/self/fd/{}/", fd.fd.as_raw_fd()).into_bytes();
             way.extend_from_slice(name);
             way
         } else {
             [self.root.as_os_str().as_bytes(), path].concat()
-        };
+        }
+    }
+
+    fn xattrs(&self, fd: &LiveDirectory, name: &[u8], path: &[u8]) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
+        let way = self.way(fd, name, path);
         // The list of names; the kernel bounds it to 64 KiB. Most files have none: one call.
         let mut few = [MaybeUninit::<u8>::uninit(); 512];
         let mut many = Vec::new();
@@ -188,12 +180,31 @@ impl Tree for LiveTree {
         let closed = self.closed(directory, path, &stat);
         if closed.is_some() && u32::from(stat.stx_mode) & 0o170_000 == 0o040_000 {
             // Nothing more is asked of what lies there: a network file system may not answer.
-            let (uid, gid) = (stat.stx_uid, stat.stx_gid);
-            let (mode, modified) = (stat.stx_mode & 0o7777, stat.stx_mtime.tv_sec);
-            let node = Node { kind: Kind::Directory, mode, uid, gid, modified, xattrs: Vec::new() };
-            return Ok(Seen { node, identity: identity_of(&stat), links: 1, closed });
+            return Ok(Seen { links: 1, closed, ..without_more(&stat) });
         }
         Ok(Seen { closed, ..self.seen(directory, name, path, &stat)? })
+    }
+
+    /// One call, and another one for a program.
+    fn look_lightly(&self, directory: &LiveDirectory, name: &[u8], path: &[u8]) -> io::Result<Seen> {
+        let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+        let stat = fs::statx(&directory.fd, name, flags, STAT_FLAGS)?;
+        let mut seen = without_more(&stat);
+        match seen.node.kind {
+            Kind::Directory => seen.closed = self.closed(directory, path, &stat),
+            // Capabilities of a file that nobody may execute give nobody anything.
+            Kind::File { .. } if seen.node.mode & 0o111 != 0 => {
+                let mut value = [MaybeUninit::<u8>::uninit(); 64];
+                match fs::lgetxattr(self.way(directory, name, path), finding::CAPABILITY, &mut value) {
+                    Err(Errno::NODATA | Errno::OPNOTSUPP) => {}
+                    // What it is, a thorough look says.
+                    Ok(_) | Err(Errno::RANGE) => seen.node.xattrs.push((finding::CAPABILITY.to_vec(), Vec::new())),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            _ => {}
+        }
+        Ok(seen)
     }
 
     fn enter(&self, directory: &LiveDirectory, name: &[u8], path: &[u8]) -> io::Result<LiveDirectory> {
@@ -294,6 +305,24 @@ impl Drop for LiveFile {
             let _ = fs::fadvise(&self.fd, from, rest, Advice::DontNeed);
         }
     }
+}
+
+/// What the one call tells: neither the target of a symlink nor extended attributes, and not what lies over it.
+fn without_more(stat: &Statx) -> Seen {
+    let (major, minor) = (stat.stx_rdev_major, stat.stx_rdev_minor);
+    let kind = match u32::from(stat.stx_mode) & 0o170_000 {
+        0o100_000 => Kind::File { bytes: stat.stx_size, digest: None },
+        0o040_000 => Kind::Directory,
+        0o120_000 => Kind::Symlink { target: Vec::new() },
+        0o020_000 => Kind::CharDevice { major, minor },
+        0o060_000 => Kind::BlockDevice { major, minor },
+        0o010_000 => Kind::Fifo,
+        _ => Kind::Socket,
+    };
+    let (uid, gid) = (stat.stx_uid, stat.stx_gid);
+    let (mode, modified) = (stat.stx_mode & 0o7777, stat.stx_mtime.tv_sec);
+    let node = Node { kind, mode, uid, gid, modified, xattrs: Vec::new() };
+    Seen { node, identity: identity_of(stat), links: u64::from(stat.stx_nlink), closed: None }
 }
 
 fn device_of(stat: &Statx) -> (u32, u32) {

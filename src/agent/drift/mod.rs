@@ -8,6 +8,7 @@
 //! | `content` | digests, whole or in slices; when it is a content's turn to be read |
 //! | `state` | what was found the last time, one small record a path |
 //! | `scan`, `rows`, `judge` | the three in step: baseline, last time, tree; what differs, and what was not looked at |
+//! | `fitting` | which findings a report has room for |
 //! | `record` | a baseline of a tree |
 //! | `priority` | behind everything else on the host |
 //! | `command` | `regild-agent scan` and `regild-agent baseline` |
@@ -16,6 +17,7 @@
 
 pub mod command;
 pub mod content;
+pub mod fitting;
 pub mod live;
 pub mod priority;
 pub mod record;

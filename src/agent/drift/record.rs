@@ -44,10 +44,14 @@ pub fn record<T: Tree, W: Write>(
     now: UnixSeconds,
 ) -> Result<(W, Recorded), RecordError> {
     let mut writer = Writer::new(to, header)?;
+    let unlisted = header.unlisted();
     let mut recorded = Recorded { digest: [0; 32], entries: 0, read_bytes: 0, closed: 0 };
     let mut failed = None;
     let mut add = |row: Row<T::Directory>| {
         recorded.closed += u64::from(row.seen.as_ref().is_some_and(|seen| seen.closed.is_some()));
+        if unlisted.contains(&row.path) {
+            return;
+        }
         recorded.entries += 1;
         if failed.is_none() {
             failed = add(&mut writer, row).err();

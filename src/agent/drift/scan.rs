@@ -5,7 +5,7 @@ use super::judge::Judge;
 use super::rows::Rows;
 use super::state::{self, Remembered};
 use super::tree::Tree;
-use super::walk::{Visit, Walk};
+use super::walk::{Allowed, Visit, Walk};
 use crate::clock::UnixSeconds;
 use crate::decide::drift::finding::{self, Aspects, Node};
 use crate::decide::drift::path;
@@ -74,7 +74,8 @@ pub struct Found {
 pub struct Summary {
     /// Ready for a report but for its `kind` and `overflows`.
     pub scan: words::Scan,
-    /// The first findings, as many as fit into a report ([`words::FINDINGS_MAX`], [`words::REPORT_BYTES_MAX`]).
+    /// As many findings as fit into a report ([`words::FINDINGS_MAX`], [`words::REPORT_BYTES_MAX`]): those that ask for a
+    /// rebuild before the others, the first of each; in the order of their paths.
     pub findings: Vec<words::Finding>,
     pub findings_total: u64,
     /// The first places that were not looked at, as many as fit, in the order of their paths.
@@ -212,8 +213,18 @@ impl<T: Tree> Scan<'_, T> {
                 }
             }
         }
-        let prunes = |directory: &[u8]| {
-            policy::prunes(self.rules, directory, self.now).map(|rule| format!("allowed by {}", rule.from))
+        judge.unlisted = baseline.header.unlisted();
+        let unlisted = &judge.unlisted.clone();
+        let allowed = |directory: &[u8]| {
+            if unlisted.contains(directory) {
+                let reason = "the baseline does not know the files of the volume that belongs here".to_owned();
+                return Some(Allowed { reason, but_privilege: false });
+            }
+            let left_out = policy::leaves_out(self.rules, directory, self.now)?;
+            let but_privilege = left_out.but_privilege;
+            let rest =
+                if but_privilege { "; looked through for set-uid files, capabilities and devices only" } else { "" };
+            Some(Allowed { reason: format!("allowed by {}{rest}", left_out.rule.from), but_privilege })
         };
         let read_bytes: Result<u64, ScanError> = std::thread::scope(|scope| {
             let mut rows = Rows::new(scope, self.tree, self.threads, self.now);
@@ -225,9 +236,10 @@ impl<T: Tree> Scan<'_, T> {
                 walk: Walk::new(self.tree, self.spots()),
                 visit: None,
                 left_out: None,
+                thin: None,
                 is_begun: false,
             };
-            while let Some(step) = merge.next(prunes)? {
+            while let Some(step) = merge.next(allowed)? {
                 let row = judge.row(step);
                 rows.push(row, |row| judge.judge(row));
             }
@@ -289,27 +301,40 @@ struct Merge<'s, 't, T: Tree, R: Read> {
     visit: Option<Visit<T::Directory>>,
     /// A directory that was not entered: what the baseline has under it is not compared.
     left_out: Option<Vec<u8>>,
+    /// The last directory of which only privileges count: what the baseline has under it is compared where the walk tells
+    /// of it.
+    thin: Option<Vec<u8>>,
     is_begun: bool,
 }
 
 impl<T: Tree, R: Read> Merge<'_, '_, T, R> {
-    fn next(&mut self, prunes: impl Fn(&[u8]) -> Option<String>) -> Result<Option<Step<T::Directory>>, ScanError> {
+    fn next(&mut self, allowed: impl Fn(&[u8]) -> Option<Allowed>) -> Result<Option<Step<T::Directory>>, ScanError> {
         if !self.is_begun {
             self.is_begun = true;
             self.expected = self.next_expected()?;
-            self.visit = self.walk.next(&prunes).map_err(ScanError::Root)?;
+            self.visit = self.walk.next(&allowed).map_err(ScanError::Root)?;
         }
-        let order = match (&self.visit, &self.expected) {
-            (None, None) => return Ok(None),
-            (Some(_), None) => Ordering::Less,
-            (None, Some(_)) => Ordering::Greater,
-            (Some(visit), Some(expected)) => path::order(&visit.path, &expected.path),
+        let order = loop {
+            let order = match (&self.visit, &self.expected) {
+                (None, None) => return Ok(None),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (Some(visit), Some(expected)) => path::order(&visit.path, &expected.path),
+            };
+            if order != Ordering::Greater || !self.is_untold() {
+                break order;
+            }
+            self.expected = None;
+            self.advance_expected()?;
         };
         let (mut visit, mut expected) = (None, None);
         if order != Ordering::Greater {
             visit = self.visit.take();
             // Before the baseline goes on, so that it knows what is left out.
             self.left_out = visit.as_ref().filter(|visit| visit.is_end).map(|visit| visit.path.clone());
+            if let Some(visit) = visit.as_ref().filter(|visit| visit.is_thin) {
+                self.thin = Some(visit.path.clone());
+            }
         }
         if order != Ordering::Less {
             expected = self.expected.take();
@@ -320,10 +345,15 @@ impl<T: Tree, R: Read> Merge<'_, '_, T, R> {
             self.advance_expected()?;
         }
         if visit.is_some() {
-            self.visit = self.walk.next(&prunes).map_err(ScanError::Root)?;
+            self.visit = self.walk.next(&allowed).map_err(ScanError::Root)?;
         }
         let former = self.former_of(&path);
         Ok(Some(Step { path, expected: expected.map(|entry| entry.node), former, visit }))
+    }
+
+    /// Whether the walk does not tell of the next entry because nobody asks about it.
+    fn is_untold(&self) -> bool {
+        self.thin.as_ref().zip(self.expected.as_ref()).is_some_and(|(top, entry)| path::is_within(&entry.path, top))
     }
 
     /// The next entry that is compared.

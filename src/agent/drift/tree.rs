@@ -32,6 +32,15 @@ pub trait Tree: Sync {
     /// As the trait says.
     fn look(&self, directory: &Self::Directory, name: &[u8], path: &[u8]) -> io::Result<Seen>;
 
+    /// The same as far as it tells a directory, a device, and a file that is set-uid, set-gid or has capabilities from
+    /// everything else (`finding::is_privileged`): for directories in which nothing but these counts.
+    ///
+    /// # Errors
+    /// As the trait says.
+    fn look_lightly(&self, directory: &Self::Directory, name: &[u8], path: &[u8]) -> io::Result<Seen> {
+        self.look(directory, name, path)
+    }
+
     /// Goes into a directory that `look` found and that is not closed.
     ///
     /// # Errors

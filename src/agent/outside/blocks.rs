@@ -145,7 +145,7 @@ impl Look<'_> {
             // Without a baseline that is said once, of all of them.
             None if part.is_extended() => self.gap(&name, "partitions in an extended partition are not looked at"),
             None => self.gap(&name, "the baseline does not know what lies in it"),
-            Some((Known::Files, volume)) => self.boot_sector(part, &volume.format)?,
+            Some((Known::Files, volume)) => self.boot_sector(part, volume.format_word())?,
             Some((Known::Blocks { offset_bytes, length_bytes }, _)) => {
                 let range = *offset_bytes..offset_bytes.saturating_add(*length_bytes);
                 self.zone(&name, std::slice::from_ref(&range))?;

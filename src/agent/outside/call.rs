@@ -19,6 +19,7 @@ use crate::decide::disk::{self, OwnDiskError};
 use crate::wire::agent::{DiskId, Inventory, PROTOCOL, Progress, Step};
 use crate::wire::baseline::{self, BaselineError};
 use crate::wire::drift::{Report, Terms};
+use crate::wire::manifest::Manifest;
 use crate::wire::verify::{VerifyAnswer, VerifyCheckIn, VerifyJob, VerifyOutcome, VerifyReport};
 use crate::{causes, clock};
 
@@ -26,7 +27,7 @@ use crate::{causes, clock};
 const PATIENCE: Duration = Duration::from_secs(300);
 /// A million files have some 60 MB.
 const BASELINE_BYTES_MAX: u64 = 1 << 30;
-const MOUNTS: &str = "/run/regild-volumes";
+pub(super) const MOUNTS: &str = "/run/regild-volumes";
 
 /// Why the disk was not looked at.
 #[derive(Debug, thiserror::Error)]
@@ -139,13 +140,16 @@ pub(super) fn compare(
     disk: &ReadOnlyDisk,
     mounts: Option<&Path>,
 ) -> Result<Report, VerifyError> {
-    let watch = Quiet;
-    let manifest = fetch_manifest(source, &terms.manifest, PATIENCE, &watch).map_err(VerifyError::Manifest)?;
+    let manifest = manifest_of(source, &terms.manifest)?;
     let baseline = terms.baseline.as_ref().map(|digest| fetch_baseline(source, digest)).transpose()?;
     let options = WriteOptions { patience: PATIENCE, ..WriteOptions::default() };
-    let job = Job::new(source, &manifest, &options, &watch);
+    let job = Job::new(source, &manifest, &options, &Quiet);
     let means = Means { terms, baseline: baseline.as_ref(), mounts };
     Ok(look::look(&job, disk, &means)?)
+}
+
+pub(super) fn manifest_of(source: &HttpSource, digest: &str) -> Result<Manifest, VerifyError> {
+    fetch_manifest(source, digest, PATIENCE, &Quiet).map_err(VerifyError::Manifest)
 }
 
 /// Into memory: there is no other place that is not the disk.

@@ -1,6 +1,7 @@
 //! `regild-agent verify-files`: by hand and for tests, what the deploy environment does. Of a disk that is in use it tells
 //! nothing reliable.
 
+use std::fs::File;
 use std::io::Write;
 use std::path::PathBuf;
 
@@ -8,10 +9,12 @@ use clap::Args;
 
 use super::call;
 use super::disk::ReadOnlyDisk;
+use super::record::{self, Subject};
 use crate::agent::http_source::HttpSource;
 use crate::agent::source::ImageSource;
 use crate::decide::drift::path;
 use crate::wire::drift::{Report, Rule, Terms};
+use crate::wire::manifest;
 use crate::wire::reference::ImageRef;
 
 #[derive(Debug, Args)]
@@ -31,9 +34,51 @@ pub struct Options {
     /// Rules of the policy, as a JSON list. Without it, everything that differs is a finding.
     #[arg(long, value_name = "FILE")]
     rules: Option<PathBuf>,
+    /// Where file systems may be mounted read-only that only the kernel reads. Without it, they are not looked into.
+    #[arg(long, value_name = "DIR")]
+    mounts: Option<PathBuf>,
     /// The report, as the server would get it.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RecordOptions {
+    /// http://IP:PORT of the server.
+    #[arg(long, env = "REGILD_SERVER", value_name = "URL")]
+    server: String,
+    /// NAME:VERSION that is on it, as it was written.
+    #[arg(long, value_name = "REF")]
+    image: ImageRef,
+    /// A block device that nobody uses; for an image of ext4 and FAT alone, a file too.
+    #[arg(long, value_name = "PATH")]
+    target: PathBuf,
+    /// Where file systems may be mounted read-only that only the kernel reads.
+    #[arg(long, value_name = "DIR")]
+    mounts: PathBuf,
+    /// Which host the baseline is to name.
+    #[arg(long, value_name = "ID", default_value = "by-hand")]
+    host: String,
+    /// Replaced.
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+/// Writes the baseline of a disk that was just written, as the deploy environment does where the server cannot.
+///
+/// # Errors
+/// There is none.
+pub fn record(options: &RecordOptions) -> Result<bool, Box<dyn std::error::Error>> {
+    let source = HttpSource::new(&options.server);
+    let image = source.resolve(&options.image)?;
+    let manifest = call::manifest_of(&source, &image)?;
+    let disk = ReadOnlyDisk::open(&options.target)?;
+    let (host, mounts) = (options.host.as_str(), options.mounts.as_path());
+    let subject = Subject { manifest: &manifest, image: &image, host, disk: &disk, mounts };
+    let made = record::make(subject, File::create(&options.out)?)?;
+    made.list.sync_all()?;
+    println!("{} {} entries", manifest::to_hex(&made.digest), made.entries);
+    Ok(true)
 }
 
 /// Prints what differs; false when something does.
@@ -62,7 +107,7 @@ pub fn run(options: &Options) -> Result<bool, Box<dyn std::error::Error>> {
         report_seconds: 0,
     };
     let disk = ReadOnlyDisk::open(&options.target)?;
-    let report = call::compare(&source, &terms, &disk, None)?;
+    let report = call::compare(&source, &terms, &disk, options.mounts.as_deref())?;
     print(&report, options.json)?;
     Ok(report.findings_total == 0)
 }

@@ -58,6 +58,17 @@ impl ReadOnlyDisk {
         Ok(())
     }
 
+    /// Lets the kernel look for partitions again: those of a table that was just written past its page cache.
+    ///
+    /// # Errors
+    /// The kernel's: one of them is in use, or this is nothing that has partitions.
+    pub fn find_partitions(&self) -> io::Result<()> {
+        /// `_IO(0x12, 95)` in linux/fs.h.
+        const BLKRRPART: rustix::ioctl::Opcode = rustix::ioctl::opcode::none(0x12, 95);
+        // SAFETY: ioctl(2). BLKRRPART takes no argument and returns nothing.
+        unsafe { Ok(rustix::ioctl::ioctl(&*self.file, rustix::ioctl::NoArg::<BLKRRPART>::new())?) }
+    }
+
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name

@@ -2,30 +2,22 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
 
 use super::blocks::{self, Looked};
-use super::disk::{DiskReader, ReadOnlyDisk};
-use super::kernel::Mounted;
-use super::table;
-use super::tree::{Files, OutsideTree, Volume};
+use super::disk::ReadOnlyDisk;
+use super::tree::OutsideTree;
+use super::volumes::{self, OpenError};
+use crate::agent::drift::fitting::{Fitting, asks_by};
 use crate::agent::drift::scan::{Look, Scan, ScanError};
-use crate::agent::drift::{LiveTree, Summary, more_gaps, state};
+use crate::agent::drift::{Summary, more_gaps, state};
 use crate::agent::write::{Job, WriteError};
-use crate::causes;
 use crate::clock;
 use crate::decide::drift::finding::{self, Aspects};
 use crate::decide::drift::path;
 use crate::decide::drift::policy::{self, Rule};
-use crate::volume::fat::Options;
-use crate::volume::lookup::Lookup;
-use crate::volume::{Format, Section, detect};
-use crate::wire::baseline::{self, BaselineError, Known};
+use crate::wire::baseline::{self, BaselineError};
 use crate::wire::drift::{self as words, FINDINGS_MAX, Gap, PathText, Report, Terms};
-use crate::wire::manifest::WINDOW_BYTES;
 
-/// The least of a volume that is taken for an fstab.
-const FSTAB_BYTES_MAX: usize = 64 << 10;
 /// Gaps of a report, with those of the scan.
 const GAPS_MAX: usize = 200;
 /// Of the disk's own, so that those of its files have room: a hostile table has thousands of partitions.
@@ -40,10 +32,8 @@ pub enum LookError {
     Baseline(#[from] BaselineError),
     #[error("a rule of the policy is not understood")]
     Rule(#[from] words::convert::MeaningError),
-    #[error("the root file system (partition {partition}) cannot be read: {reason}")]
-    Root { partition: u32, reason: String },
-    #[error("the baseline knows no root file system")]
-    NoRoot,
+    #[error(transparent)]
+    Open(#[from] OpenError),
     #[error(transparent)]
     Scan(#[from] ScanError),
 }
@@ -73,8 +63,8 @@ pub(in crate::agent) fn look(job: &Job, disk: &ReadOnlyDisk, means: &Means<'_>) 
     };
     let reader = baseline::Reader::new(again(file)?)?;
     let looked = blocks::look(job, disk, &reader.header.volumes)?;
-    let mut opened = open(disk, &reader.header, means)?;
-    let tree = OutsideTree::new(opened.root, std::mem::take(&mut opened.others), std::mem::take(&mut opened.missing));
+    let opened = volumes::open(disk, &reader.header.volumes, means.mounts)?;
+    let tree = OutsideTree::new(opened.root, opened.others, opened.missing);
     let scan = Scan {
         tree: &tree,
         rules: &rules,
@@ -98,102 +88,6 @@ fn again(mut file: &File) -> Result<std::io::BufReader<&File>, BaselineError> {
     Ok(std::io::BufReader::new(file))
 }
 
-/// The volumes whose files the baseline knows.
-struct Opened {
-    root: Volume,
-    others: Vec<Volume>,
-    missing: Vec<(Vec<u8>, String)>,
-    /// Unmounted when this goes, after the trees in them.
-    mounted: Vec<Mounted>,
-}
-
-fn open(disk: &ReadOnlyDisk, header: &baseline::Header, means: &Means<'_>) -> Result<Opened, LookError> {
-    let known = header.volumes.iter().filter(|volume| volume.known == Known::Files);
-    let mut placed: Vec<(&baseline::Volume, Vec<u8>)> =
-        known.filter_map(|volume| Some((volume, volume.mounted_at.clone()?.into_bytes()))).collect();
-    // The root first: its fstab says how the others are mounted.
-    placed.sort_by(|a, b| path::order(&a.1, &b.1));
-    let (mut root, mut others, mut missing, mut mounted) = (None, Vec::new(), Vec::new(), Vec::new());
-    let mut fstab = String::new();
-    for (volume, at) in placed {
-        let options = fat_options(&fstab, &at);
-        let files = open_one(disk, volume, options, means, &mut mounted);
-        match (at == b"/", files) {
-            (true, Err(reason)) => return Err(LookError::Root { partition: volume.partition, reason }),
-            (true, Ok(files)) => {
-                fstab = fstab_of(&files);
-                root = Some(Volume { mounted_at: at, partition: volume.partition, files });
-            }
-            (false, Err(reason)) => missing.push((at, reason)),
-            (false, Ok(files)) => others.push(Volume { mounted_at: at, partition: volume.partition, files }),
-        }
-    }
-    Ok(Opened { root: root.ok_or(LookError::NoRoot)?, others, missing, mounted })
-}
-
-fn open_one(
-    disk: &ReadOnlyDisk,
-    volume: &baseline::Volume,
-    options: Options,
-    means: &Means<'_>,
-    mounted: &mut Vec<Mounted>,
-) -> Result<Files, String> {
-    let section = section(disk, volume.partition)?;
-    let found = detect::detect(section.clone()).map_err(|error| format!("the disk cannot be read: {error}"))?;
-    if found.format.is_read_here() {
-        return read_here(section, found.format, options);
-    }
-    if found.format.word() != volume.format {
-        return Err(format!("the image has {} there, the disk {}", volume.format, found.format.word()));
-    }
-    let Some(place) = means.mounts else { return Err(format!("{} is not read by hand", volume.format)) };
-    let mount = Mounted::new(disk, volume.partition, found.format, place)?;
-    let tree =
-        LiveTree::new(mount.path(), std::iter::empty()).map_err(|error| format!("it cannot be looked at: {error}"))?;
-    mounted.push(mount);
-    Ok(Files::Kernel(tree))
-}
-
-fn read_here(section: Section<DiskReader>, format: Format, options: Options) -> Result<Files, String> {
-    let opened = crate::volume::open_lookup(section, format, options);
-    opened.map(|files| Files::Read(Arc::new(Mutex::new(files)))).map_err(|error| causes::in_one_line(&error))
-}
-
-/// Where the disk has that partition now: it may have grown.
-fn section(disk: &ReadOnlyDisk, partition: u32) -> Result<Section<DiskReader>, String> {
-    if partition == 0 {
-        return Ok(Section::new(disk.reader(), 0, disk.size_bytes()));
-    }
-    // A disk is at least as long as the image that was written to it.
-    let mut head = vec![0; WINDOW_BYTES.min(disk.size_bytes()) as usize];
-    disk.read(0, &mut head).map_err(|error| format!("the disk cannot be read: {error}"))?;
-    let table = table::read(&head)?;
-    let part = table.parts.into_iter().find(|part| part.number == partition);
-    let range = part.ok_or_else(|| format!("the disk has no partition {partition}"))?.range;
-    Ok(Section::new(disk.reader(), range.start, range.end - range.start))
-}
-
-fn fstab_of(files: &Files) -> String {
-    let Files::Read(shared) = files else { return String::new() };
-    let mut reader = shared.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    read_small(&mut **reader, b"/etc/fstab").unwrap_or_default()
-}
-
-fn read_small(reader: &mut dyn Lookup, path: &[u8]) -> Option<String> {
-    let found = reader.find(path).ok()??;
-    let layout = reader.layout(&found).ok()?;
-    let mut bytes = vec![0; FSTAB_BYTES_MAX];
-    let count = reader.read_at(&found, &layout, 0, &mut bytes).ok()?;
-    Some(String::from_utf8_lossy(bytes.get(..count)?).into_owned())
-}
-
-/// What `stat` says of files on a FAT depends on how it is mounted.
-fn fat_options(fstab: &str, at: &[u8]) -> Options {
-    let fields = fstab.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let mut own = fields.filter(|fields| fields.get(1).is_some_and(|point| point.as_bytes() == at));
-    own.next().and_then(|fields| fields.get(3).map(|field| Options::from_fstab(field))).unwrap_or_default()
-}
-
 /// All findings and gaps, as many as a report holds.
 struct All {
     findings: Vec<words::Finding>,
@@ -208,7 +102,12 @@ fn joined(summary: Summary, looked: Looked, rules: &[Rule], now: u64) -> All {
     let of_disk = looked.findings.iter().filter(|finding| !left(rules, finding, now).is_empty());
     let of_disk: Vec<words::Finding> = of_disk.map(|finding| to_words(finding, now)).collect();
     findings_total += of_disk.len() as u64;
-    findings.truncate(FINDINGS_MAX.saturating_sub(of_disk.len()));
+    let mut fitting = Fitting::new(FINDINGS_MAX.saturating_sub(of_disk.len()), usize::MAX);
+    for finding in std::mem::take(&mut findings) {
+        let asks = asks_by(rules, &finding, now);
+        fitting.push(finding, asks);
+    }
+    findings = fitting.into_findings();
     findings.extend(of_disk);
     findings.sort_by(|a, b| path::order(&a.path.0, &b.path.0));
     let gap = |(path, reason): (Vec<u8>, String)| Gap {

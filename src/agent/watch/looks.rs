@@ -7,11 +7,10 @@ use super::terms::{self, Agreed};
 use super::view::{self, View};
 use crate::agent::drift::{LiveTree, Look, Scan, ScanError, Spots, Summary, state};
 use crate::clock;
-use crate::decide::drift::finding::Aspects;
 use crate::decide::drift::path;
 use crate::decide::drift::policy::{Action, Pattern, Rule};
 use crate::wire::baseline::{self, BaselineError};
-use crate::wire::drift::{Gap, PathText};
+use crate::wire::drift::{Gap, PathText, Report};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, BufReader};
@@ -242,7 +241,8 @@ impl Looks {
     }
 
     fn put_in(&mut self, changed: &BTreeMap<Vec<u8>, Depth>, summary: Summary) {
-        self.view.merge(changed, summary);
+        let rules = self.rules();
+        self.view.merge(changed, summary, &rules);
         if self.view.is_cut() {
             self.everything_wanted = true;
         }
@@ -291,6 +291,15 @@ impl Looks {
             let reason = format!("changes are seen by scans only (fanotify: {error})");
             self.unwatched.push(Gap { path: PathText(mount), reason, since });
         }
+    }
+
+    /// All that was seen, as a report; who says it and its number come later. `own`: what this service could not do.
+    pub(super) fn report(&self, own: &[Gap]) -> Report {
+        self.view.report(own, &self.rules())
+    }
+
+    fn rules(&self) -> Arc<Vec<Rule>> {
+        self.baseline.as_ref().map(|compared| Arc::clone(&compared.rules)).unwrap_or_default()
     }
 
     pub(super) fn overflows(&self) -> u64 {
@@ -350,5 +359,6 @@ fn own_rule(root: &Path, state: &StateDir) -> Option<Rule> {
     let inner = own.strip_prefix(root.strip_suffix(b"/").unwrap_or(root))?;
     let pattern = Pattern::new(&[inner, b"/**"].concat()).ok()?;
     let (why, from) = ("its own state".to_string(), "the agent itself".to_string());
-    Some(Rule { pattern, aspects: Aspects::ALL, action: Action::Allow, content: false, why, until: None, from })
+    let action = Action::Allow;
+    Some(Rule { pattern, aspects: action.aspects_unnamed(), action, content: false, why, until: None, from })
 }

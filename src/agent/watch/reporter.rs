@@ -130,11 +130,11 @@ impl Reporter {
             }
         };
         self.taken = 0;
-        // Reports of another generation speak of a system that is gone.
+        // Reports of another generation speak of a system that is gone. One that cannot be read just now may be of this one.
         let is_old = |number| {
             let report = self.queue.get(state, number);
             let report = report.and_then(|signed| serde_json::from_str::<Report>(&signed.payload).ok());
-            report.is_none_or(|report| report.generation != terms.generation || report.host != terms.host)
+            report.is_some_and(|report| report.generation != terms.generation || report.host != terms.host)
         };
         let old: Vec<u64> = self.queue.numbers().into_iter().filter(|number| is_old(*number)).collect();
         for number in &old {
@@ -157,7 +157,7 @@ impl Reporter {
         }
         // What was compared with another baseline is refused for ever.
         for number in self.queue.numbers() {
-            if self.baseline_of(state, number) != terms.baseline {
+            if self.baseline_of(state, number).is_some_and(|baseline| Some(baseline) != terms.baseline) {
                 self.queue.drop_one(state, number);
                 self.said = None;
             }
@@ -277,5 +277,36 @@ impl Reporter {
     fn note(&mut self, received: &Received) -> bool {
         self.taken = self.taken.max(received.sequence);
         received.terms_changed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A disk that fails for a moment: what waits is told when it can be read again, and what is of another generation or
+    /// baseline goes.
+    #[test]
+    fn a_report_that_cannot_be_read_just_now_waits_and_one_of_another_system_goes() {
+        let scratch = tempfile::tempdir().unwrap();
+        let state = StateDir::open(scratch.path()).unwrap();
+        let mut queue = Queue::open(&state);
+        for (number, generation, baseline) in [(5, 1, "b"), (6, 2, "b"), (7, 2, "other"), (8, 2, "b")] {
+            let report = Report { host: "h".into(), generation, baseline: baseline.into(), ..Report::default() };
+            let payload = serde_json::to_string(&report).unwrap();
+            queue.push(&state, number, Signed { payload, signature: String::new() });
+        }
+        // Whoever reads it gets an error, as from a bad sector.
+        let file = state.file(&format!("queue/{:020}.json", 8));
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        let terms = r#"{"host": "h", "generation": 2, "image": "i", "manifest": "", "baseline": "b", "key": null,
+            "sequence": 0, "policy": "", "rules": [], "scan_seconds": 9, "cycle_seconds": 9, "report_seconds": 9}"#;
+        let terms: Terms = serde_json::from_str(terms).unwrap();
+        let mut reporter = Reporter::open(&state);
+        reporter.take_key(&terms, &state);
+        assert_eq!(reporter.queue.numbers(), [6, 7, 8]);
+        reporter.settle(&terms, &state);
+        assert_eq!(reporter.queue.numbers(), [6, 8]);
     }
 }

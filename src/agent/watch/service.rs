@@ -309,7 +309,7 @@ impl Service<'_> {
 
     fn report(&mut self) -> Report {
         let own = self.own_gaps();
-        let mut report = self.looks.view.report(&own);
+        let mut report = self.looks.report(&own);
         report.scan.overflows = self.looks.overflows();
         if let Some(Agreed { terms, .. }) = &self.agreed {
             report.host.clone_from(&terms.host);

@@ -197,7 +197,7 @@ mod tests {
             {"pattern": "/var/log/**", "action": "allow"}, {"pattern": "log", "action": "allow"}]"#;
         let agreed = Agreed::new(terms(rules)).unwrap();
         assert_eq!((agreed.rules.len(), agreed.unclear.len()), (2, 2));
-        assert!(policy::prunes(&agreed.rules, b"/var/log", 0).is_none());
-        assert!(policy::prunes(&agreed.rules, b"/var/log/apt", 0).is_some());
+        assert!(policy::leaves_out(&agreed.rules, b"/var/log", 0).is_none());
+        assert!(policy::leaves_out(&agreed.rules, b"/var/log/apt", 0).is_some());
     }
 }

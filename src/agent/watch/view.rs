@@ -1,8 +1,11 @@
 //! What differs now, as far as it was seen: all of it after a look at the whole tree, and what changed since.
 
 use super::dirty::Depth;
+use crate::agent::drift::fitting::{Fitting, asks_by};
 use crate::agent::drift::{Reach, Spots, Summary, more_gaps};
+use crate::clock::UnixSeconds;
 use crate::decide::drift::path;
+use crate::decide::drift::policy::Rule;
 use crate::wire::drift::{FINDINGS_MAX, Finding, Gap, PathText, REPORT_BYTES_MAX, Report, Scan};
 use std::collections::BTreeMap;
 
@@ -47,7 +50,7 @@ impl View {
     }
 
     /// After a look at some places: what was known of them is over, what was found there holds.
-    pub(super) fn merge(&mut self, looked_at: &BTreeMap<Vec<u8>, Depth>, summary: Summary) {
+    pub(super) fn merge(&mut self, looked_at: &BTreeMap<Vec<u8>, Depth>, summary: Summary, rules: &[Rule]) {
         // What did not fit into the summary; the view is not cut, or it would not be merged.
         let cut = summary.findings_total.saturating_sub(summary.findings.len() as u64);
         let is_of = |path: &PathText| covers(looked_at, &path.0);
@@ -66,7 +69,8 @@ impl View {
         self.findings.sort_by(|a, b| path::order(&a.path.0, &b.path.0));
         self.findings.dedup_by(|a, b| a.path == b.path);
         self.findings_total = self.findings.len() as u64 + cut;
-        self.findings.truncate(FINDINGS_MAX);
+        let now = summary.scan.began;
+        self.findings = fitting(std::mem::take(&mut self.findings), usize::MAX, rules, now);
         // Of the whole tree are its number, how many paths it has and since when all content is known.
         let Scan { number, paths, content_since, .. } = self.scan;
         self.scan = Scan { kind: "events".into(), number, paths, content_since, ..summary.scan };
@@ -98,18 +102,11 @@ impl View {
     }
 
     /// All of it as a report; who says it and its number come later. `own`: what this service could not do.
-    pub(super) fn report(&self, own: &[Gap]) -> Report {
+    pub(super) fn report(&self, own: &[Gap], rules: &[Rule]) -> Report {
         let gaps = self.gaps_that_fit(own);
-        let mut findings_bytes: usize = FRAME_BYTES + gaps.iter().map(json_bytes).sum::<usize>();
-        let mut findings: Vec<Finding> = Vec::new();
-        for finding in self.findings.iter().take(FINDINGS_MAX) {
-            let bytes = json_bytes(finding);
-            if findings_bytes + bytes > REPORT_BYTES_MAX {
-                break;
-            }
-            findings_bytes += bytes;
-            findings.push(finding.clone());
-        }
+        let used_bytes: usize = FRAME_BYTES + gaps.iter().map(json_bytes).sum::<usize>();
+        let room_bytes = REPORT_BYTES_MAX.saturating_sub(used_bytes);
+        let findings = fitting(self.findings.clone(), room_bytes, rules, self.scan.began);
         let findings_total = self.findings_total;
         Report { scan: self.scan.clone(), gaps, findings, findings_total, ..Report::default() }
     }
@@ -128,6 +125,16 @@ impl View {
         gaps.extend(more_gaps(self.gaps_left_out.saturating_add(left_out), self.scan.began));
         gaps
     }
+}
+
+/// Those that ask for a rebuild come in before the others.
+fn fitting(findings: Vec<Finding>, bytes_max: usize, rules: &[Rule], now: UnixSeconds) -> Vec<Finding> {
+    let mut fitting = Fitting::new(FINDINGS_MAX, bytes_max);
+    for finding in findings {
+        let asks = asks_by(rules, &finding, now);
+        fitting.push(finding, asks);
+    }
+    fitting.into_findings()
 }
 
 /// With the comma. Text in JSON always has a form.
@@ -201,7 +208,7 @@ mod tests {
         let mut view = View::default();
         view.replace("full", summary(&[("/a", 5), ("/b", 5), ("/d/x", 5), ("/d/y/z", 5), ("/d!", 5)]));
         let looked_at = [(b"/b".to_vec(), Depth::Itself), (b"/d".to_vec(), Depth::AllUnder)].into();
-        view.merge(&looked_at, summary(&[("/d/n", 9), ("/d/y/z", 9)]));
+        view.merge(&looked_at, summary(&[("/d/n", 9), ("/d/y/z", 9)]), &[]);
         assert_eq!(paths(&view), ["/a", "/d/n", "/d/y/z", "/d!"]);
         assert_eq!(view.findings()[2].first_seen, 5, "it was there before");
         assert_eq!((view.findings_total(), view.is_cut()), (4, false));
@@ -215,7 +222,7 @@ mod tests {
         let mut view = View::default();
         view.replace("full", summary(&[("/a", 5), ("/b", 5), ("/c", 5)]));
         let looked_at = [(b"/d".to_vec(), Depth::AllUnder)].into();
-        view.merge(&looked_at, Summary { findings_total: 4, ..summary(&[("/d/x", 9), ("/d/y", 9)]) });
+        view.merge(&looked_at, Summary { findings_total: 4, ..summary(&[("/d/x", 9), ("/d/y", 9)]) }, &[]);
         assert_eq!((view.findings_total(), view.findings().len(), view.is_cut()), (7, 5, true));
     }
 
@@ -230,14 +237,14 @@ mod tests {
         view.replace("full", with(vec![gap("/data", "xfs", 5), gap("/srv", "busy", 5)]));
         let looked_at = [(b"/srv".to_vec(), Depth::Itself)].into();
         for now in [7, 8] {
-            view.merge(&looked_at, with(vec![gap("/data", "xfs", now), gap("/srv", "busy", now)]));
+            view.merge(&looked_at, with(vec![gap("/data", "xfs", now), gap("/srv", "busy", now)]), &[]);
         }
         let wanted = vec![gap("/data", "xfs", 5), gap("/srv", "busy", 5)];
-        assert_eq!(view.report(&[]).gaps, wanted);
+        assert_eq!(view.report(&[], &[]).gaps, wanted);
         view.replace("metadata", with(vec![gap("/data", "xfs", 9), gap("/srv", "busy", 9)]));
-        assert_eq!(view.report(&[]).gaps, wanted);
+        assert_eq!(view.report(&[], &[]).gaps, wanted);
         view.replace("metadata", with(vec![gap("/data", "ntfs", 9)]));
-        assert_eq!(view.report(&[]).gaps, [gap("/data", "ntfs", 9)]);
+        assert_eq!(view.report(&[], &[]).gaps, [gap("/data", "ntfs", 9)]);
     }
 
     #[test]
@@ -245,7 +252,7 @@ mod tests {
         let mut view = View::default();
         let gaps: Vec<Gap> = (0..200).map(|number| gap(&format!("/{number:03}"), "r", 1)).collect();
         view.replace("full", Summary { gaps_total: 1000, gaps, ..Summary::default() });
-        let told = view.report(&[gap("/", "own", 1)]).gaps;
+        let told = view.report(&[gap("/", "own", 1)], &[]).gaps;
         assert_eq!((told.len(), told[0].reason.as_str()), (GAPS_MAX, "own"));
         assert_eq!(told[199].reason, "and 802 more places were not looked at");
     }
@@ -254,11 +261,11 @@ mod tests {
     fn a_report_says_the_same_until_something_differs_otherwise() {
         let mut view = View::default();
         view.replace("full", summary(&[("/a", 5)]));
-        let first = digest(&view.report(&[]));
+        let first = digest(&view.report(&[], &[]));
         view.findings[0].scans = 9;
-        assert_eq!(digest(&view.report(&[])), first);
+        assert_eq!(digest(&view.report(&[], &[])), first);
         view.findings[0].seen.as_mut().unwrap().mode = 0;
-        assert_ne!(digest(&view.report(&[])), first);
+        assert_ne!(digest(&view.report(&[], &[])), first);
     }
 
     /// Issue 4, bad input: a host with millions of findings, and long paths.
@@ -270,9 +277,27 @@ mod tests {
         let findings: Vec<(&str, u64)> = long.iter().map(|path| (path.as_str(), 1)).collect();
         view.replace("full", Summary { findings_total: 3_000_000, ..summary(&findings) });
         let gap = Gap { path: PathText(vec![1; 900]), reason: "r".into(), since: 1 };
-        let report = view.report(&vec![gap; 100]);
+        let report = view.report(&vec![gap; 100], &[]);
         let bytes = serde_json::to_string(&report).unwrap().len();
         assert!(bytes <= REPORT_BYTES_MAX && bytes > REPORT_BYTES_MAX / 2, "{bytes}");
         assert!(view.is_cut() && report.findings_total == 3_000_000 && !report.gaps.is_empty());
+    }
+
+    /// A host cannot hide what asks for a rebuild behind findings that come before it: neither by their number nor by
+    /// their length, and neither in a look at everything nor in one at what changed.
+    #[test]
+    fn what_asks_for_a_rebuild_is_in_the_report_whatever_else_there_is() {
+        let rule = r#"{"pattern": "/usr/**", "action": "rebuild", "grace_seconds": 60, "scans_min": 3}"#;
+        let rule: crate::wire::drift::Rule = serde_json::from_str(rule).unwrap();
+        let rules = [Rule::try_from(&rule).unwrap()];
+        let long: Vec<String> = (0..FINDINGS_MAX - 1).map(|at| format!("/a/{at:04}/{}", "\u{1}".repeat(900))).collect();
+        let mut all: Vec<(&str, u64)> = long.iter().map(|path| (path.as_str(), 1)).collect();
+        all.push(("/usr/bin/su", 1));
+        let mut view = View::default();
+        view.replace("full", summary(&all));
+        let last = |view: &View| view.report(&[], &rules).findings.last().unwrap().path.0.clone();
+        assert_eq!(last(&view), b"/usr/bin/su");
+        view.merge(&[(b"/usr/bin/sudo".to_vec(), Depth::Itself)].into(), summary(&[("/usr/bin/sudo", 9)]), &rules);
+        assert_eq!((last(&view), view.findings_total(), view.is_cut()), (b"/usr/bin/sudo".to_vec(), 501, true));
     }
 }

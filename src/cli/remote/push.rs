@@ -9,6 +9,7 @@ use crate::cli::Failure;
 use crate::cli::client::{Body, empty};
 use crate::cli::sparse::SparseStream;
 use crate::clock;
+use crate::wire::image_facts::Provenance;
 use crate::wire::operator::Image;
 use crate::wire::upload::{Create, Upload};
 use bytes::Bytes;
@@ -40,7 +41,7 @@ pub struct Push {
     server: Url,
     authorization: HeaderValue,
     file: PathBuf,
-    /// What is said of it; `format` and `preview` are for the caller to add.
+    /// What is said of it; `format`, `preview` and `provenance` are for the caller to add.
     pub wish: Create,
     pub bar: ProgressBar,
 }
@@ -67,7 +68,8 @@ impl Push {
         }
         let source = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let digest = format!("blake3:{}", hasher.finalize().to_hex());
-        let wish = Create { image: name.to_owned(), bytes, digest, format: None, preview: false, source };
+        let provenance = Provenance::default();
+        let wish = Create { image: name.to_owned(), bytes, digest, format: None, preview: false, source, provenance };
         let authorization = secret_header(&format!("Bearer {token}"))?;
         Ok(Push { remote, server, authorization, file, wish, bar: ProgressBar::hidden() })
     }

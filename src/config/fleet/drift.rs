@@ -6,7 +6,7 @@ use super::words::{DAY, HOUR, MINUTE, Span, Text};
 use crate::decide::drift::classes::{self, CLASSES, Class};
 use crate::decide::drift::declared::{self, Declared, DriftPolicy, GRACE_SECONDS, Pace, RULES_MAX, SCANS_MIN, What};
 use crate::decide::drift::defaults::Family;
-use crate::decide::drift::finding::{Aspect, Aspects};
+use crate::decide::drift::finding::Aspect;
 use crate::decide::drift::path;
 use crate::decide::drift::policy::{self, Action, Pattern};
 use crate::wire::reference::ImageRef;
@@ -318,7 +318,8 @@ fn checked_rule(written: Rule) -> Result<Declared, Wrong> {
             scans_min: scans.unwrap_or(SCANS_MIN),
         },
     };
-    let aspects = differs.map_or(Aspects::ALL, |words| words.into_iter().map(|word| word.0.0).collect());
+    let named = differs.map(|words| words.into_iter().map(|word| word.0.0).collect());
+    let aspects = named.unwrap_or_else(|| what.aspects_unnamed(action));
     Ok(Declared { what, aspects, action, content, why, until: until.map(|until| until.0.0) })
 }
 
@@ -342,6 +343,7 @@ impl From<&DriftPolicy> for Drift {
 impl From<&Declared> for Rule {
     fn from(rule: &Declared) -> Self {
         let declared::Declared { what, aspects, action, content, why, until } = rule;
+        let is_unnamed = *aspects == what.aspects_unnamed(*action);
         let (path, class) = match what {
             What::Path(pattern) => (Some(Text(PathPattern(pattern.clone()))), None),
             What::Class(class) => (None, Some(Text(ClassName(class)))),
@@ -353,11 +355,10 @@ impl From<&Declared> for Rule {
                 (Does::Rebuild, Some(Text(Span(grace_seconds))), Some(scans_min))
             }
         };
-        let is_all = *aspects == Aspects::ALL;
         Rule {
             path,
             class,
-            differs: (!is_all).then(|| aspects.iter().map(|aspect| Text(Differs(aspect))).collect()),
+            differs: (!is_unnamed).then(|| aspects.iter().map(|aspect| Text(Differs(aspect))).collect()),
             action,
             grace,
             scans,

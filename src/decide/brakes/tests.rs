@@ -157,3 +157,29 @@ proptest! {
         }
     }
 }
+
+/// A look from outside waits for orders and looks of its scope; an order waits for no look.
+#[test]
+fn looks_wait_for_orders_and_looks_and_orders_for_no_look() {
+    let looked_at = |number| {
+        let mut host = host(number, &[("rack", "1")]);
+        host.reported = host.desired.clone();
+        host.own_disk = Some(crate::decide::host::DiskId { serial: Some("d".into()), wwn: None, size_bytes: 1 });
+        moved(&host, &Event::AskVerify { by: "ann".into(), reason: "r".into(), power: true }, NOW)
+    };
+    let begun = moved(&looked_at(1), &Event::Powered { how: "wol".into() }, NOW);
+    let rack = Limits { concurrent_max: 2, orders_per_hour_max: 9 };
+    let policy = Policy { rack, ..Policy::default() };
+    let waits = |hosts: &[Host], now| {
+        let under_way = UnderWay::count(hosts.iter(), now);
+        under_way.look_waits(&looked_at(9), &Group::new("web"), &policy, now)
+    };
+    let ordered = ordered(&host(2, &[("rack", "1")]), NOW);
+    assert_eq!(waits(&[begun.clone(), looked_at(3)], NOW), None, "one that is only asked for holds back nobody");
+    let full = Wait::UnderWay { scope: Scope::Rack("1".into()), machines: 2, max: 2 };
+    assert_eq!(waits(&[begun.clone(), ordered.clone()], NOW), Some(full));
+    assert_eq!(waits(&[begun.clone(), ordered], NOW + 3600), None, "a machine that never came holds back nobody");
+    let other = moved(&looked_at(4), &Event::Powered { how: "wol".into() }, NOW);
+    let asked = asked(&host(5, &[("rack", "1")]), CauseKind::Operator);
+    assert_eq!(ask(&asked, &policy, &[begun, other, asked.clone()]), Admission::Open);
+}

@@ -22,8 +22,10 @@ pub struct Member {
     pub patterns: &'static [&'static str],
 }
 
-/// Whatever may lie there.
-const ANY: Aspects = Aspects::ALL;
+/// Whatever may lie there, but no set-uid or set-gid file, none with capabilities and no device.
+const ANY: Aspects = Aspects::ALL_BUT_PRIVILEGE;
+/// These too, where other systems lie as a whole.
+const ANY_WITH_PRIVILEGE: Aspects = Aspects::ALL;
 /// Made by the system where the image does not have it, and left alone where it has.
 const MADE: Aspects = Aspects::NONE.with(Aspect::Added);
 /// Written by the system, in the image or not.
@@ -132,18 +134,15 @@ pub static CLASSES: &[Class] = &[
     },
     Class {
         name: "cloud-init-network",
-        sentence: "network configuration that cloud-init writes from what the site's data source says",
+        sentence: "network configuration that cloud-init writes from what the site's data source says, in formats that run nothing",
         members: &[of(
             REPLACED,
             &[
                 "/etc/netplan/50-cloud-init.yaml",
-                "/etc/network/interfaces.d/50-cloud-init",
                 "/etc/systemd/network/10-cloud-init-*.network",
                 "/etc/systemd/network/10-cloud-init-*.link",
                 "/etc/NetworkManager/system-connections/cloud-init-*.nmconnection",
                 "/etc/NetworkManager/conf.d/99-cloud-init.conf",
-                "/etc/sysconfig/network-scripts/ifcfg-eth*",
-                "/etc/udev/rules.d/70-persistent-net.rules",
             ],
         )],
     },
@@ -409,15 +408,27 @@ pub static CLASSES: &[Class] = &[
         )],
     },
     Class {
+        name: "cloud-init-network-scripts",
+        sentence: "the same in formats that can name programs to run (ifupdown, ifcfg, udev): code by itself, so no default takes it",
+        members: &[of(
+            REPLACED,
+            &[
+                "/etc/network/interfaces.d/50-cloud-init",
+                "/etc/sysconfig/network-scripts/ifcfg-eth*",
+                "/etc/udev/rules.d/70-persistent-net.rules",
+            ],
+        )],
+    },
+    Class {
         name: "user-homes",
         sentence: "all that people keep at home, with start-up files and keys: what logs in as whom",
         members: &[of(ANY, &["/home/**", "/root/**"])],
     },
     Class {
         name: "containers",
-        sentence: "images, layers and volumes of container engines and of the kubelet",
+        sentence: "images, layers and volumes of container engines and of the kubelet, set-uid programs and devices in them",
         members: &[of(
-            ANY,
+            ANY_WITH_PRIVILEGE,
             &[
                 "/var/lib/docker/**",
                 "/var/lib/containerd/**",

@@ -72,6 +72,17 @@ pub enum What {
     Class(&'static Class),
 }
 
+impl What {
+    /// Which ways to differ a rule means that names none: those of its class, or those of the action.
+    #[must_use]
+    pub fn aspects_unnamed(&self, action: Action) -> Aspects {
+        match self {
+            What::Path(_) => action.aspects_unnamed(),
+            What::Class(_) => Aspects::ALL,
+        }
+    }
+}
+
 impl DriftPolicy {
     #[must_use]
     pub fn new(name: &str) -> DriftPolicy {

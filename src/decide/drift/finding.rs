@@ -71,11 +71,21 @@ pub enum Aspect {
     Mode,
     Owner,
     Xattrs,
+    /// Beside another one: what is there now has a privilege, and not the one that the image gave it.
+    Privilege,
 }
 
 impl Aspect {
-    pub const ALL: [Aspect; 7] =
-        [Aspect::Added, Aspect::Removed, Aspect::Kind, Aspect::Content, Aspect::Mode, Aspect::Owner, Aspect::Xattrs];
+    pub const ALL: [Aspect; 8] = [
+        Aspect::Added,
+        Aspect::Removed,
+        Aspect::Kind,
+        Aspect::Content,
+        Aspect::Mode,
+        Aspect::Owner,
+        Aspect::Xattrs,
+        Aspect::Privilege,
+    ];
 
     /// The word in policies, JSON and tables.
     #[must_use]
@@ -88,6 +98,7 @@ impl Aspect {
             Aspect::Mode => "mode",
             Aspect::Owner => "owner",
             Aspect::Xattrs => "xattrs",
+            Aspect::Privilege => "privilege",
         }
     }
 
@@ -103,7 +114,9 @@ pub struct Aspects(u8);
 
 impl Aspects {
     pub const NONE: Aspects = Aspects(0);
-    pub const ALL: Aspects = Aspects((1 << Aspect::ALL.len()) - 1);
+    pub const ALL: Aspects = Aspects(u8::MAX >> (8 - Aspect::ALL.len()));
+    /// What is meant where somebody allows a path and does not say which ways to differ.
+    pub const ALL_BUT_PRIVILEGE: Aspects = Aspects::ALL.without(Aspects::NONE.with(Aspect::Privilege));
 
     #[must_use]
     pub const fn with(self, aspect: Aspect) -> Aspects {
@@ -137,6 +150,11 @@ impl Aspects {
         Aspects(self.0 & other.0)
     }
 
+    #[must_use]
+    pub const fn or(self, other: Aspects) -> Aspects {
+        Aspects(self.0 | other.0)
+    }
+
     pub fn iter(self) -> impl Iterator<Item = Aspect> {
         Aspect::ALL.into_iter().filter(move |aspect| self.has(*aspect))
     }
@@ -162,11 +180,48 @@ impl fmt::Debug for Aspects {
     }
 }
 
+/// The extended attribute that gives a program capabilities (capabilities(7), "File capabilities").
+pub const CAPABILITY: &[u8] = b"security.capability";
+
+/// What somebody who may use a file gets by it that he does not have himself.
+#[derive(Debug, PartialEq, Eq)]
+enum Privilege<'n> {
+    /// Whose rights a program takes, and which of root's.
+    Program { user: Option<u32>, group: Option<u32>, capability: Option<&'n [u8]> },
+    /// The kernel's driver, and who may speak to it.
+    Device { kind: &'n Kind, mode: u16, owner: (u32, u32) },
+}
+
+fn privilege(node: &Node) -> Option<Privilege<'_>> {
+    match &node.kind {
+        Kind::File { .. } => {
+            let user = (node.mode & 0o4000 != 0).then_some(node.uid);
+            let group = (node.mode & 0o2000 != 0).then_some(node.gid);
+            let capability = node.xattrs.iter().find(|(name, _)| name == CAPABILITY).map(|(_, value)| value.as_slice());
+            let has_one = user.is_some() || group.is_some() || capability.is_some();
+            has_one.then_some(Privilege::Program { user, group, capability })
+        }
+        // How an overlay file system marks what was removed. Nothing opens it, and everybody may make one.
+        Kind::CharDevice { major: 0, minor: 0 } => None,
+        kind @ (Kind::CharDevice { .. } | Kind::BlockDevice { .. }) => {
+            Some(Privilege::Device { kind, mode: node.mode, owner: (node.uid, node.gid) })
+        }
+        // Set-gid on a directory says whose its new files are.
+        Kind::Directory | Kind::Symlink { .. } | Kind::Fifo | Kind::Socket => None,
+    }
+}
+
+/// Whether it is a set-uid or set-gid file, one with capabilities, or a device.
+#[must_use]
+pub fn is_privileged(node: &Node) -> bool {
+    privilege(node).is_some()
+}
+
 /// Whether an extended attribute is compared, by its name. Others are the file system's or the host's own.
 #[must_use]
 pub fn xattr_counts(name: &[u8]) -> bool {
     const WHOLE: [&[u8]; 4] =
-        [b"security.capability", b"security.selinux", b"system.posix_acl_access", b"system.posix_acl_default"];
+        [CAPABILITY, b"security.selinux", b"system.posix_acl_access", b"system.posix_acl_default"];
     WHOLE.contains(&name) || name.starts_with(b"user.") || name.starts_with(b"trusted.")
 }
 
@@ -187,9 +242,16 @@ impl Finding {
 }
 
 /// What differs. A content that one side did not read is not compared beyond its length: whoever compares sees to it
-/// that it is read in time.
+/// that it is read in time. A privileged file with another content gives its privilege to another program.
 #[must_use]
 pub fn compare(expected: Option<&Node>, seen: Option<&Node>) -> Aspects {
+    let aspects = plainly(expected, seen);
+    let own = seen.and_then(privilege);
+    let is_new = own.is_some() && (aspects.has(Aspect::Content) || own != expected.and_then(privilege));
+    if is_new { aspects.with(Aspect::Privilege) } else { aspects }
+}
+
+fn plainly(expected: Option<&Node>, seen: Option<&Node>) -> Aspects {
     let (expected, seen) = match (expected, seen) {
         (None, None) => return Aspects::NONE,
         (None, Some(_)) => return Aspects::NONE.with(Aspect::Added),
@@ -238,7 +300,7 @@ mod tests {
         assert_eq!(differs(file(3, Some(2))), "content");
         assert_eq!(differs(file(4, None)), "content");
         assert_eq!(differs(file(3, None)), "", "what was not read is not said to differ");
-        assert_eq!(differs(Node { mode: 0o4755, uid: 1, ..is.clone() }), "mode+owner");
+        assert_eq!(differs(Node { mode: 0o4755, uid: 1, ..is.clone() }), "mode+owner+privilege");
         assert_eq!(differs(Node { xattrs: vec![(b"user.a".to_vec(), Vec::new())], ..is.clone() }), "xattrs");
         assert_eq!(differs(Node { kind: Kind::Directory, mode: 0, ..is.clone() }), "kind");
         assert_eq!(compare(None, Some(&is)).to_string(), "added");
@@ -247,12 +309,46 @@ mod tests {
         assert_eq!(compare(Some(&link(b"a", 0o777)), Some(&link(b"b", 0o755))).to_string(), "content");
     }
 
+    /// What appears or becomes another one is told; what was the image's, or goes, is not.
+    #[test]
+    fn a_privilege_is_one_that_the_image_did_not_give() {
+        let plain = file(3, Some(1));
+        let su = Node { mode: 0o4755, ..plain.clone() };
+        let capable = |value: u8| Node { xattrs: vec![(CAPABILITY.to_vec(), vec![value])], ..plain.clone() };
+        let device = |minor| Node { kind: Kind::BlockDevice { major: 8, minor }, mode: 0o600, ..plain.clone() };
+        let whiteout = Node { kind: Kind::CharDevice { major: 0, minor: 0 }, ..plain.clone() };
+        let directory = Node { kind: Kind::Directory, mode: 0o2755, ..plain.clone() };
+        for (expected, seen, differs) in [
+            (None, Some(&su), "added+privilege"),
+            (None, Some(&Node { mode: 0o2755, ..plain.clone() }), "added+privilege"),
+            (None, Some(&capable(1)), "added+privilege"),
+            (None, Some(&device(1)), "added+privilege"),
+            (None, Some(&whiteout), "added"),
+            (None, Some(&directory), "added"),
+            (Some(&directory), Some(&su), "kind+privilege"),
+            (Some(&plain), Some(&su), "mode+privilege"),
+            (Some(&su), Some(&su), ""),
+            (Some(&su), Some(&plain), "mode"),
+            (Some(&su), None, "removed"),
+            (Some(&su), Some(&Node { gid: 5, ..su.clone() }), "owner"),
+            (Some(&su), Some(&Node { uid: 5, ..su.clone() }), "owner+privilege"),
+            (Some(&su), Some(&Node { mode: 0o4755, ..file(3, Some(2)) }), "content+privilege"),
+            (Some(&capable(1)), Some(&capable(2)), "xattrs+privilege"),
+            (Some(&capable(1)), Some(&capable(1)), ""),
+            (Some(&device(1)), Some(&device(2)), "content+privilege"),
+            (Some(&device(1)), Some(&Node { mode: 0o666, ..device(1) }), "mode+privilege"),
+        ] {
+            assert_eq!(compare(expected, seen).to_string(), differs, "{expected:?} {seen:?}");
+        }
+    }
+
     #[test]
     fn a_set_of_aspects_is_a_set() {
         let both: Aspects = [Aspect::Mode, Aspect::Owner].into_iter().collect();
         assert!(both.has(Aspect::Mode) && !both.has(Aspect::Added) && !both.is_empty());
         assert_eq!(both.without(Aspects::NONE.with(Aspect::Mode)).to_string(), "owner");
         assert_eq!(Aspects::ALL.iter().count(), Aspect::ALL.len());
+        assert_eq!(Aspects::ALL_BUT_PRIVILEGE.with(Aspect::Privilege), Aspects::ALL);
         assert!(Aspect::ALL.iter().all(|aspect| Aspect::from_word(aspect.word()) == Some(*aspect)));
     }
 }

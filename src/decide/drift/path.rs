@@ -72,7 +72,8 @@ pub fn from_text(text: &str) -> Option<Vec<u8>> {
 
 /// Control characters, and those of Unicode that turn the direction of what follows or are not seen at all: a name
 /// with them looks like another one.
-fn is_hidden(character: char) -> bool {
+#[must_use]
+pub fn is_hidden(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }

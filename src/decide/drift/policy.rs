@@ -34,6 +34,17 @@ pub enum Action {
     },
 }
 
+impl Action {
+    /// Which ways to differ a rule means that names none. Whoever allows `/home/**` hardly means set-uid programs in it.
+    #[must_use]
+    pub fn aspects_unnamed(self) -> Aspects {
+        match self {
+            Action::Allow => Aspects::ALL_BUT_PRIVILEGE,
+            Action::Report | Action::Rebuild { .. } => Aspects::ALL,
+        }
+    }
+}
+
 /// A path with wildcards: `*` is any run of bytes but `/`, `?` one such byte, `**` as a whole component any number of
 /// components. A pattern that ends in `/**` is the directory itself and all that is in it. Absolute.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -194,20 +205,41 @@ pub fn rule<'r>(rules: &'r [Rule], path: &[u8], aspects: Aspects, now: u64) -> R
     Ruling { decided: aspects.iter().map(|aspect| (aspect, decide(aspect))).collect() }
 }
 
-/// Whether a scan need not go into this directory, since a rule allows everything in it and no rule before that one
-/// could say otherwise of anything in it.
+/// What a scan need not look at in a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeftOut<'r> {
+    /// The one that allows the last of it.
+    pub rule: &'r Rule,
+    /// All but what has a privilege. Otherwise everything.
+    pub but_privilege: bool,
+}
+
+/// Whether a scan need not look at what lies in this directory, since rules allow everything in it (but privileges),
+/// and none before them could say otherwise of anything in it.
 #[must_use]
-pub fn prunes<'r>(rules: &'r [Rule], directory: &[u8], now: u64) -> Option<&'r Rule> {
-    let live = rules.iter().filter(|rule| rule.until.is_none_or(|until| now < until));
-    for rule in live {
-        if rule.pattern.covers(directory) && rule.aspects == Aspects::ALL && rule.action == Action::Allow {
-            return Some(rule);
-        }
-        if rule.action != Action::Allow && may_match_under(&rule.pattern, directory) {
-            return None;
+pub fn leaves_out<'r>(rules: &'r [Rule], directory: &[u8], now: u64) -> Option<LeftOut<'r>> {
+    let (mut allowed, mut barred) = (Aspects::NONE, Aspects::NONE);
+    let mut but_privilege = None;
+    for rule in rules.iter().filter(|rule| rule.until.is_none_or(|until| now < until)) {
+        if rule.action != Action::Allow {
+            let said = rule.aspects.without(allowed);
+            if !said.is_empty() && may_match_under(&rule.pattern, directory) {
+                barred = barred.or(said);
+            }
+            if !barred.and(Aspects::ALL_BUT_PRIVILEGE).is_empty() {
+                return None;
+            }
+        } else if rule.pattern.covers(directory) {
+            allowed = allowed.or(rule.aspects.without(barred));
+            if allowed == Aspects::ALL {
+                return Some(LeftOut { rule, but_privilege: false });
+            }
+            if Aspects::ALL_BUT_PRIVILEGE.without(allowed).is_empty() {
+                but_privilege = but_privilege.or(Some(LeftOut { rule, but_privilege: true }));
+            }
         }
     }
-    None
+    but_privilege
 }
 
 /// Whether the pattern could match something in the directory; yes when in doubt.
@@ -294,6 +326,9 @@ mod tests {
 
     #[test]
     fn a_directory_is_left_out_only_when_nothing_in_it_could_be_a_finding() {
+        let prunes = |rules: &[Rule], directory: &[u8], now| {
+            leaves_out(rules, directory, now).filter(|left_out| !left_out.but_privilege).map(|_| ())
+        };
         let logs = allow("/var/log/**", Aspects::ALL);
         assert!(prunes(std::slice::from_ref(&logs), b"/var/log/apt", 0).is_some());
         assert!(prunes(std::slice::from_ref(&logs), b"/var", 0).is_none());
@@ -301,7 +336,25 @@ mod tests {
         let rules = [watched, logs.clone()];
         assert!(prunes(&rules, b"/var/log", 0).is_none() && prunes(&rules, b"/var/log/audit", 0).is_none());
         assert!(prunes(&rules, b"/var/log/apt", 0).is_some());
-        let but_not_modes = allow("/var/log/**", Aspects::ALL.without(Aspects::NONE.with(Aspect::Mode)));
-        assert!(prunes(&[but_not_modes], b"/var/log", 0).is_none());
+        let mode = Aspects::NONE.with(Aspect::Mode);
+        let but_not_modes = allow("/var/log/**", Aspects::ALL.without(mode));
+        assert!(leaves_out(std::slice::from_ref(&but_not_modes), b"/var/log", 0).is_none());
+        assert!(prunes(&[but_not_modes, allow("/var/**", mode)], b"/var/log", 0).is_some(), "both together allow all");
+    }
+
+    #[test]
+    fn a_directory_of_which_all_but_privileges_are_allowed_is_looked_through_for_them() {
+        let privilege = Aspects::NONE.with(Aspect::Privilege);
+        let logs = allow("/var/log/**", Action::Allow.aspects_unnamed());
+        let how = |rules: &[Rule]| leaves_out(rules, b"/var/log/x", 0).map(|left_out| left_out.but_privilege);
+        assert_eq!(how(std::slice::from_ref(&logs)), Some(true));
+        let watched = Rule { action: Action::Report, ..allow("/**", privilege) };
+        assert_eq!(
+            how(&[watched.clone(), logs.clone()]),
+            Some(true),
+            "a rule about privileges alone bars nothing else"
+        );
+        assert_eq!(how(&[logs.clone(), allow("/var/log/x/**", privilege)]), Some(false), "allowed by name");
+        assert_eq!(how(&[watched, logs, allow("/var/log/x/**", privilege)]), Some(true), "but not before");
     }
 }

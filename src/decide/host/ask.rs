@@ -181,6 +181,7 @@ impl Change {
     pub(super) fn powered(&mut self, how: &str) -> Result<(), Refusal> {
         if let (None, Some(wish)) = (&self.host.order, &mut self.host.verify.wish) {
             wish.powered_at = Some(self.now);
+            wish.begun_at = Some(self.now);
             let text = format!("{how}, for verification {}", wish.number);
             self.note(text, "power");
             return Ok(());

@@ -466,7 +466,7 @@ fn any_event() -> impl Strategy<Value = Event> {
         2 => any::<bool>().prop_map(wish),
         3 => (1..4u64).prop_map(|number| verify_check_in(number, "session")),
         3 => (1..4u64, 0..3u64).prop_map(|(number, findings)| looked(number, findings)),
-        1 => Just(Event::VerifyEnded { reason: "late".into() }),
+        1 => (1..4u64).prop_map(|number| Event::VerifyEnded { number: VerifyNumber(number), reason: "late".into(), is_held_back: number == 2 }),
     ]
 }
 

@@ -112,7 +112,10 @@ pub enum Event {
     },
     /// Nobody waits for the verification any more.
     VerifyEnded {
+        number: VerifyNumber,
         reason: String,
+        /// The caps kept it from beginning: it says nothing of the host, whose next look is due as before.
+        is_held_back: bool,
     },
 }
 
@@ -262,8 +265,12 @@ pub fn transition(host: &Host, event: &Event, policy: BootPolicy, now: u64) -> O
         Event::VerifyReported { number, session_digest, result } => {
             change.verify_reported(*number, session_digest, result)
         }
-        Event::VerifyEnded { reason } => {
-            change.verify_ended(reason, "clock");
+        Event::VerifyEnded { number, reason, is_held_back: false } => {
+            change.verify_ended(*number, reason, "clock");
+            Ok(())
+        }
+        Event::VerifyEnded { number, reason, is_held_back: true } => {
+            change.verify_held_back(*number, reason);
             Ok(())
         }
     };
@@ -358,9 +365,10 @@ impl Change {
         } else if self.host.order.as_ref().is_some_and(|order| order.attempts >= policy.attempts_max) {
             self.fail(self.step_reached(), "the machine netboots again and no attempt is left", "machine");
         }
-        let tried = self.host.verify.wish.as_ref().map_or(0, |wish| wish.attempts);
-        if tried >= policy.attempts_max {
-            self.verify_ended(&format!("{tried} boots of the deploy environment ended without a report"), "machine");
+        let tried = self.host.verify.wish.as_ref().map(|wish| (wish.number, wish.attempts));
+        if let Some((number, tried)) = tried.filter(|(_, tried)| *tried >= policy.attempts_max) {
+            let reason = format!("{tried} boots of the deploy environment ended without a report");
+            self.verify_ended(number, &reason, "machine");
         }
         Ok(())
     }

@@ -11,6 +11,9 @@ use std::fmt;
 
 /// How long a wish waits for its machine to netboot.
 pub const WISH_SECONDS: u64 = 24 * 3600;
+/// How long a look counts among those under way after its machine was last sent for it: one that never came, or hangs,
+/// must not keep the others waiting. Reading a disk of 1 TB takes about as long.
+const UNDER_WAY_SECONDS: u64 = 3600;
 
 /// Which verification of its host. Not a generation: whoever has one may read a disk, never write it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -43,6 +46,8 @@ pub struct VerifyWish {
     pub power: bool,
     /// When the machine's power was last switched for it, Unix seconds.
     pub powered_at: Option<u64>,
+    /// When its machine was last sent for it, by power or by a boot script, Unix seconds.
+    pub begun_at: Option<u64>,
     /// Boot scripts served for it. Counted on stable storage before each script leaves.
     pub attempts: u32,
     /// Who may report; `None` until its script was served.
@@ -122,6 +127,13 @@ impl Host {
         self.verify.wish.is_none() && self.may_be_verified().is_ok() && last.saturating_add(every) <= now
     }
 
+    /// Whether the machine is away from its system for a look now, as far as is known.
+    #[must_use]
+    pub fn is_look_under_way(&self, now: u64) -> bool {
+        let begun_at = self.verify.wish.as_ref().and_then(|wish| wish.begun_at);
+        begun_at.is_some_and(|at| now < at.saturating_add(UNDER_WAY_SECONDS))
+    }
+
     /// Whether there is something to compare, and nothing under way that writes.
     fn may_be_verified(&self) -> Result<(), Refusal> {
         match (&self.state, &self.order) {
@@ -156,6 +168,7 @@ impl Change {
             asked_at: self.now,
             power,
             powered_at: None,
+            begun_at: None,
             attempts: 0,
             claim: None,
         }));
@@ -167,6 +180,7 @@ impl Change {
     pub(super) fn verify_script(&mut self, token_digest: &str) -> Result<(), Refusal> {
         let wish = self.host.verify.wish.as_mut().ok_or(Refusal::NoVerification)?;
         wish.attempts += 1;
+        wish.begun_at = Some(self.now);
         wish.claim = Some(VerifyClaim { token_digest: token_digest.to_string(), session_digest: None });
         let text = format!("attempt {} of verification {}: boot script served", wish.attempts, wish.number);
         self.note(text, "machine");
@@ -219,9 +233,19 @@ impl Change {
         Ok(())
     }
 
-    /// The wish ends without a word of the machine.
-    pub(super) fn verify_ended(&mut self, reason: &str, by: &str) {
+    /// The wish ends without a word of the machine. One that came after it goes on.
+    pub(super) fn verify_ended(&mut self, number: VerifyNumber, reason: &str, by: &str) {
+        if self.host.verify.wish.as_ref().is_none_or(|wish| wish.number != number) {
+            return;
+        }
         self.end_verify(VerifyResult::Failed { reason: reason.to_string() }, None, by);
+    }
+
+    /// The wish ends before its machine was sent for; the newest result stays.
+    pub(super) fn verify_held_back(&mut self, number: VerifyNumber, reason: &str) {
+        if self.host.verify.wish.take_if(|wish| wish.number == number && wish.begun_at.is_none()).is_some() {
+            self.note(format!("verification {number} ends: {reason}"), "clock");
+        }
     }
 
     fn end_verify(&mut self, result: VerifyResult, session_digest: Option<String>, by: &str) {

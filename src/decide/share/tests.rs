@@ -163,3 +163,19 @@ fn who_went_away_takes_nothing_from_the_others_and_is_forgotten() {
     }
     assert!(shares.hosts.len() <= 3, "{}", shares.hosts.len());
 }
+
+/// A host that waits for its turn longer than the agent waits for a byte (20 s) begins anew, and again.
+#[test]
+fn a_round_of_all_is_short_however_slow_the_line() {
+    for rate in [MB, 5 * MB, 100 * MB, 10_000 * MB] {
+        for streams in [1, 100, 700, 4096] {
+            let slice = u64::from(slice_bytes(rate, streams));
+            let round_millis = slice * streams as u64 * 1000 / rate;
+            assert!(round_millis <= 3000 || slice == 4096, "{streams} at {rate}: {slice} bytes, {round_millis} ms");
+            assert!(round_millis < 20_000 && slice >= 4096);
+        }
+    }
+    assert_eq!(slice_bytes(100 * MB, 10), 256 << 10, "few on a fast line have large ones");
+    assert_eq!(slice_bytes(64_000, 1), 16 << 10);
+    assert!(slice_bytes(0, 0) > 0);
+}

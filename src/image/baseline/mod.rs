@@ -10,9 +10,10 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::PoisonError;
 
 use bytes::Bytes;
@@ -25,24 +26,22 @@ use crate::causes;
 use crate::clock::UnixSeconds;
 use crate::decide::drift::path;
 use crate::volume::batch::Hashed;
+use crate::volume::layout::OS_RELEASES;
 use crate::volume::{Tree, VolumeError};
+use crate::wire::agent::OS_RELEASE_BYTES_MAX;
 use crate::wire::baseline::{self, BaselineError, Entry, Header, Origin, Volume};
-use crate::wire::manifest::{self, Manifest};
+use crate::wire::manifest;
 
-mod fstab;
-mod layout;
-mod parts;
+mod host;
 mod queue;
-mod survey;
+pub(super) mod survey;
 
+pub use host::{FromHost, HostBaselineError};
 pub(super) use queue::Queue;
 
 const RECORD_FORMAT: u32 = 1;
-/// Where a distribution says which it is; the second is mostly a link to the first (os-release(5)).
-const OS_RELEASES: [&[u8]; 2] = [b"/usr/lib/os-release", b"/etc/os-release"];
-const OS_RELEASE_BYTES_MAX: usize = 8 << 10;
-/// A list that a host sends. One of a million files has 60 MB.
-pub const HOST_BASELINE_BYTES_MAX: u64 = 1 << 30;
+/// A list that a host sends: as much as the agent makes. One of a million files has 60 MB.
+pub const HOST_BASELINE_BYTES_MAX: u64 = 256 << 20;
 
 /// What the store knows of an image's baseline; the JSON file under `baselines/by-image/`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -91,8 +90,6 @@ impl BaselineRecord {
 pub enum MakeError {
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("pack {pack} is damaged: its digest is another one")]
-    Damaged { pack: String },
     #[error("the image's data cannot be read")]
     Read(#[source] std::io::Error),
     #[error("partition {partition} of the image cannot be read")]
@@ -107,21 +104,6 @@ pub enum MakeError {
     NoRoot { seen: String },
     #[error("the server was stopped meanwhile")]
     Stopped,
-}
-
-/// Why a host's baseline was not taken.
-#[derive(Debug, Error)]
-pub enum HostBaselineError {
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("it is no whole baseline")]
-    Invalid(#[from] BaselineError),
-    #[error("it is of image {got}, not of {wanted}")]
-    OtherImage { got: String, wanted: String },
-    #[error("it does not say which host read it")]
-    Origin,
-    #[error("the server has read this image itself: a host's word does not replace that")]
-    Known,
 }
 
 impl ImageStore {
@@ -152,8 +134,9 @@ impl ImageStore {
     pub fn make_baseline(&self, manifest: &str, now: UnixSeconds) -> Result<BaselineRecord, MakeError> {
         // The lock guards no data.
         let _alone = self.baselining.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(record) = self.baseline_of(manifest)?.filter(|record| record.digest().is_some()) {
-            return Ok(record);
+        let before = self.baseline_of(manifest)?;
+        if let Some(record) = before.as_ref().filter(|record| record.digest().is_some()) {
+            return Ok(record.clone());
         }
         let failed = |reason| (BaselineState::Failed { reason }, Vec::new(), None);
         // Our own readers have no panic that is known; an image that finds one costs its own baseline only.
@@ -162,8 +145,11 @@ impl ImageStore {
             Ok(Ok((state, volumes))) => (state, volumes, self.os_release_of(manifest)),
             Ok(Err(error @ (MakeError::Stopped | MakeError::Store(_)))) => return Err(error),
             Ok(Err(MakeError::NeedsHost { partition, format, volumes })) => {
-                let error = MakeError::NeedsHost { partition, format, volumes: Vec::new() };
-                (BaselineState::NeedsHost { reason: error.to_string() }, volumes, None)
+                let reason = MakeError::NeedsHost { partition, format, volumes: Vec::new() }.to_string();
+                if let Some(record) = before.filter(|record| host::has_tried(record, &reason)) {
+                    return Ok(record);
+                }
+                (BaselineState::NeedsHost { reason }, volumes, None)
             }
             Ok(Err(error)) => failed(causes::in_one_line(&error)),
             Err(_) => failed("the reader of its file systems broke off".into()),
@@ -177,8 +163,10 @@ impl ImageStore {
     /// The list on stable storage, and what names it.
     fn build(&self, digest: &str) -> Result<(BaselineState, Vec<Volume>), MakeError> {
         let manifest = self.manifest(digest)?;
-        let packs = self.checked_packs_of(&manifest)?;
-        let mut survey = survey::survey(&manifest, packs)?;
+        // Checked frame by frame: a damaged one would make hosts drift that are as they should be, and the name of a pack
+        // that was thinned does not prove it.
+        let blocks = Rc::new(self.blocks(&manifest)?);
+        let mut survey = survey::survey(&manifest, self.packs_of(&manifest)?, Some(&blocks))?;
         let header = Header { image: digest.to_owned(), origin: Origin::Image, volumes: survey.volumes.clone() };
         let temp = files::TempFile::create(&self.dir)?;
         let target = BufWriter::with_capacity(1 << 16, &temp.file);
@@ -220,19 +208,6 @@ impl ImageStore {
         found.ok().flatten().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// The packs of an image, each as its digest says: the reader of images does not check what it unpacks, and a
-    /// damaged pack would make hosts drift that are as they should be.
-    fn checked_packs_of(&self, manifest: &Manifest) -> Result<Vec<Bytes>, MakeError> {
-        for id in &manifest.packs {
-            let name = manifest::to_hex(id);
-            let digest = self.pack_file(&name)?.read_digest().map_err(io_error("read", &self.pack_path(&name)))?;
-            if digest != *id {
-                return Err(MakeError::Damaged { pack: name });
-            }
-        }
-        Ok(self.packs_of(manifest)?)
-    }
-
     /// A baseline as it is sent, mapped into memory.
     ///
     /// # Errors
@@ -259,7 +234,7 @@ impl ImageStore {
     pub fn read_file(&self, digest: &str, path: &[u8], bytes_max: usize) -> Result<Option<Vec<u8>>, MakeError> {
         let manifest = self.manifest(digest)?;
         let packs = self.packs_of(&manifest)?;
-        let mut survey = survey::survey(&manifest, packs)?;
+        let mut survey = survey::survey(&manifest, packs, None)?;
         let found = survey.tree.find(path).map_err(|error| survey.error(error))?;
         let is_file = |found: &crate::volume::Found| found.node.kind.word() == "file";
         let Some(file) = found.filter(is_file) else {
@@ -267,62 +242,6 @@ impl ImageStore {
         };
         let content = survey.tree.read(&file, bytes_max);
         content.map(Some).map_err(|error| survey.error(error))
-    }
-
-    /// Takes a baseline that a host's deploy environment has read, of an image that the server cannot read itself. An
-    /// earlier one from a host is replaced.
-    ///
-    /// # Errors
-    /// [`HostBaselineError`]; then nothing has changed.
-    pub fn put_host_baseline(
-        &self,
-        manifest: &str,
-        from: impl Read,
-        now: UnixSeconds,
-    ) -> Result<BaselineRecord, HostBaselineError> {
-        self.manifest_bytes(manifest)?;
-        let temp = files::TempFile::create(&self.dir)?;
-        let copied = std::io::copy(&mut from.take(HOST_BASELINE_BYTES_MAX + 1), &mut &temp.file);
-        let baseline_bytes = copied.map_err(io_error("write", temp.path()))?;
-        if baseline_bytes > HOST_BASELINE_BYTES_MAX {
-            let what = format!("it is longer than {HOST_BASELINE_BYTES_MAX} bytes");
-            return Err(BaselineError::Invalid(what).into());
-        }
-        let bytes = pack_cache::map_file(&temp.file, temp.path())?;
-        let digest = manifest::digest_hex(&bytes);
-        let mut reader = baseline::Reader::new(&bytes[..])?;
-        let header = reader.header.clone();
-        let mut entries = 0;
-        reader.try_for_each(|entry| entry.map(|_| entries += 1))?;
-        if header.image != manifest {
-            let got = header.image.chars().take(64).collect();
-            return Err(HostBaselineError::OtherImage { got, wanted: manifest.to_owned() });
-        }
-        if header.origin == Origin::Image {
-            return Err(HostBaselineError::Origin);
-        }
-        let _alone = self.baselining.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = self.baseline_of(manifest)?;
-        let is_ours =
-            |record: &BaselineRecord| matches!(record.state, BaselineState::Ready { origin: Origin::Image, .. });
-        if before.as_ref().is_some_and(is_ours) {
-            return Err(HostBaselineError::Known);
-        }
-        temp.publish(&self.baseline_path(&digest))?;
-        let state = BaselineState::Ready { digest: digest.clone(), origin: header.origin, entries, baseline_bytes };
-        let record = BaselineRecord {
-            format: RECORD_FORMAT,
-            manifest: manifest.to_owned(),
-            state,
-            made_at: now,
-            volumes: header.volumes,
-            os_release: None,
-        };
-        self.write_record(&record)?;
-        if let Some(old) = before.as_ref().and_then(BaselineRecord::digest).filter(|old| *old != digest) {
-            self.remove_list(old)?;
-        }
-        Ok(record)
     }
 
     /// Forgets an image's baseline; it can be made anew.

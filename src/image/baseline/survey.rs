@@ -4,13 +4,13 @@ use std::cell::RefCell;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::rc::Rc;
 
-use bytes::Bytes;
-
-use super::layout::{self, Place};
-use super::parts::{self, Part};
-use super::{MakeError, fstab};
+use super::MakeError;
 use crate::causes;
+use crate::image::blocks::Blocks;
+use crate::image::mapped::Mapped;
 use crate::image::reader::ImageReader;
+use crate::volume::layout::parts::{self, Part};
+use crate::volume::layout::{self, Place, fstab, volumes};
 use crate::volume::merged::Merged;
 use crate::volume::{self, Format, Section, Tree, fat};
 use crate::wire::baseline::{Known, Volume};
@@ -22,7 +22,13 @@ const FSTAB_BYTES_MAX: usize = 256 << 10;
 
 /// The image's bytes, read by several file systems in turn.
 #[derive(Clone)]
-struct Shared<'m>(Rc<RefCell<ImageReader<'m>>>);
+pub(in crate::image) struct Shared<'m>(Rc<RefCell<ImageReader<'m>>>);
+
+impl<'m> Shared<'m> {
+    pub fn new(reader: ImageReader<'m>) -> Shared<'m> {
+        Shared(Rc::new(RefCell::new(reader.keeping(FRAMES_KEPT))))
+    }
+}
 
 impl Read for Shared<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
@@ -37,7 +43,7 @@ impl Seek for Shared<'_> {
 }
 
 /// What was found.
-pub(super) struct Survey<'m> {
+pub(in crate::image) struct Survey<'m> {
     pub tree: Merged<'m>,
     pub volumes: Vec<Volume>,
     /// Partition of each mount of `tree`.
@@ -52,49 +58,56 @@ impl Survey<'_> {
     }
 }
 
-/// Looks at every part of an image; `packs` in the manifest's order.
-pub(super) fn survey(manifest: &Manifest, packs: Vec<Bytes>) -> Result<Survey<'_>, MakeError> {
-    let reader = ImageReader::new(manifest, packs).keeping(FRAMES_KEPT);
-    let mut image = Shared(Rc::new(RefCell::new(reader)));
+/// Looks at every part of an image; `packs` in the manifest's order. With `blocks` every frame that is read is checked.
+pub(super) fn survey<'m>(
+    manifest: &'m Manifest,
+    packs: Vec<Mapped>,
+    blocks: Option<&Rc<Blocks<'m>>>,
+) -> Result<Survey<'m>, MakeError> {
+    let reader = ImageReader::new(manifest, packs).spending_by_data();
+    let reader = match blocks {
+        Some(blocks) => reader.checked_by(blocks),
+        None => reader,
+    };
+    let mut image = Shared::new(reader);
     let parts = parts::list(manifest, &mut image).map_err(MakeError::Read)?;
+    survey_parts(&parts, &image)
+}
+
+/// The same on parts that are listed already.
+pub(in crate::image) fn survey_parts<'m>(parts: &[Part], image: &Shared<'m>) -> Result<Survey<'m>, MakeError> {
     let mut unread = Vec::new();
-    let mut root = find_root(&parts, &image, &mut unread);
+    let mut root = find_root(parts, image, &mut unread);
     let lines = match &mut root {
         Some((at, tree)) => root_lines(&parts[*at], tree)?,
         None => Vec::new(),
     };
     let root_at = root.as_ref().map(|(at, _)| *at);
-    let places = layout::places(&parts, root_at, &lines);
-    let known = layout::known(&parts, &places);
+    let places = layout::places(parts, root_at, &lines);
+    let known = layout::known(parts, &places, Format::is_read_here);
     let root_tree = root.and_then(|(at, tree)| (known.get(at) == Some(&Known::Files)).then_some(tree));
     let is_root_covered = |at: usize| match root_at {
         Some(root) => root == at,
-        None => layout::is_declared_root(&parts[at]) || parts[at].detected.format.is_read_only(),
+        // Beside one that a host's kernel may find the root in, a squashfs is any.
+        None => {
+            let is_only = !parts.iter().any(|part| layout::needs_host(part.detected.format));
+            layout::is_declared_root(&parts[at]) || (is_only && parts[at].detected.format.is_read_only())
+        }
     };
     let has_root = root_tree.is_some()
         || known.iter().enumerate().any(|(at, known)| matches!(known, Known::Blocks { .. }) && is_root_covered(at));
     if !has_root {
-        return Err(no_root(&parts, volumes(&parts, &places, known), unread));
+        return Err(no_root(parts, volumes(parts, &places, known), unread));
     }
     let start = root_at.map_or(0, |at| parts[at].offset_bytes);
     let root_number = root_at.map_or(0, |at| parts[at].number);
     let mut survey = Survey {
         tree: Merged::new(root_tree, start),
-        volumes: volumes(&parts, &places, known),
+        volumes: volumes(parts, &places, known),
         partitions: vec![root_number],
     };
-    mount_all(&mut survey, &parts, &places, root_at, &image);
+    mount_all(&mut survey, parts, &places, root_at, image);
     Ok(survey)
-}
-
-fn volumes(parts: &[Part], places: &[Option<Place>], known: Vec<Known>) -> Vec<Volume> {
-    let volume = |((part, place), known): ((&Part, &Option<Place>), Known)| Volume {
-        partition: part.number,
-        format: part.detected.format.word().to_owned(),
-        mounted_at: place.as_ref().map(|place| place.at.clone()),
-        known,
-    };
-    parts.iter().zip(places).zip(known).map(volume).collect()
 }
 
 type Root<'m> = (usize, Box<dyn Tree + 'm>);
@@ -122,7 +135,7 @@ fn find_root<'m>(parts: &[Part], image: &Shared<'m>, unread: &mut Vec<String>) -
     best.map(|(_, at, tree)| (at, tree))
 }
 
-fn section<'m>(part: &Part, image: &Shared<'m>) -> Section<Shared<'m>> {
+pub(in crate::image) fn section<'m>(part: &Part, image: &Shared<'m>) -> Section<Shared<'m>> {
     Section::new(image.clone(), part.offset_bytes, part.length_bytes)
 }
 

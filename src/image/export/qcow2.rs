@@ -7,8 +7,6 @@ use imago::file::File as Storage;
 use imago::qcow2::{Qcow2, Qcow2CreateBuilder};
 use imago::{DenyImplicitOpenGate, FormatAccess, FormatCreateBuilder, FormatDriverBuilder};
 
-use super::Sink;
-
 /// Data is gathered up to here: with a request for each cluster most of the time would go into tables.
 const GATHER_BYTES: usize = 4 << 20;
 
@@ -35,10 +33,9 @@ impl<'f> Writer<'f> {
         }
         Ok(())
     }
-}
 
-impl Sink for Writer<'_> {
-    fn put(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+    /// What follows in ascending order; what is not written reads as zeros.
+    pub fn put(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let follows = self.gathered_from + self.gathered.len() as u64 == offset;
         if !follows || self.gathered.len() + bytes.len() > GATHER_BYTES {
             self.flush()?;
@@ -48,7 +45,8 @@ impl Sink for Writer<'_> {
         Ok(())
     }
 
-    fn finish(mut self: Box<Self>) -> io::Result<()> {
+    /// On stable storage afterwards.
+    pub fn finish(mut self) -> io::Result<()> {
         self.flush()?;
         self.image.flush()?;
         self.image.sync()?;

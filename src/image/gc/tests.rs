@@ -299,3 +299,19 @@ fn an_import_after_its_version_was_collected_is_new() {
     let again = ImportRequest { now: 9, ..request };
     assert_eq!(store.import(&image(1)[..], &again, &|_| ()).unwrap().record().imported_at, 9);
 }
+
+/// A listed version whose manifest file is gone needs its packs still: the manifest may come back from its copy.
+#[test]
+fn what_a_lost_manifest_may_need_stays() {
+    let (_dir, store) = store();
+    let (first, _) = pair(&store);
+    let lost = store.resolve(&"a:1".parse().unwrap()).unwrap();
+    fs::remove_file(store.manifest_path(&lost)).unwrap();
+    let before = room(&store);
+    let done = gc(&store, &["a:2"]);
+    assert!(done.held_back.as_ref().is_some_and(|why| why.contains(&lost)), "{done:?}");
+    assert_eq!(room(&store), before);
+    let request = crate::image::ScrubRequest { image: None, from: None, bytes_per_second: 0, now: NOW };
+    assert!(store.scrub(&request, &|| false).unwrap().bad.is_empty());
+    assert!(export(&store, "a:1") == first);
+}

@@ -192,3 +192,74 @@ fn a_scrub_that_is_told_to_end_ends() {
     let unknown = ScrubRequest { image: Some(&reference("x:1")), ..request };
     assert!(store.scrub(&unknown, &|| false).unwrap_err().is_missing());
 }
+
+/// Noise is stored as it is: a byte in the middle of a frame can change and the frame unpacks all the same.
+fn inside_a_frame(pack: &Path) -> usize {
+    PackIndex::open(&pack.with_extension("idx")).unwrap().frame(2).offset_bytes as usize + 100_000
+}
+
+/// An index that is made again says nothing of a frame that is damaged: the next scrub must not take it for sound.
+#[test]
+fn damage_is_not_forgotten_when_the_index_was_made_again() {
+    let (_dir, store) = store();
+    import(&store, "a:1", &noise(1, 3 * MIB)[..]).unwrap();
+    let pack = only_pack(&store, "a:1");
+    let at = inside_a_frame(&pack);
+    flip(&store, &pack, at);
+    flip(&store, &pack.with_extension("idx"), 3000);
+    let report = scrub(&store);
+    assert_eq!((report.mended.len(), report.bad.len()), (1, 1), "{report:?}");
+    let report = scrub(&store);
+    assert_eq!((report.mended.len(), report.bad.len()), (0, 1), "{report:?}");
+    assert_eq!(store.damaged().unwrap().len(), 1);
+    // Nor does an import build on it.
+    import(&store, "b:1", &noise(1, 3 * MIB)[8192..]).unwrap();
+    assert!(export(&store, "b:1") == noise(1, 3 * MIB)[8192..]);
+}
+
+/// What only an unreadable manifest needs of a pack stays in it.
+#[test]
+fn an_index_is_not_made_again_while_a_manifest_cannot_be_read() {
+    let (_dir, store) = store();
+    let first = noise(1, 3 * MIB);
+    let record = import(&store, "a:1", &first[..]).unwrap().record().clone();
+    import(&store, "a:2", &first[..MIB]).unwrap();
+    let (pack, manifest) = (only_pack(&store, "a:1"), store.manifest_path(&record.manifest));
+    let copy = store.copy_path(&record.manifest);
+    flip(&store, &pack.with_extension("idx"), 3000);
+    flip(&store, &manifest, 20);
+    flip(&store, &copy, 20);
+    let before = fs::read(&pack).unwrap();
+    let version = reference("a:2");
+    for image in [Some(&version), None] {
+        let request = ScrubRequest { image, from: None, bytes_per_second: 0, now: 1 };
+        let report = store.scrub(&request, &|| false).unwrap();
+        assert!(report.mended.is_empty() && !report.bad.is_empty(), "{report:?}");
+        assert!(fs::read(&pack).unwrap() == before);
+    }
+    // With the manifest again, all of it is.
+    flip(&store, &manifest, 20);
+    let report = scrub(&store);
+    assert!(report.mended.len() == 1 && report.bad.is_empty(), "{report:?}");
+    assert!(export(&store, "a:1") == first);
+}
+
+/// A scrub that is cut in the middle of a pack keeps what was known of the rest of it.
+#[test]
+fn a_scrub_that_is_cut_inside_a_pack_forgets_nothing() {
+    let (_dir, store) = store();
+    import(&store, "a:1", &noise(1, 4 * MIB)[..]).unwrap();
+    let pack = only_pack(&store, "a:1");
+    flip(&store, &pack, 4 * MIB - 5000);
+    assert_eq!(scrub(&store).bad.len(), 1);
+    let asked = std::cell::Cell::new(0);
+    let stop = || {
+        asked.set(asked.get() + 1);
+        asked.get() > 1
+    };
+    let request = ScrubRequest { image: None, from: None, bytes_per_second: 0, now: 99 };
+    let report = store.scrub(&request, &stop).unwrap();
+    assert!(report.is_cut && report.bad.len() == 1 && report.frames < 10, "{report:?}");
+    assert_eq!(store.damaged().unwrap().len(), 1);
+    assert_eq!(store.scrubbed_at(), 77, "it does not count as one of everything");
+}

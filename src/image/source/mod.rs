@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::io::{self, BufReader, Cursor, Read};
 use std::path::Path;
 use std::rc::Rc;
 use std::str::FromStr;
@@ -15,15 +15,19 @@ use sha2::Digest as _;
 use thiserror::Error;
 
 use crate::clock;
+use crate::wire::image_facts::Provenance;
 use crate::wire::manifest;
 
 mod detect;
 mod qcow2;
 mod qcow2_check;
+mod sparse;
 mod spool;
 mod unpack;
 
 use detect::Kind;
+pub use sparse::SPARSE_HEADER;
+use sparse::Sparse;
 use spool::Spool;
 
 /// What an image may be declared as.
@@ -114,11 +118,12 @@ impl FromStr for FileDigest {
     }
 }
 
-/// What is said about a stream before it is read; whatever is said must hold.
-#[derive(Debug, Clone, Copy, Default)]
+/// What is said about a stream before it is read. Format and digest must hold; nobody can check the provenance.
+#[derive(Debug, Clone, Default)]
 pub struct Declared {
     pub format: Option<Format>,
     pub digest: Option<FileDigest>,
+    pub provenance: Provenance,
 }
 
 /// Why a stream is not taken as an image.
@@ -155,9 +160,54 @@ pub enum SourceError {
     ImageTooLarge { image_bytes: u64, bytes_max: u64 },
 }
 
+/// What is read ahead of a decoder, and of the small headers between larger pieces, which are read past the buffer.
+const BUFFER_BYTES: usize = 32 << 10;
+
+/// A raw disk as it comes.
+trait Disk: Read {
+    /// How many zeros come next, up to `bytes_max`: they are then read. Fewer, or none, where that is not known without
+    /// reading them.
+    fn zeros(&mut self, _bytes_max: u64) -> io::Result<u64> {
+        Ok(0)
+    }
+}
+
+/// What knows nothing of holes.
+struct Dense<R>(R);
+
+impl<R: Read> Read for Dense<R> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.0.read(out)
+    }
+}
+
+impl<R: Read> Disk for Dense<R> {}
+
+/// A disk whose first bytes were looked at.
+struct Again<'r> {
+    head: Cursor<Vec<u8>>,
+    rest: Box<dyn Disk + 'r>,
+}
+
+impl Read for Again<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        match self.head.read(out)? {
+            0 => self.rest.read(out),
+            count => Ok(count),
+        }
+    }
+}
+
+impl Disk for Again<'_> {
+    fn zeros(&mut self, bytes_max: u64) -> io::Result<u64> {
+        let is_past_head = self.head.position() == self.head.get_ref().len() as u64;
+        if is_past_head { self.rest.zeros(bytes_max) } else { Ok(0) }
+    }
+}
+
 /// A stream whose kind is known: reading gives the raw disk.
 pub(super) struct Source<'r> {
-    disk: Box<dyn Read + 'r>,
+    disk: Box<dyn Disk + 'r>,
     /// The last sector of a raw image, as far as it was read.
     tail: Option<Tail>,
     expected: Option<FileDigest>,
@@ -182,11 +232,16 @@ pub(super) fn open<'r>(
 ) -> Result<Source<'r>, super::ImportError> {
     let seen = declared.digest.map(|expected| Rc::new(RefCell::new(Hasher::new(expected))));
     let watched = Watched { reader, seen: seen.clone() };
-    let (head, reader) = look(Box::new(BufReader::with_capacity(1 << 18, watched)))?;
+    let (head, reader) = look(Box::new(Dense(BufReader::with_capacity(BUFFER_BYTES, watched))))?;
     let (kind, reader) = match detect::kind(&head)? {
         Kind::Compressed(outer) => {
-            let unpacked = unpack::unpack(reader, outer).map_err(super::ImportError::Read)?;
-            let (head, unpacked) = look(Box::new(BufReader::with_capacity(1 << 18, unpacked)))?;
+            let unpacked: Box<dyn Disk + 'r> = if head.starts_with(&SPARSE_HEADER) {
+                Box::new(Sparse::open(reader).map_err(super::ImportError::from_read)?)
+            } else {
+                let packed = BufReader::with_capacity(BUFFER_BYTES, reader);
+                Box::new(Dense(unpack::unpack(packed, outer).map_err(super::ImportError::Read)?))
+            };
+            let (head, unpacked) = look(unpacked)?;
             match detect::kind(&head)? {
                 Kind::Compressed(inner) => return Err(SourceError::PackedTwice { outer, inner }.into()),
                 kind => (kind, unpacked),
@@ -198,17 +253,30 @@ pub(super) fn open<'r>(
     if let Some(declared) = declared.format.filter(|declared| *declared != found) {
         return Err(SourceError::OtherFormat { declared, found }.into());
     }
-    let (disk, tail): (Box<dyn Read + 'r>, _) = match found {
-        Format::Raw => (reader, Some(Tail::default())),
+    let (disk, tail): (Box<dyn Disk + 'r>, _) = match found {
+        Format::Raw => (Box::new(reader), Some(Tail::default())),
         Format::Qcow2 => {
             let file = Spool::fill(reader, store, image_bytes_max)?;
-            (Box::new(qcow2::Reader::open(file, image_bytes_max)?), None)
+            (Box::new(Dense(qcow2::Reader::open(file, image_bytes_max)?)), None)
         }
     };
     Ok(Source { disk, tail, expected: declared.digest, seen })
 }
 
 impl Source<'_> {
+    /// How many zeros come next, up to `bytes_max`, as far as that is known without reading them; they are then read.
+    ///
+    /// # Errors
+    /// What the stream says, most with a [`SourceError`] in it.
+    pub fn zeros(&mut self, bytes_max: u64) -> io::Result<u64> {
+        let zeros = self.disk.zeros(bytes_max)?;
+        if let Some(tail) = &mut self.tail {
+            let seen = zeros.min(Tail::BYTES as u64) as usize;
+            tail.add(&[0; Tail::BYTES][..seen]);
+        }
+        Ok(zeros)
+    }
+
     /// What can be judged only now that all of it was read. A digest that is checked nowhere but at the end of a stream
     /// is not checked at all when a decoder stops before it (CVE-2021-20319), so this is a step of its own.
     pub fn finish(self) -> Result<(), SourceError> {
@@ -232,12 +300,11 @@ impl Read for Source<'_> {
 }
 
 /// The first bytes, and the whole stream again.
-fn look<'r>(mut reader: Box<dyn BufRead + 'r>) -> Result<(Vec<u8>, Box<dyn BufRead + 'r>), super::ImportError> {
+fn look<'r>(mut rest: Box<dyn Disk + 'r>) -> Result<(Vec<u8>, Again<'r>), super::ImportError> {
     let mut head = Vec::with_capacity(detect::HEAD_BYTES);
-    let taken = reader.by_ref().take(detect::HEAD_BYTES as u64).read_to_end(&mut head);
+    let taken = rest.by_ref().take(detect::HEAD_BYTES as u64).read_to_end(&mut head);
     taken.map_err(super::ImportError::from_read)?;
-    let whole = Cursor::new(head.clone()).chain(reader);
-    Ok((head, Box::new(whole)))
+    Ok((head.clone(), Again { head: Cursor::new(head), rest }))
 }
 
 /// The last 512 bytes of what went by.

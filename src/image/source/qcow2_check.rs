@@ -60,6 +60,14 @@ pub(super) fn check(file: &File, file_bytes: u64, image_bytes_max: u64) -> Resul
     Ok(header.image_bytes)
 }
 
+/// Looks at the header alone, in a file of which the rest is still to come.
+///
+/// # Errors
+/// As [`check`].
+pub(super) fn check_header(file: &File, image_bytes_max: u64) -> Result<(), SourceError> {
+    header(file, image_bytes_max).map(drop)
+}
+
 fn header(file: &File, image_bytes_max: u64) -> Result<Header, SourceError> {
     let mut bytes = [0; HEADER_BYTES];
     read_up_to(file, &mut bytes, 0)?;

@@ -6,7 +6,8 @@ const LIMITS: UploadLimits = UploadLimits { uploads_max: 3, bytes_max: 1000, kee
 
 fn wish(image: &str, bytes: u64) -> Create {
     let digest = format!("sha256:{}", "0".repeat(64));
-    Create { image: image.into(), bytes, digest, format: None, preview: false, source: "disk.raw".into() }
+    let provenance = crate::wire::image_facts::Provenance::default();
+    Create { image: image.into(), bytes, digest, format: None, preview: false, source: "disk.raw".into(), provenance }
 }
 
 fn uploads() -> (tempfile::TempDir, Uploads) {

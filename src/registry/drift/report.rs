@@ -159,6 +159,9 @@ impl Writer {
         let mut chunks = before.map_or(0, |heard| heard.chunks);
         if listed != *former {
             chunks = self.put_listed(id, said.source, listed, chunks, batch)?;
+        } else {
+            // Judged in a moment: not to be read from the store again.
+            self.drift.staged.insert((id.to_string(), said.source), former);
         }
         let scan = said.scan.clone();
         let verification = said.verification;

@@ -14,6 +14,7 @@ pub fn full() -> Verification {
             asked_at: 5,
             power: true,
             powered_at: Some(6),
+            begun_at: Some(7),
             attempts: 2,
             claim: Some(claim),
         })),

@@ -265,7 +265,7 @@ impl<R: Read + Seek> Tree for Ext4<R> {
 
 impl Found {
     /// What it holds beside its names, for bounds on memory.
-    pub(super) fn content_bytes(&self) -> usize {
+    pub(crate) fn content_bytes(&self) -> usize {
         match &self.content {
             Content::Ext4(body) => body.held_bytes(),
             _ => 0,

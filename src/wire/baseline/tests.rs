@@ -61,6 +61,24 @@ fn a_cut_baseline_is_an_error_at_every_length() {
     }
 }
 
+/// Rule 9: what little comes may unpack to much.
+#[test]
+fn what_a_list_unpacks_to_has_an_end() {
+    let (bytes, _) = written(&entries());
+    let read = |left_bytes| {
+        let mut reader = Reader::new(&bytes[..]).unwrap();
+        assert_eq!(reader.left_bytes, 8 << 30);
+        reader.left_bytes = left_bytes;
+        let read = reader.by_ref().map_while(Result::ok).count();
+        (read, reader.left_bytes)
+    };
+    let (all, left) = read(10_000);
+    assert_eq!(all, entries().len());
+    let used = 10_000 - left;
+    assert!(used > 100, "{used}");
+    assert_eq!((read(used), read(used - 1).0), ((all, 0), all - 1));
+}
+
 proptest! {
     /// Rule 10: a baseline from a host is outside text.
     #[test]

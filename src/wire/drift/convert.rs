@@ -14,7 +14,7 @@ pub enum MeaningError {
     Digest(String),
     #[error("a {kind} has no {field}")]
     Lacks { kind: String, field: &'static str },
-    #[error("{0:?} is no way to differ; there are added, removed, kind, content, mode, owner, xattrs")]
+    #[error("{0:?} is no way to differ; there are added, removed, kind, content, mode, owner, xattrs, privilege")]
     Aspect(String),
     #[error("{0:?} is no action; there are allow, report, rebuild")]
     Action(String),
@@ -102,8 +102,8 @@ impl From<&policy::Rule> for Rule {
             Action::Report => ("report", 0, 0),
             Action::Rebuild { grace_seconds, scans_min } => ("rebuild", grace_seconds, scans_min),
         };
-        let is_all = rule.aspects == Aspects::ALL;
-        let aspects = if is_all { Vec::new() } else { rule.aspects.iter().map(|a| a.word().to_string()).collect() };
+        let is_unnamed = rule.aspects == rule.action.aspects_unnamed();
+        let aspects = if is_unnamed { Vec::new() } else { rule.aspects.iter().map(|a| a.word().to_string()).collect() };
         Rule {
             pattern: PathText(rule.pattern.bytes().to_vec()),
             aspects,
@@ -126,18 +126,18 @@ impl TryFrom<&Rule> for policy::Rule {
             pattern: crate::decide::drift::path::to_text(&words.pattern.0),
             why: error.sentence(),
         })?;
-        let aspects = if words.aspects.is_empty() {
-            Aspects::ALL
-        } else {
-            Aspects::from_words(words.aspects.iter().map(String::as_str))
-                .map_err(|word| MeaningError::Aspect(word.to_string()))?
-        };
         let Rule { grace_seconds, scans_min, .. } = *words;
         let action = match words.action.as_str() {
             "allow" => Action::Allow,
             "report" => Action::Report,
             "rebuild" => Action::Rebuild { grace_seconds, scans_min },
             other => return Err(MeaningError::Action(other.chars().take(80).collect())),
+        };
+        let aspects = if words.aspects.is_empty() {
+            action.aspects_unnamed()
+        } else {
+            Aspects::from_words(words.aspects.iter().map(String::as_str))
+                .map_err(|word| MeaningError::Aspect(word.to_string()))?
         };
         let Rule { content, until, .. } = *words;
         Ok(policy::Rule { pattern, aspects, action, content, why: words.why.clone(), until, from: words.from.clone() })
@@ -176,6 +176,15 @@ mod tests {
             serde_json::from_str(r#"{"pattern": "/etc/**", "action": "rebuild", "aspects": ["mode"]}"#).unwrap();
         let rule = policy::Rule::try_from(&words).unwrap();
         assert_eq!(policy::Rule::try_from(&Rule::from(&rule)).unwrap(), rule);
+        for (action, unnamed) in [("allow", Aspects::ALL_BUT_PRIVILEGE), ("report", Aspects::ALL)] {
+            let silent = Rule { action: action.into(), aspects: Vec::new(), ..words.clone() };
+            let rule = policy::Rule::try_from(&silent).unwrap();
+            assert_eq!(rule.aspects, unnamed, "{action}");
+            for aspects in [Aspects::ALL, Aspects::ALL_BUT_PRIVILEGE] {
+                let rule = policy::Rule { aspects, ..rule.clone() };
+                assert_eq!(policy::Rule::try_from(&Rule::from(&rule)).unwrap(), rule);
+            }
+        }
         let wrong = Rule { action: "burn".into(), ..words.clone() };
         assert!(policy::Rule::try_from(&wrong).unwrap_err().to_string().contains("burn"));
         let wrong = Rule { pattern: PathText(b"etc".to_vec()), ..words };

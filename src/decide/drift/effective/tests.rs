@@ -135,6 +135,36 @@ fn a_class_is_no_wider_by_a_rule_that_names_it() {
     assert_eq!(of(rule(Action::Report, Aspects::ALL))[0].aspects, Aspects::ALL);
 }
 
+/// What a class allows of privileges it allows without their being named, and no rule that names it adds one.
+#[test]
+fn a_privilege_is_allowed_by_name_only() {
+    let privilege = Aspects::NONE.with(Aspect::Privilege);
+    for family in Family::ALL {
+        let allowing = defaults::rules(family).into_iter().filter(|rule| rule.aspects.has(Aspect::Privilege));
+        assert_eq!(allowing.map(|rule| rule.pattern).collect::<Vec<_>>(), [], "{}", family.word());
+    }
+    let with = CLASSES.iter().filter(|class| class.members.iter().any(|own| own.aspects.has(Aspect::Privilege)));
+    assert_eq!(with.map(|class| class.name).collect::<Vec<_>>(), ["containers"]);
+    let of = |name: &str, aspects: Option<Aspects>| {
+        let what = What::Class(class(name).unwrap());
+        let aspects = aspects.unwrap_or_else(|| what.aspects_unnamed(Action::Allow));
+        let rule = Declared { what, aspects, ..declared("/x", Action::Allow) };
+        of_policy(&DriftPolicy { rules: vec![rule], ..DriftPolicy::new("web") })
+    };
+    assert!(of("containers", None).iter().all(|rule| rule.aspects == Aspects::ALL));
+    assert!(of("user-homes", None).iter().all(|rule| rule.aspects == Aspects::ALL_BUT_PRIVILEGE));
+    assert!(of("user-homes", Some(privilege)).is_empty());
+    // By name, in front of what the class says.
+    let what = What::Path(pattern("/home/*/chroot/**"));
+    let named = Declared { what, aspects: privilege, ..declared("/x", Action::Allow) };
+    let homes = Declared { what: What::Class(class("user-homes").unwrap()), ..declared("/x", Action::Allow) };
+    let unnamed = homes.what.aspects_unnamed(Action::Allow);
+    let rules = vec![named, Declared { aspects: unnamed, ..homes }];
+    let rules = of_policy(&DriftPolicy { rules, ..DriftPolicy::new("web") });
+    let left = |path: &str| policy::rule(&rules, path.as_bytes(), Aspects::ALL, 0).left();
+    assert_eq!((left("/home/ann/chroot/bin/su"), left("/home/ann/su")), (Aspects::NONE, privilege));
+}
+
 #[test]
 fn every_class_has_a_sentence_and_patterns_that_are_some_and_every_default_names_one() {
     for class in CLASSES {
@@ -208,6 +238,10 @@ const MUST_BE_FOUND: &[&str] = &[
     "/etc/alternatives/editor",
     "/etc/init.d/x",
     "/etc/netplan/99-x.yaml",
+    // Each of these can name a program that root runs.
+    "/etc/network/interfaces.d/50-cloud-init",
+    "/etc/sysconfig/network-scripts/ifcfg-eth0",
+    "/etc/udev/rules.d/70-persistent-net.rules",
     "/usr/bin/sudo",
     "/usr/bin/new-setuid",
     "/usr/local/bin/x",
@@ -359,6 +393,16 @@ fn any_pattern() -> impl Strategy<Value = String> {
     proptest::collection::vec(name, 1..4).prop_map(|names| format!("/{}", names.join("/")))
 }
 
+/// Often all, or all but privileges.
+fn any_aspects() -> impl Strategy<Value = Aspects> {
+    let some = proptest::sample::subsequence(Aspect::ALL.to_vec(), 1..=Aspect::ALL.len());
+    prop_oneof![
+        some.prop_map(|aspects| aspects.into_iter().collect()),
+        Just(Aspects::ALL),
+        Just(Aspects::ALL_BUT_PRIVILEGE)
+    ]
+}
+
 fn any_rule() -> impl Strategy<Value = Declared> {
     let action = prop_oneof![
         Just(Action::Allow),
@@ -366,21 +410,38 @@ fn any_rule() -> impl Strategy<Value = Declared> {
         Just(Action::Rebuild { grace_seconds: 1, scans_min: 2 })
     ];
     let until = proptest::option::of(0..100u64);
-    let aspects = proptest::sample::subsequence(Aspect::ALL.to_vec(), 1..=7);
-    (any_pattern(), action, until, aspects).prop_map(|(path, action, until, aspects)| Declared {
+    (any_pattern(), action, until, any_aspects()).prop_map(|(path, action, until, aspects)| Declared {
         until,
-        aspects: aspects.into_iter().collect(),
+        aspects,
         ..declared(&path, action)
     })
 }
 
 proptest! {
+    /// A directory that scans leave out, or look through for privileges only, holds nothing else that would be found.
+    #[test]
+    fn what_a_scan_leaves_out_is_allowed(
+        rules in proptest::collection::vec(any_rule(), 0..6),
+        covering in proptest::collection::vec(any_aspects(), 0..3),
+        (directory, name, now) in (any_path(), any_path(), 0..100u64),
+    ) {
+        let covers = |aspects: Aspects| Declared { aspects, ..declared(&format!("{directory}/**"), Action::Allow) };
+        let rules = rules.into_iter().chain(covering.into_iter().map(covers)).collect();
+        let rules = of_policy(&DriftPolicy { rules, ..DriftPolicy::new("web") });
+        if let Some(left_out) = policy::leaves_out(&rules, directory.as_bytes(), now) {
+            let told = Aspects::NONE.with(Aspect::Privilege);
+            let told = if left_out.but_privilege { told } else { Aspects::NONE };
+            let left = policy::rule(&rules, format!("{directory}{name}").as_bytes(), Aspects::ALL, now).left();
+            prop_assert!(left.without(told).is_empty(), "{left} in {directory}{name}");
+        }
+    }
+
     /// `drift accept` is for taking findings away: whatever it is about and whatever there was, nothing new is found.
     #[test]
     fn adding_an_exception_never_adds_a_finding(
         rules in proptest::collection::vec(any_rule(), 0..6),
         exception_path in any_pattern(),
-        aspects in proptest::sample::subsequence(Aspect::ALL.to_vec(), 1..=7),
+        aspects in proptest::sample::subsequence(Aspect::ALL.to_vec(), 1..=Aspect::ALL.len()),
         (path, now, until) in (any_path(), 0..100u64, 1..200u64),
     ) {
         let policy = DriftPolicy { rules, ..DriftPolicy::new("web") };

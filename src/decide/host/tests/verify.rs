@@ -100,12 +100,26 @@ fn a_verification_that_never_reports_ends_by_its_boots_or_by_its_day() {
         let last = over.verify.last.unwrap();
         assert!(last.result.to_string().starts_with("failed: 3 boots"), "{}", last.result);
     }
-    let late = Event::VerifyEnded { reason: "late".into() };
+    let late = Event::VerifyEnded { number: VerifyNumber(1), reason: "late".into(), is_held_back: false };
     assert_eq!(after(&ready, &[wish(false), late.clone()]).verify.wish, None);
     assert_eq!(transition(&ready, &late, POLICY, 200), Outcome::Unchanged);
     // The next one has a number of its own: what is said late of the first says nothing of the second.
-    let second = after(&ready, &[wish(false), script(), verify_check_in(1, "session"), late, wish(false)]);
+    let over = late.clone();
+    let second = after(&ready, &[wish(false), script(), verify_check_in(1, "session"), over, wish(false)]);
     assert_eq!(refused(&second, &looked(1, 0)), Refusal::NoVerification);
+    assert_eq!(transition(&second, &late, POLICY, 200), Outcome::Unchanged, "the first one's end is not the second's");
+}
+
+/// A look that never got its turn says nothing of the host: it does not stand as its newest result, and the host stays due.
+#[test]
+fn a_verification_that_the_caps_held_back_leaves_the_host_due() {
+    let ready = after(&deployed(), &[script()]);
+    let held_back = Event::VerifyEnded { number: VerifyNumber(1), reason: "full".into(), is_held_back: true };
+    let over = after(&ready, &[wish(false), held_back.clone()]);
+    assert_eq!((&over.verify.wish, &over.verify.last), (&None, &None));
+    assert!(over.is_verify_due(Some(100), 300));
+    let begun = after(&ready, &[wish(false), script()]);
+    assert_eq!(transition(&begun, &held_back, POLICY, 200), Outcome::Unchanged, "it began meanwhile");
 }
 
 #[test]

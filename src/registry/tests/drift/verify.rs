@@ -78,3 +78,36 @@ fn a_look_that_is_never_fetched_ends_with_its_day() {
     }
     assert!(story.lines().last().unwrap().contains("did not come to be verified within"));
 }
+
+/// A look takes its machine out of service as a rebuild does: no more of both at once than a group's cap, whoever asks;
+/// the others wait with a reason, and go when one is back or did not come back for an hour.
+#[test]
+fn no_more_machines_are_looked_at_at_once_than_may_be_rebuilt() {
+    let mut story = Story::new(4);
+    let limits = Limits { concurrent_max: 2, ..LIFTED };
+    story.apply(vec![Write::Group(Box::new(Group { limits, ..group(None) }))]);
+    for number in 0..4 {
+        story.event(number, Event::AskVerify { by: "ann".into(), reason: "look".into(), power: false });
+    }
+    let script = |story: &mut Story, number| {
+        story.ask(|reply| Command::Script { mac: mac(number), client: IPXE, token: "v".into(), reply }).unwrap()
+    };
+    let is_look = |script: &Script| matches!(script, Script::Verify { .. });
+    assert!(is_look(&script(&mut story, 0)) && is_look(&script(&mut story, 1)));
+    assert_eq!(script(&mut story, 2), Script::Local { reason: LocalReason::LooksFull });
+    assert!(is_look(&script(&mut story, 1)), "one that has begun goes on");
+    let waits = |story: &mut Story, number| {
+        let (host, now) = (story.host(number), story.now);
+        story.registry.as_ref().unwrap().read(|view| view.look_waits(&host, now)).map(|wait| wait.to_string())
+    };
+    let why = "group default has 2 of at most 2 machines under an order or a look from outside";
+    assert_eq!((waits(&mut story, 2), waits(&mut story, 1)), (Some(why.to_string()), None));
+    // One is back.
+    story.event(0, Event::VerifyEnded { number: VerifyNumber(1), reason: "told".into(), is_held_back: false });
+    assert!(is_look(&script(&mut story, 2)));
+    assert_eq!(script(&mut story, 3), Script::Local { reason: LocalReason::LooksFull });
+    assert!(story.host(3).verify.wish.is_some(), "it waits");
+    // The others hang.
+    story.pass(HOUR);
+    assert!(is_look(&script(&mut story, 3)));
+}

@@ -15,10 +15,15 @@ const FRAMES_SOFT: usize = 24;
 const FRAMES_HARD: usize = 40;
 /// Frames that are not needed are fetched along when they are shorter than a round trip takes.
 const GAP_BYTES_MAX: u64 = 64 << 10;
+/// Requests that are under way at once.
+pub const FETCHERS: usize = 3;
+/// So many of the requests that a write begins with are looked at to see whether an earlier write was cut: more
+/// than are under way at once, so one of them was written if anything was.
+const SAMPLE_REQUESTS: usize = FETCHERS + 2;
 
 /// One range request and what comes out of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Segment {
+pub struct Segment {
     /// Indexes into the manifest's frames.
     pub frames: Range<usize>,
     /// Indexes into the manifest's extents, which lie in these frames.
@@ -27,6 +32,7 @@ pub(super) struct Segment {
 
 impl Segment {
     /// The bytes of the pack to ask for.
+    #[must_use]
     pub fn range(&self, manifest: &Manifest) -> Range<u64> {
         let last = &manifest.frames[self.frames.end - 1];
         manifest.frames[self.frames.start].offset_bytes..last.offset_bytes + u64::from(last.compressed_bytes)
@@ -34,7 +40,8 @@ impl Segment {
 }
 
 /// The requests that bring all these extents.
-pub(super) fn segments(manifest: &Manifest, mut extents: Vec<usize>) -> Vec<Segment> {
+#[must_use]
+pub fn segments(manifest: &Manifest, mut extents: Vec<usize>) -> Vec<Segment> {
     extents.sort_unstable_by_key(|&i| (manifest.extents[i].frame, manifest.extents[i].frame_block));
     let mut segments: Vec<Segment> = Vec::new();
     for index in extents {
@@ -48,6 +55,19 @@ pub(super) fn segments(manifest: &Manifest, mut extents: Vec<usize>) -> Vec<Segm
         }
     }
     segments
+}
+
+/// The extents by which a write sees whether some of these are on the disk already.
+///
+/// Requests overtake one another, so the first of each of several is looked at; and some all over the image, for
+/// a disk that lost what its cache held.
+#[must_use]
+pub fn samples(manifest: &Manifest, extents: Vec<usize>) -> Vec<usize> {
+    let segments = segments(manifest, extents);
+    let stride = segments.len().div_ceil(SAMPLE_REQUESTS).max(1);
+    let sampled = segments.iter().enumerate().filter(|(at, _)| *at < SAMPLE_REQUESTS || at.is_multiple_of(stride));
+    // A segment is made for an extent, so it has a first one.
+    sampled.map(|(_, segment)| segment.extents[0]).collect()
 }
 
 fn belongs(manifest: &Manifest, segment: &Segment, frames: &Range<usize>) -> bool {

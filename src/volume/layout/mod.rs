@@ -1,10 +1,15 @@
-//! What of an image is known how: which part is its root, where the others are mounted, what is covered by blocks.
+//! What of an image is known how: which part is its root, where the others are mounted, what is covered by blocks. The
+//! same for the server, which reads the image's bytes, and for a host's deploy environment, whose kernel reads more.
 
-use super::fstab::{self, Line, Names};
-use super::parts::Part;
+use super::Format;
 use crate::gpt::ESP_TYPE;
-use crate::volume::Format;
-use crate::wire::baseline::Known;
+use crate::wire::baseline::{Known, Volume};
+
+pub mod fstab;
+pub mod parts;
+
+use fstab::{Line, Names};
+use parts::Part;
 
 /// GRUB's core image on a BIOS machine: no file system, and only an installer writes to it.
 const BIOS_BOOT: &str = "21686148-6449-6e6f-744e-656564454649";
@@ -24,27 +29,30 @@ const OTHERS: [(&str, &str); 5] = [
     ("bc13c2ff-59e6-4262-a352-b275fd6f7172", "/boot"),
 ];
 
+/// Where a distribution says which it is; the second is mostly a link to the first (os-release(5)).
+pub const OS_RELEASES: [&[u8]; 2] = [b"/usr/lib/os-release", b"/etc/os-release"];
+
 /// Where a part is mounted, and with which options.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub struct Place {
     pub at: String,
     pub options: String,
 }
 
 /// For choosing the root, the higher the likelier; `None`: it is none.
-pub(super) fn likeness_to_root(part: &Part, has_fstab: bool, has_usr: bool) -> Option<u32> {
+pub fn likeness_to_root(part: &Part, has_fstab: bool, has_usr: bool) -> Option<u32> {
     let is_declared = ROOTS.contains(&part.type_guid.as_str());
     let score = u32::from(is_declared) * 4 + u32::from(has_fstab) * 2 + u32::from(has_usr);
     (has_fstab || has_usr).then_some(score)
 }
 
 /// Whether a part is the root by its type, though nobody looks into it.
-pub(super) fn is_declared_root(part: &Part) -> bool {
+pub fn is_declared_root(part: &Part) -> bool {
     ROOTS.contains(&part.type_guid.as_str())
 }
 
 /// Where each part is mounted, by the root's fstab, then by the parts' types.
-pub(super) fn places(parts: &[Part], root: Option<usize>, lines: &[Line]) -> Vec<Option<Place>> {
+pub fn places(parts: &[Part], root: Option<usize>, lines: &[Line]) -> Vec<Option<Place>> {
     let mut taken: Vec<String> = lines.iter().map(|line| line.at.clone()).collect();
     let mut places = Vec::with_capacity(parts.len());
     for (at, part) in parts.iter().enumerate() {
@@ -53,13 +61,7 @@ pub(super) fn places(parts: &[Part], root: Option<usize>, lines: &[Line]) -> Vec
             places.push(Some(Place { at: "/".to_owned(), options: options.unwrap_or_default() }));
             continue;
         }
-        let names = Names {
-            partition: part.number,
-            uuid: part.detected.uuid.as_deref(),
-            label: part.detected.label.as_deref(),
-            part_uuid: part.part_uuid.as_deref(),
-            part_label: part.part_label.as_deref(),
-        };
+        let names = names(part);
         let line = lines.iter().find(|line| fstab::means(&line.device, &names) && line.at != "/");
         let by_line = line.map(|line| Place { at: line.at.clone(), options: line.options.clone() });
         let place = by_line.or_else(|| by_type(part).filter(|place| !taken.contains(&place.at)));
@@ -67,6 +69,18 @@ pub(super) fn places(parts: &[Part], root: Option<usize>, lines: &[Line]) -> Vec
         places.push(place);
     }
     places
+}
+
+/// What an fstab may call it.
+#[must_use]
+pub fn names(part: &Part) -> Names<'_> {
+    Names {
+        partition: part.number,
+        uuid: part.detected.uuid.as_deref(),
+        label: part.detected.label.as_deref(),
+        part_uuid: part.part_uuid.as_deref(),
+        part_label: part.part_label.as_deref(),
+    }
 }
 
 fn by_type(part: &Part) -> Option<Place> {
@@ -77,8 +91,9 @@ fn by_type(part: &Part) -> Option<Place> {
     Some(Place { at: at.to_owned(), options: String::new() })
 }
 
-/// How each part is known, before anybody has looked into it.
-pub(super) fn known(parts: &[Part], places: &[Option<Place>]) -> Vec<Known> {
+/// How each part is known, before anybody has looked into it; `reads`: whose files whoever asks can read.
+#[must_use]
+pub fn known(parts: &[Part], places: &[Option<Place>], reads: impl Fn(Format) -> bool) -> Vec<Known> {
     let has_hash = |hashes: &[&str]| {
         parts.iter().any(|part| part.detected.format == Format::Verity && hashes.contains(&part.type_guid.as_str()))
     };
@@ -95,11 +110,23 @@ pub(super) fn known(parts: &[Part], places: &[Option<Place>]) -> Vec<Known> {
             return Known::Blocks { offset_bytes: part.offset_bytes, length_bytes: part.length_bytes };
         }
         match (format, place) {
-            (format, Some(_)) if format.is_read_here() => Known::Files,
+            (format, Some(_)) if reads(format) => Known::Files,
             (format, _) => Known::Not { reason: why_not(format) },
         }
     };
     parts.iter().zip(places).map(known).collect()
+}
+
+/// As a baseline says it.
+#[must_use]
+pub fn volumes(parts: &[Part], places: &[Option<Place>], known: Vec<Known>) -> Vec<Volume> {
+    let volume = |((part, place), known): ((&Part, &Option<Place>), Known)| Volume {
+        partition: part.number,
+        format: part.detected.format.word().to_owned(),
+        mounted_at: place.as_ref().map(|place| place.at.clone()),
+        known,
+    };
+    parts.iter().zip(places).zip(known).map(volume).collect()
 }
 
 /// What a report says of a part that nobody looks into.
@@ -121,6 +148,6 @@ fn why_not(format: Format) -> String {
 }
 
 /// Whether a host's kernel could read what the server cannot.
-pub(super) fn needs_host(format: Format) -> bool {
+pub fn needs_host(format: Format) -> bool {
     matches!(format, Format::Xfs | Format::Btrfs | Format::F2fs | Format::Ntfs | Format::Exfat)
 }

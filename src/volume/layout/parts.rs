@@ -1,5 +1,6 @@
 //! The parts of an image: its partitions by GPT or MBR, or the whole of it, and what lies in each.
 
+use std::collections::BTreeMap;
 use std::io::{self, Read, Seek, SeekFrom};
 
 use crate::gpt;
@@ -12,21 +13,25 @@ const MBR_SECTOR_BYTES: u64 = 512;
 
 /// One partition, or the whole image (number 0).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Part {
+pub struct Part {
     pub number: u32,
     pub offset_bytes: u64,
     pub length_bytes: u64,
     /// By its GUID partition table; empty elsewhere.
     pub type_guid: String,
+    /// The type in an MBR, 0x83 for Linux.
+    pub mbr_type: Option<u8>,
     pub part_uuid: Option<String>,
     pub part_label: Option<String>,
     /// Its table says that it is not written to (Discoverable Partitions Specification, bit 60).
     pub is_read_only: bool,
+    /// All attribute bits of its entry; of an MBR's, 0x80: active.
+    pub flags: u64,
     pub detected: Detected,
 }
 
 /// All parts of an image, by number.
-pub(super) fn list<I: Read + Seek>(manifest: &Manifest, image: &mut I) -> io::Result<Vec<Part>> {
+pub fn list<I: Read + Seek>(manifest: &Manifest, image: &mut I) -> io::Result<Vec<Part>> {
     let mut parts = if manifest.boot.gpt { by_gpt(manifest, image)? } else { Vec::new() };
     if !manifest.boot.gpt {
         let whole = part(0, 0, manifest.image_bytes);
@@ -46,15 +51,17 @@ pub(super) fn list<I: Read + Seek>(manifest: &Manifest, image: &mut I) -> io::Re
 }
 
 fn part(number: u32, offset_bytes: u64, length_bytes: u64) -> Part {
-    let detected = Detected { format: Format::Unknown, uuid: None, label: None };
+    let detected = Detected { format: Format::Unknown, uuid: None, label: None, bytes: None };
     Part {
         number,
         offset_bytes,
         length_bytes,
         type_guid: String::new(),
+        mbr_type: None,
         part_uuid: None,
         part_label: None,
         is_read_only: false,
+        flags: 0,
         detected,
     }
 }
@@ -64,13 +71,16 @@ fn by_gpt<I: Read + Seek>(manifest: &Manifest, image: &mut I) -> io::Result<Vec<
     image.seek(SeekFrom::Start(0))?;
     image.read_exact(&mut head)?;
     // The import has read the same bytes, so that an error here is not to be expected; then nothing is read-only.
-    let read_only = gpt::read(&head).ok().flatten().map(|table| table.read_only()).unwrap_or_default();
+    let table = gpt::read(&head).ok().flatten();
+    let read_only = table.as_ref().map(|table| table.read_only()).unwrap_or_default();
+    let flags: BTreeMap<u32, u64> = table.map(|table| table.attributes()).unwrap_or_default().into_iter().collect();
     let sector = u64::from(manifest.sector_bytes);
     let listed = manifest.boot.partitions.iter().map(|partition| Part {
         type_guid: partition.type_guid.to_ascii_lowercase(),
         part_uuid: Some(partition.unique_guid.to_ascii_lowercase()),
         part_label: Some(partition.name.clone()).filter(|name| !name.is_empty()),
         is_read_only: read_only.contains(&partition.number),
+        flags: flags.get(&partition.number).copied().unwrap_or_default(),
         // Within 2^40 sectors, and in order: the import has checked it.
         ..part(
             partition.number,
@@ -88,35 +98,40 @@ fn by_mbr<I: Read + Seek>(image: &mut I, image_bytes: u64) -> io::Result<Vec<Par
     };
     let disk_id = u32::from_le_bytes([table[440], table[441], table[442], table[443]]);
     let mut parts = Vec::new();
-    let mut add = |number: u32, first: u64, count: u64| {
-        let (offset, length) = (first * MBR_SECTOR_BYTES, count * MBR_SECTOR_BYTES);
-        if count > 0 && offset.saturating_add(length) <= image_bytes {
-            parts.push(Part { part_uuid: Some(format!("{disk_id:08x}-{number:02x}")), ..part(number, offset, length) });
+    let mut add = |number: u32, entry: &Entry, first: u64| {
+        let (offset, length) = (first * MBR_SECTOR_BYTES, entry.count * MBR_SECTOR_BYTES);
+        if entry.count > 0 && offset.saturating_add(length) <= image_bytes {
+            parts.push(Part {
+                part_uuid: Some(format!("{disk_id:08x}-{number:02x}")),
+                flags: u64::from(entry.status),
+                mbr_type: Some(entry.kind),
+                ..part(number, offset, length)
+            });
         }
     };
     let mut extended = None;
-    for (number, (kind, first, count)) in (1..).zip(entries(&table)) {
-        match kind {
+    for (number, entry) in (1..).zip(entries(&table)) {
+        match entry.kind {
             0 => {}
-            0x05 | 0x0f | 0x85 => extended = extended.or(Some(first)),
-            _ => add(number, first, count),
+            0x05 | 0x0f | 0x85 => extended = extended.or(Some(entry.first)),
+            _ => add(number, &entry, entry.first),
         }
     }
     let (mut next, mut number) = (extended, 5);
     while let (Some(at), true) = (next.take(), number < PARTS_MAX as u32) {
         let Some(table) = mbr_sector(image, at)? else { break };
-        for (kind, first, count) in entries(&table) {
-            match kind {
+        for entry in entries(&table) {
+            match entry.kind {
                 0 => {}
-                0x05 | 0x0f | 0x85 => next = extended.map(|base| base + first),
+                0x05 | 0x0f | 0x85 => next = extended.map(|base| base + entry.first),
                 _ => {
-                    add(number, at + first, count);
+                    add(number, &entry, at + entry.first);
                     number += 1;
                 }
             }
         }
         // A chain of empty tables ends too.
-        number += u32::from(entries(&table).iter().all(|(kind, ..)| matches!(kind, 0 | 5 | 0xf | 0x85)));
+        number += u32::from(entries(&table).iter().all(|entry| matches!(entry.kind, 0 | 5 | 0xf | 0x85)));
     }
     Ok(parts)
 }
@@ -131,11 +146,20 @@ fn mbr_sector<I: Read + Seek>(image: &mut I, sector: u64) -> io::Result<Option<[
     }
 }
 
-/// Kind, first sector and number of sectors of the four entries.
-fn entries(table: &[u8; 512]) -> [(u8, u64, u64); 4] {
+/// One of the four entries of a table.
+struct Entry {
+    status: u8,
+    kind: u8,
+    /// First sector, counted from where its table says.
+    first: u64,
+    /// Sectors.
+    count: u64,
+}
+
+fn entries(table: &[u8; 512]) -> [Entry; 4] {
     [446, 462, 478, 494].map(|at| {
         let number =
             |at: usize| u64::from(u32::from_le_bytes([table[at], table[at + 1], table[at + 2], table[at + 3]]));
-        (table[at + 4], number(at + 8), number(at + 12))
+        Entry { status: table[at], kind: table[at + 4], first: number(at + 8), count: number(at + 12) }
     })
 }

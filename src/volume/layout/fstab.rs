@@ -5,7 +5,7 @@ const LINES_MAX: usize = 1024;
 
 /// One line, as far as it matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Line {
+pub struct Line {
     /// `UUID=...`, `/dev/sda2`, ...
     pub device: String,
     /// Absolute, without a slash at its end.
@@ -15,7 +15,7 @@ pub(super) struct Line {
 
 /// What an fstab calls a volume by.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Names<'v> {
+pub struct Names<'v> {
     pub partition: u32,
     pub uuid: Option<&'v str>,
     pub label: Option<&'v str>,
@@ -24,7 +24,7 @@ pub(super) struct Names<'v> {
 }
 
 /// Lines that mount something somewhere; no swap, no comment, nothing relative.
-pub(super) fn parse(text: &[u8]) -> Vec<Line> {
+pub fn parse(text: &[u8]) -> Vec<Line> {
     let text = String::from_utf8_lossy(text);
     text.lines().take(LINES_MAX).filter_map(line).collect()
 }
@@ -65,7 +65,7 @@ fn unescaped(field: &str) -> String {
 
 /// Whether a line's first field means this volume. A device's name tells the partition's number only: an image is one
 /// disk, whatever that is called on a host.
-pub(super) fn means(device: &str, names: &Names<'_>) -> bool {
+pub fn means(device: &str, names: &Names<'_>) -> bool {
     let device = device.trim_matches('"');
     let by_link = [
         ("by-uuid/", "UUID="),

@@ -1,0 +1,90 @@
+//! The digest of every block of an image, from the indexes of its packs: for comparing images without unpacking them.
+
+use super::pack::PackIndex;
+use super::{ImageStore, StoreError};
+use crate::wire::manifest::{self, BLOCK_BYTES, Extent, FRAME_BLOCKS, Manifest};
+
+/// One image's blocks.
+#[derive(Debug)]
+pub(super) struct Blocks<'m> {
+    pub manifest: &'m Manifest,
+    /// By the manifest's packs.
+    indexes: Vec<PackIndex>,
+    /// By the manifest's frames: the number of each one's first block in its pack.
+    firsts: Vec<u32>,
+}
+
+impl ImageStore {
+    /// The blocks of an image.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] where an index is, or does not know a frame that the manifest names.
+    pub(super) fn blocks<'m>(&self, manifest: &'m Manifest) -> Result<Blocks<'m>, StoreError> {
+        let path = |pack: &manifest::Digest| self.pack_path(&manifest::to_hex(pack)).with_extension("idx");
+        let open = |pack| PackIndex::open(&path(pack)).map_err(with_advice);
+        let indexes = manifest.packs.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+        let mut firsts = Vec::with_capacity(manifest.frames.len());
+        for frame in &manifest.frames {
+            let index = &indexes[frame.pack as usize];
+            let number = find(index, frame.offset_bytes).ok_or_else(|| {
+                let reason = format!("it knows no frame at byte {} of its pack", frame.offset_bytes);
+                with_advice(StoreError::Damaged { path: path(&manifest.packs[frame.pack as usize]), reason })
+            })?;
+            // Blocks of one pack are counted in 32 bits.
+            firsts.push((number * FRAME_BLOCKS) as u32);
+        }
+        Ok(Blocks { manifest, indexes, firsts })
+    }
+}
+
+fn with_advice(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Damaged { path, reason } => {
+            StoreError::Damaged { path, reason: reason + "; `regild image scrub` makes it anew" }
+        }
+        other => other,
+    }
+}
+
+/// The frame at an offset; the frames of an index are in the order of their offsets.
+fn find(index: &PackIndex, offset_bytes: u64) -> Option<usize> {
+    let (mut low, mut high) = (0, index.frames());
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if index.frame(middle).offset_bytes < offset_bytes { low = middle + 1 } else { high = middle }
+    }
+    (low < index.frames() && index.frame(low).offset_bytes == offset_bytes).then_some(low)
+}
+
+impl Blocks<'_> {
+    /// The digest of a frame's block; `None` past its end.
+    pub fn in_frame(&self, frame: usize, block: u32) -> Option<&[u8]> {
+        let lies_in = self.manifest.frames.get(frame)?;
+        self.indexes.get(lies_in.pack as usize)?.digest(self.firsts.get(frame)?.checked_add(block)?)
+    }
+
+    /// Every block that is no hole, in order: its offset on the target and its digest.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        self.manifest.extents.iter().flat_map(|extent| self.of(extent))
+    }
+
+    /// The blocks of one extent.
+    pub fn of(&self, extent: &Extent) -> impl Iterator<Item = (u64, &[u8])> {
+        let extent = *extent;
+        // At most 256.
+        let blocks = extent.extent_bytes / BLOCK_BYTES as u32;
+        (0..blocks).filter_map(move |block| {
+            let offset = extent.target_offset_bytes + u64::from(block) * BLOCK_BYTES as u64;
+            // An extent that runs on does so into the next frames of its pack, whose blocks go on counting.
+            Some((offset, self.in_frame(extent.frame as usize, extent.frame_block + block)?))
+        })
+    }
+
+    /// The digest of the block at an offset on the target (a multiple of 4096); `None` in a hole.
+    pub fn at(&self, offset: u64) -> Option<&[u8]> {
+        let extents = &self.manifest.extents;
+        let extent = extents.get(extents.partition_point(|extent| extent.target().end <= offset))?;
+        let into = offset.checked_sub(extent.target_offset_bytes)?;
+        self.in_frame(extent.frame as usize, extent.frame_block + (into / BLOCK_BYTES as u64) as u32)
+    }
+}

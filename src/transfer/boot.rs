@@ -1,0 +1,42 @@
+//! Where an image's boot area lies on a disk, and what the body between its two parts is.
+
+use std::ops::Range;
+
+use crate::gpt::{self, GptError};
+use crate::wire::manifest::Manifest;
+
+/// The boot area of an image, fitted to one disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fitted {
+    /// The image's head, its partition table fitted to this disk.
+    pub head: Vec<u8>,
+    /// The fitted backup table and its offset; `None` when the image has no GUID partition table.
+    pub tail: Option<(u64, Vec<u8>)>,
+    /// Where the body lies on the target.
+    pub body: Range<u64>,
+}
+
+/// Fits the image's first MiB to a disk of this size.
+///
+/// # Errors
+/// [`GptError`]: the table is damaged, or does not fit the disk.
+pub fn fit(image_head: Vec<u8>, image_bytes: u64, disk_bytes: u64) -> Result<Fitted, GptError> {
+    let head_bytes = image_head.len() as u64;
+    let (head, tail) = match gpt::read(&image_head)? {
+        Some(table) => {
+            let fitted = table.fit(&image_head, disk_bytes)?;
+            (fitted.head, Some((fitted.tail_offset_bytes, fitted.tail)))
+        }
+        None => (image_head, None),
+    };
+    let body_end = tail.as_ref().map_or(image_bytes, |(offset, _)| image_bytes.min(*offset));
+    Ok(Fitted { head, tail, body: head_bytes..body_end.max(head_bytes) })
+}
+
+/// The extents of which something lies in a range, as indexes into the manifest's.
+#[must_use]
+pub fn overlapping(manifest: &Manifest, range: &Range<u64>) -> Vec<usize> {
+    let all = manifest.extents.iter().enumerate();
+    let overlaps = all.filter(|(_, e)| e.target().start < range.end && range.start < e.target().end);
+    overlaps.map(|(index, _)| index).collect()
+}
