@@ -88,6 +88,7 @@ pub async fn import(
     operator: Operator,
     body: Body,
 ) -> Result<Json<wire::Image>, Problem> {
+    let body = upload::Offered::new(body);
     let image = reference(&name)?;
     let wrong = |error: SourceError| Problem::new(StatusCode::BAD_REQUEST, error.to_string());
     let declared = Declared {
@@ -116,11 +117,11 @@ async fn take_in(
     declared: Declared,
     source: String,
     preview: (bool, String),
-    body: Body,
+    body: upload::Offered,
 ) -> Result<wire::Image, Problem> {
     let (preview, by) = preview;
     let is_preview = before_import(&shared, &image, preview, &by).await?;
-    let reader = upload::reader(body);
+    let reader = upload::reader(body.take());
     let (store, named) = (shared.clone(), image.clone());
     let work = move || {
         let max_image_bytes = store.config.image.bytes_max;

@@ -9,6 +9,8 @@ use tokio::sync::mpsc;
 
 /// Frames between the socket and the import: bounds memory, and slows the sender to the import's pace.
 const FRAMES_MAX: usize = 16;
+/// For a sender to see the answer and stop.
+const HOLD: Duration = Duration::from_secs(2);
 
 /// The reading end.
 #[derive(Debug)]
@@ -67,12 +69,46 @@ fn pump(mut body: Body, silence: Duration) -> mpsc::Receiver<io::Result<Bytes>> 
                 },
             };
             let ended = piece.is_err();
-            if sender.send(piece).await.is_err() || ended {
+            if sender.send(piece).await.is_err() {
+                return hold(body).await;
+            }
+            if ended {
                 return;
             }
         }
     });
     frames
+}
+
+/// A body that somebody may refuse before he has read it: then it is held open for a moment.
+#[derive(Debug)]
+pub struct Offered(Option<Body>);
+
+impl Offered {
+    #[must_use]
+    pub fn new(body: Body) -> Offered {
+        Offered(Some(body))
+    }
+
+    pub fn take(mut self) -> Body {
+        self.0.take().unwrap_or_default()
+    }
+}
+
+impl Drop for Offered {
+    fn drop(&mut self) {
+        if let Some(body) = self.0.take() {
+            tokio::spawn(hold(body));
+        }
+    }
+}
+
+/// Keeps a body that nobody wants any more, unread. A connection that is closed with bytes unread is reset, and whoever is
+/// still sending sees that instead of the answer that says why (RFC 9112 section 9.6); while it is open he only waits.
+async fn hold(body: Body) {
+    if !hyper::body::Body::is_end_stream(&body) {
+        tokio::time::sleep(HOLD).await;
+    }
 }
 
 impl Read for BodyReader {
