@@ -2,8 +2,8 @@
 //!
 //! Nobody who serves reads the mapping; the kernel does, when it copies a slice into the socket. So what is wrong with the
 //! file below us (cut short, or a disk that does not read) is an error of that system call, and never the signal SIGBUS
-//! that reading would raise. Measured with a prototype on loopback (kernel 6.18, ext4): 0.14 s of processor time a GB from a mapping whose
-//! pages are let go again, 0.21 by sendfile(2), whose pages go into the socket one by one.
+//! that reading would raise. Measured with a prototype on loopback (kernel 6.18, ext4): 0.14 s of processor time a GB from a
+//! mapping whose pages are let go again, 0.21 by sendfile(2), whose pages go into the socket one by one.
 
 use std::fs::File;
 use std::io;
