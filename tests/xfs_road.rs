@@ -29,17 +29,9 @@ fn json(server: &Server, arguments: &[&str]) -> Value {
     serde_json::from_str(&server.regild(&[arguments, &["-o", "json"]].concat())).unwrap()
 }
 
-/// Asks for a look, lets the machine come, and switches it off before it boots its own disk; what came of it, and the
-/// paths that were found.
+/// What came of a look from outside, and the paths that it found.
 fn is_looked_at(server: &Server, node: &mut Machine, disk: &Path, number: u64) -> (String, BTreeSet<String>) {
-    let before = lab::sha256_file(disk);
-    server.regild(&["host", "verify", HOST, "--reason", "odd logins"]);
-    node.power_on();
-    node.expect_console("read-only", NETBOOT).unwrap();
-    let is_over = |host: &Value| host["verify"]["last"]["number"] == number;
-    let host = server.wait_host(HOST, "verified", DEPLOY, is_over).unwrap();
-    node.power_off();
-    assert_eq!(lab::sha256_file(disk), before, "the disk was written");
+    let host = road::looked_at(server, node, disk, number);
     let shown = json(server, &["drift", "show", HOST]);
     let found = shown["found"].as_array().unwrap().iter();
     let found = found.map(|found| found["path"].as_str().unwrap().to_owned()).collect();

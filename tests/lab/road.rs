@@ -1,6 +1,6 @@
 //! What the tests of whole roads have in common: one machine, the tiny images, and patience for emulation.
 
-use super::{DiskSpec, Firmware, Lab, Machine, MachineSpec, Server, tiny_image};
+use super::{DiskSpec, Firmware, Lab, Machine, MachineSpec, Server, sha256_file, tiny_image};
 use serde_json::Value;
 use std::io::Read;
 use std::path::Path;
@@ -54,4 +54,18 @@ pub fn head_of(disk: &Path, bytes: usize) -> Vec<u8> {
     let mut head = vec![1; bytes];
     std::fs::File::open(disk).and_then(|mut file| file.read_exact(&mut head)).expect("reading a disk of the lab");
     head
+}
+
+/// Asks for a look from outside, lets the machine come, and switches it off before it boots its own disk, of which no byte
+/// is another one then: the host as it is shown, with look `number` done.
+pub fn looked_at(server: &Server, node: &mut Machine, disk: &Path, number: u64) -> Value {
+    let before = sha256_file(disk);
+    server.regild(&["host", "verify", HOST, "--reason", "odd logins"]);
+    node.power_on();
+    node.expect_console("read-only", NETBOOT).unwrap();
+    let is_over = |host: &Value| host["verify"]["last"]["number"] == number;
+    let host = server.wait_host(HOST, "verified", DEPLOY, is_over).unwrap();
+    node.power_off();
+    assert_eq!(sha256_file(disk), before, "the disk was written");
+    host
 }

@@ -306,6 +306,11 @@ fn decide(scope: &Covered, directory: &Handle) -> io::Result<Option<Decision>> {
 mod tests {
     use super::*;
 
+    fn scope() -> Scope {
+        let own = "/var/lib/regild-agent".into();
+        Scope { root: "/".into(), mounts: Vec::new(), rules: Arc::default(), own, now: 0 }
+    }
+
     /// struct fanotify_event_metadata without a place, as for an overflow.
     fn event(mask: u64) -> Vec<u8> {
         let mut bytes = vec![24, 0, 0, 0, 3, 0, 24, 0];
@@ -316,14 +321,7 @@ mod tests {
 
     #[test]
     fn what_the_kernel_lost_and_what_is_not_understood_is_everything_and_counted_once() {
-        let scope = Scope {
-            root: "/".into(),
-            mounts: Vec::new(),
-            rules: Arc::default(),
-            own: "/var/lib/regild-agent".into(),
-            now: 0,
-        };
-        let scope = Arc::new(Covered { scope, mounts: Vec::new() });
+        let scope = Arc::new(Covered { scope: scope(), mounts: Vec::new() });
         for lost in [event(libc::FAN_Q_OVERFLOW), event(libc::FAN_CREATE), vec![1, 2, 3]] {
             let state = State { dirty: Dirty::default(), overflows: 0, scope: Arc::clone(&scope), lost: None };
             let shared = Shared { state: Mutex::new(state), rung: Condvar::new() };
@@ -338,14 +336,7 @@ mod tests {
     /// Removed and made again, a directory has another handle: what happened in the first one cannot be named.
     #[test]
     fn a_directory_that_comes_or_goes_is_looked_at_with_all_under_it() {
-        let scope = Scope {
-            root: "/".into(),
-            mounts: Vec::new(),
-            rules: Arc::default(),
-            own: "/var/lib/regild-agent".into(),
-            now: 0,
-        };
-        let covered = Covered { scope, mounts: Vec::new() };
+        let covered = Covered { scope: scope(), mounts: Vec::new() };
         let handle = || Handle { fsid: [0; 8], kind: 1, bytes: vec![1] };
         let known = HashMap::from([(handle(), Decision::At(b"/etc".to_vec()))]);
         let mut reader = Reader { known, ..Reader::default() };
