@@ -1,7 +1,11 @@
 //! Machines that fetch image data: one connection each, range after range of one file, as the agent asks for it.
+//!
+//! What comes is thrown away in the kernel (tcp(7), MSG_TRUNC): copying it costs a client more than sending costs a server,
+//! and by how much depends on the alignment that head and body happen to have (measured: 0.6 to 2.6 GB/s from the same server).
 
 use std::collections::BTreeMap;
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Write};
+use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -53,9 +57,10 @@ impl Http {
         let ends = self.seconds.map(|seconds| began + Duration::from_secs_f64(seconds));
         let client = |from: Option<Ipv4Addr>| -> io::Result<Got> {
             let stream = self.connect(from)?;
-            // The reader's own buffer is for heads; bodies go past it into the large one.
+            // The reader's buffer is for heads; most of a body goes past it.
             let mut stream = BufReader::with_capacity(1 << 12, stream);
-            let mut buffer = vec![0; 1 << 20];
+            // Never written to: a length is all that the kernel wants of it.
+            let mut nowhere = Vec::with_capacity(1 << 20);
             let mut got = Got::default();
             while ends.is_none_or(|ends| Instant::now() < ends) {
                 let number = begun.fetch_add(1, Ordering::Relaxed);
@@ -63,7 +68,7 @@ impl Http {
                     break;
                 }
                 let asked = Instant::now();
-                if self.fetch(&mut stream, number, &mut buffer, ends, &mut got.bytes)? {
+                if self.fetch(&mut stream, number, nowhere.spare_capacity_mut(), ends, &mut got.bytes)? {
                     got.times.push(asked.elapsed());
                 }
             }
@@ -113,7 +118,7 @@ impl Http {
         &self,
         stream: &mut BufReader<TcpStream>,
         number: u64,
-        buffer: &mut [u8],
+        nowhere: &mut [MaybeUninit<u8>],
         ends: Option<Instant>,
         got: &mut u64,
     ) -> io::Result<bool> {
@@ -143,8 +148,7 @@ impl Http {
         }
         let mut left = self.range_bytes as usize;
         while left > 0 {
-            let room = left.min(buffer.len());
-            match stream.read(&mut buffer[..room])? {
+            match discard(stream, nowhere, left)? {
                 0 => return Err(ErrorKind::UnexpectedEof.into()),
                 length => {
                     left -= length;
@@ -157,4 +161,15 @@ impl Http {
         }
         Ok(true)
     }
+}
+
+/// Takes up to so many bytes of a body.
+fn discard(stream: &mut BufReader<TcpStream>, nowhere: &mut [MaybeUninit<u8>], most: usize) -> io::Result<usize> {
+    let behind_the_head = stream.buffer().len().min(most);
+    if behind_the_head > 0 {
+        stream.consume(behind_the_head);
+        return Ok(behind_the_head);
+    }
+    let length = most.min(nowhere.len());
+    socket2::SockRef::from(stream.get_ref()).recv_with_flags(&mut nowhere[..length], libc::MSG_TRUNC)
 }

@@ -1,21 +1,22 @@
 //! Golden images for machines: references, manifests, and by range pack data and baselines.
 //!
 //! Everything but a reference is content under an immutable name, with a strong ETag (conditional.rs). Data goes out as
-//! pieces of mapped files (sending.rs), each when its turn has come (pace.rs).
+//! pieces of files (sending.rs), each when its turn has come (pace.rs), from the page cache to the network (outgoing.rs).
 
 use super::Shared;
 use super::conditional::{self, Wanted};
 use super::listen::Peer;
+use super::outgoing::Outgoing;
 use super::problem::Problem;
-use super::sending::{self, Sending};
+use super::sending::Sending;
 use crate::image::mapped::MappedFile;
 use crate::image::{ImageRef, StoreError};
-use axum::Json;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Path, State};
 use axum::http::response::Builder;
 use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::Serialize;
 use std::ops::Range;
 use std::sync::Arc;
@@ -77,7 +78,7 @@ pub async fn manifest(
     })
 }
 
-/// `GET /images/packs/{id}` with `Range: bytes=A-B`: 206 and these bytes of the pack, from the mapped file.
+/// `GET /images/packs/{id}` with `Range: bytes=A-B`: 206 and these bytes of the pack.
 ///
 /// # Errors
 /// 404; 412; 416 for a range that is not one range inside the pack; 500 when the disk does not give it.
@@ -85,6 +86,7 @@ pub async fn pack(
     State(shared): State<Arc<Shared>>,
     Path(id): Path<String>,
     ConnectInfo(peer): ConnectInfo<Peer>,
+    Extension(outgoing): Extension<Outgoing>,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -95,7 +97,7 @@ pub async fn pack(
             blocking(move || shared.images.pack_file(&id)).await?
         }
     };
-    let sent = send(&shared, peer, file, (method, headers), FOR_A_DAY).await;
+    let sent = send(&shared, (peer, outgoing), file, (method, headers), FOR_A_DAY).await;
     if sent.is_err() {
         // It may have been mended since it was mapped. The cache may be busy opening another.
         let shared = shared.clone();
@@ -113,18 +115,19 @@ pub async fn baseline(
     State(shared): State<Arc<Shared>>,
     Path(digest): Path<String>,
     ConnectInfo(peer): ConnectInfo<Peer>,
+    Extension(outgoing): Extension<Outgoing>,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let images = shared.clone();
     let file = blocking(move || images.images.baseline_file(&digest)).await?;
-    send(&shared, peer, file, (method, headers), FOR_EVER).await
+    send(&shared, (peer, outgoing), file, (method, headers), FOR_EVER).await
 }
 
-/// A mapped file, or what of it is asked for.
+/// A file, or what of it is asked for.
 async fn send(
     shared: &Arc<Shared>,
-    peer: Peer,
+    (peer, outgoing): (Peer, Outgoing),
     file: MappedFile,
     (method, headers): (Method, HeaderMap),
     kept: &'static str,
@@ -133,15 +136,16 @@ async fn send(
     let (range, builder) = asked.begin();
     let Some(range) = range else { return Ok(asked.without_data(builder)) };
     // What cannot be read at all is said before an answer has begun.
-    let first = sending::window(&range);
-    if !file.is_in_memory(&first) {
-        let came = sending::bring_in(file.clone(), first.clone()).await.map_err(std::io::Error::other);
-        came.and_then(|came| came).map_err(|error| {
+    let first = range.start..range.end.min(range.start + 1);
+    if file.is_cut() || !file.is_in_memory(&first) {
+        let cold = file.clone();
+        let read = tokio::task::spawn_blocking(move || cold.try_to_read(&first)).await.map_err(std::io::Error::other);
+        read.and_then(|read| read).map_err(|error| {
             tracing::error!(%error, etag = file.etag(), "image data cannot be read");
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("this file cannot be read: {error}"))
         })?;
     }
-    let body = Sending::new(shared.clone(), peer.remote.ip(), file, range, first.end);
+    let body = Sending::new(shared.clone(), peer.remote.ip(), outgoing, file, range);
     Ok(finish(builder, Body::new(body)))
 }
 

@@ -1,5 +1,6 @@
 //! Accept loops: bounded connections, bounded time for a request's head, one task for each connection.
 
+use super::outgoing::{Outgoing, Socket};
 use super::peer::Operator;
 use super::sources::Sources;
 use super::stall::Stalling;
@@ -71,10 +72,12 @@ pub async fn machines(listener: TcpListener, routes: Router, most: Connections, 
         let Some(one_of) = sources.enter(remote.ip()) else { continue };
         // Boot scripts and reports are small answers: waiting for more to send costs 40 ms each.
         let _ = stream.set_nodelay(true);
+        let outgoing = Outgoing::default();
         let routes = routes.clone().layer(axum::Extension(axum::extract::ConnectInfo(Peer { remote, local })));
+        let routes = routes.layer(axum::Extension(outgoing.clone()));
         tokio::spawn(async move {
             let _places = (place, one_of);
-            serve(TokioIo::new(stream), routes, STALL_TIMEOUT).await;
+            serve(Socket::new(stream, outgoing), routes, STALL_TIMEOUT).await;
         });
     }
 }

@@ -37,6 +37,7 @@ pub mod operator_proposals;
 pub mod operator_rollouts;
 pub mod operator_verify;
 pub mod operator_watch;
+pub mod outgoing;
 pub mod pace;
 pub mod peer;
 pub mod probe;

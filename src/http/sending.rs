@@ -1,92 +1,83 @@
-//! The body of an answer with image data: pieces of a mapped file, each when its pages are in memory and its turn has come.
+//! The body of an answer with image data: pieces of a file, each when its turn has come.
 
 use super::Shared;
+use super::outgoing::{Outgoing, Part};
 use super::pace::{Counted, Limits, Turn};
 use crate::image::mapped::MappedFile;
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
-use std::io;
+use std::convert::Infallible;
+use std::fs::File;
 use std::net::IpAddr;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use tokio::task::JoinHandle;
 
-/// What is asked of the disk at a time, and what is looked at whether it is in memory: what the agent asks for at once.
-pub const WINDOW_BYTES: usize = 4 << 20;
-/// What of the files is mapped at once, of all streams together: the largest pieces are the cheapest, but what is mapped
-/// counts as this process's memory.
-const MAPPED_BYTES_MAX: usize = 64 << 20;
-const PIECE_BYTES_MIN: usize = 256 << 10;
-const PIECE_BYTES_MAX: usize = 4 << 20;
+/// A piece, where no limit makes it smaller, and what is looked at whether it is in memory: what the agent asks for at once.
+const WINDOW_BYTES: usize = 4 << 20;
 
 /// A range of a file on its way.
 #[derive(Debug)]
 pub struct Sending {
     shared: Arc<Shared>,
     source: IpAddr,
+    outgoing: Outgoing,
     file: MappedFile,
     left: Range<usize>,
-    /// Up to where it was in memory when that was looked at.
-    in_memory: usize,
-    coming: Option<JoinHandle<io::Result<()>>>,
+    /// Up to where it was looked at.
+    looked_at: usize,
+    /// Of the window before that: it is not in memory, and read from here.
+    cold: Option<Arc<File>>,
     limits: Option<Limits>,
     turn: Option<Turn>,
     _counted: Counted,
 }
 
 impl Sending {
-    /// `in_memory`: up to where it is.
     #[must_use]
     pub fn new(
         shared: Arc<Shared>,
         source: IpAddr,
+        outgoing: Outgoing,
         file: MappedFile,
         range: Range<usize>,
-        in_memory: usize,
     ) -> Sending {
         let _counted = Counted::new(&shared.pacer);
-        let limits = shared.limits_of(source);
-        Sending { shared, source, file, left: range, in_memory, coming: None, limits, turn: None, _counted }
+        let looked_at = range.start;
+        Sending {
+            shared,
+            source,
+            outgoing,
+            file,
+            left: range,
+            looked_at,
+            cold: None,
+            limits: None,
+            turn: None,
+            _counted,
+        }
     }
 
-    /// A cold page would stall a worker thread, and with it every other machine, while the disk seeks: so pages are brought
-    /// in on a blocking thread first.
-    fn poll_in_memory(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.left.start < self.in_memory {
-            return Poll::Ready(Ok(()));
+    /// A cold page would stall a worker thread, and with it every other machine, while the disk seeks: so cold pieces are
+    /// marked, and sent by a thread that may wait. Limits may change in the middle of a long answer.
+    fn look_ahead(&mut self) {
+        if self.left.start < self.looked_at {
+            return;
         }
-        let window = window(&self.left);
-        if self.coming.is_none() {
-            if self.file.is_in_memory(&window) {
-                self.arrived(window.end);
-                return Poll::Ready(Ok(()));
-            }
-            self.coming = Some(bring_in(self.file.clone(), window.clone()));
-        }
-        if let Some(coming) = &mut self.coming {
-            let came = ready!(Pin::new(coming).poll(context));
-            self.coming = None;
-            came.map_err(io::Error::other)??;
-        }
-        self.arrived(window.end);
-        Poll::Ready(Ok(()))
-    }
-
-    /// Limits may change in the middle of a long answer.
-    fn arrived(&mut self, end: usize) {
-        self.in_memory = end;
+        self.looked_at = self.left.end.min(self.left.start.saturating_add(WINDOW_BYTES));
         self.limits = self.shared.limits_of(self.source);
+        if self.file.is_in_memory(&(self.left.start..self.looked_at)) {
+            self.cold = None;
+        } else if self.cold.is_none() {
+            self.cold = Some(self.file.opened_anew());
+        }
     }
 
     /// How much may be sent now.
     fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<usize> {
-        let left = self.in_memory - self.left.start;
-        let Some(limits) = &self.limits else {
-            let piece = MAPPED_BYTES_MAX / self.shared.pacer.streams().max(1);
-            return Poll::Ready(left.min(piece.clamp(PIECE_BYTES_MIN, PIECE_BYTES_MAX)));
-        };
+        let left = self.looked_at - self.left.start;
+        let Some(limits) = &self.limits else { return Poll::Ready(left) };
         let (shared, source) = (&self.shared, self.source);
         let turn = self.turn.get_or_insert_with(|| shared.pacer.ask(source, limits, left));
         let bytes = ready!(Pin::new(turn).poll(context));
@@ -95,38 +86,24 @@ impl Sending {
     }
 }
 
-/// The next part of a range that is brought in at once.
-pub fn window(range: &Range<usize>) -> Range<usize> {
-    range.start..range.end.min(range.start.saturating_add(WINDOW_BYTES))
-}
-
-/// Has a window read on a blocking thread; the disk goes on with the next one meanwhile.
-pub fn bring_in(file: MappedFile, window: Range<usize>) -> JoinHandle<io::Result<()>> {
-    tokio::task::spawn_blocking(move || {
-        let ahead = file.length().min(window.end.saturating_add(WINDOW_BYTES));
-        file.bring_in(window, ahead)
-    })
-}
-
 impl Body for Sending {
     type Data = Bytes;
-    type Error = io::Error;
+    type Error = Infallible;
 
-    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = self.get_mut();
         if this.left.is_empty() {
             return Poll::Ready(None);
         }
-        if let Err(error) = ready!(this.poll_in_memory(context)) {
-            // The answer ends before its length is reached, which no client takes for a whole one.
-            tracing::error!(%error, etag = this.file.etag(), "image data cannot be read");
-            return Poll::Ready(Some(Err(error)));
-        }
+        this.look_ahead();
         let bytes = ready!(this.poll_turn(context));
         let piece = this.left.start..this.left.start + bytes;
         this.left.start = piece.end;
         this.shared.pacer.count_sent(bytes);
-        Poll::Ready(Some(Ok(Frame::data(this.file.piece(piece)))))
+        let file = this.cold.as_ref().unwrap_or(this.file.file()).clone();
+        let part = Part { file, offset: piece.start as u64, is_cold: this.cold.is_some() };
+        let outgoing = &this.outgoing;
+        Poll::Ready(Some(Ok(Frame::data(this.file.piece(piece, |bytes| outgoing.note(bytes, part))))))
     }
 
     fn is_end_stream(&self) -> bool {
