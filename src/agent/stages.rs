@@ -103,7 +103,7 @@ impl<'j> Cleared<'j> {
                 wrong.replace(job, &windows, found);
                 wrong
             }
-            None if seed.is_some() || was_cut(job, &target, &all)? => {
+            None if seed.is_some() || was_cut(job, &target, &all) => {
                 let windows = readback::body_windows(&boot);
                 match readback::audit(job, &target, &boot, Step::Survey, &windows) {
                     // A place that cannot be read may be one that can be written.
@@ -124,8 +124,11 @@ impl<'j> Cleared<'j> {
 
 /// True when the disk holds some of what is to be written: then an earlier write was cut (or another version is
 /// there), and what is right need not be fetched again. A wrong guess costs time, never correctness.
-fn was_cut(job: &Job, target: &Target, all: &Wrong) -> Result<bool, WriteError> {
-    Ok(holds_some(job.manifest, all.extents.clone(), target)?)
+fn was_cut(job: &Job, target: &Target, all: &Wrong) -> bool {
+    holds_some(job.manifest, all.extents.clone(), target).unwrap_or_else(|failed| {
+        tracing::warn!(error = %causes::in_one_line(&failed), "the disk is not asked for what an earlier write left");
+        false
+    })
 }
 
 /// The seed, when the disk holds some of it. One that is of another disk, or was overwritten since, is no reason to
