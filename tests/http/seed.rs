@@ -2,9 +2,10 @@
 //! order, against what `image plan` says. And whatever is wrong with what the order says is on the disk, the disk is right
 //! in the end.
 
+use crate::cable::SERVER_LINK;
 use crate::deploy::{Boot, DISK_BYTES, Disk, succeeded, text};
 use crate::disks::{MIB, assert_same_disk, deployed, gpt_image, noise};
-use crate::lab::{IMAGE, Lab, Machine};
+use crate::lab::{IMAGE, Lab, Machine, write_config};
 
 /// A lab with two versions, of which the second has blocks of the first at other places, and a host with the first on its
 /// disk and an order for the second.
@@ -146,4 +147,25 @@ fn a_version_that_the_store_no_longer_has_is_no_seed() {
     let said = story.ends_right(&story.boot(&story.disk, "A"), &story.disk);
     assert_eq!(fetched_and_copied(&said), unseeded, "{said}");
     assert!(unseeded.0 <= blank.0 && unseeded.1 == 0);
+}
+
+/// The server requires signatures since the first version was deployed, and has one of the second: agents do not get the
+/// manifest of the first any more, and no order names it.
+#[test]
+fn an_unsigned_version_is_no_seed_where_signatures_are_required() {
+    let mut story = Story::new();
+    let unseeded = story.planned("unseeded");
+    let key = story.lab.path("key.pem");
+    let mut keygen = std::process::Command::new(env!("CARGO_BIN_EXE_regild"));
+    let keygen = keygen.args(["image", "keygen"]).arg(&key).output().unwrap();
+    assert!(keygen.status.success());
+    let said = String::from_utf8(keygen.stdout).unwrap();
+    story.lab.regild(&["image", "sign", "tiny:v2", "--key", key.to_str().unwrap()]);
+    story.lab.kill();
+    write_config(&story.lab.path(""), SERVER_LINK, said.split_once("\n\n").unwrap().1);
+    story.lab.start();
+    let plan = story.lab.json(&["image", "plan", "--from", IMAGE, "--to", "tiny:v2", "--disk-bytes", "12582912"]);
+    assert_eq!((&plan["order"]["fetched_bytes"], &plan["unseeded"]), (&unseeded.0.into(), &serde_json::Value::Null));
+    let said = story.ends_right(&story.boot(&story.disk, "A"), &story.disk);
+    assert_eq!(fetched_and_copied(&said), unseeded, "{said}");
 }
