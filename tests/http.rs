@@ -59,6 +59,8 @@ mod requests;
 mod routes;
 #[path = "http/second_person.rs"]
 mod second_person;
+#[path = "http/seed.rs"]
+mod seed;
 #[path = "http/serving.rs"]
 mod serving;
 #[path = "http/sources.rs"]

@@ -3,13 +3,12 @@
 mod disks;
 
 use std::io;
-use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use disks::faulty::{Fault, Faulty};
 use disks::{Dice, Images, MIB, StoreSource, Watch, assert_same_disk, deployed, gpt_image, noise, read};
-use regild::agent::device::{Access, Device, DirectDevice};
 use regild::agent::write::write_to;
 use regild::agent::{Expected, ImageSource, Outcome, SourceError, WriteError, WriteOptions, verify_image, write_image};
 use regild::wire::agent::Step;
@@ -152,80 +151,6 @@ fn a_closed_order_stops_the_write_and_the_next_one_goes_on_from_there() {
     let outcome = write_image(&source, &manifest, &disk, &quick(), &Watch::default()).unwrap();
     assert!(outcome.kept_bytes >= 6 * MIB, "what was written is not fetched again: {outcome:?}");
     assert_same_disk(&read(&disk), &deployed(&image, &before));
-}
-
-/// What a fault does to one access.
-#[derive(Clone, Copy, PartialEq)]
-enum Fault {
-    None,
-    /// EIO.
-    Error,
-    /// One bit of what reaches the disk is another.
-    Flip,
-}
-
-/// A real file as a disk, with faults on writes.
-struct Faulty {
-    device: DirectDevice,
-    sector_bytes: Option<u32>,
-    fault: Box<dyn Fn(u64) -> Fault + Sync>,
-    writes: Arc<AtomicU64>,
-}
-
-impl Faulty {
-    fn open(path: &std::path::Path, fault: impl Fn(u64) -> Fault + Sync + 'static) -> Faulty {
-        let device = DirectDevice::open(path, Access::Write).unwrap();
-        Faulty { device, sector_bytes: None, fault: Box::new(fault), writes: Arc::default() }
-    }
-}
-
-impl Device for Faulty {
-    fn name(&self) -> &str {
-        self.device.name()
-    }
-
-    fn size_bytes(&self) -> u64 {
-        self.device.size_bytes()
-    }
-
-    fn sector_bytes(&self) -> Option<u32> {
-        self.sector_bytes
-    }
-
-    fn is_direct(&self) -> bool {
-        self.device.is_direct()
-    }
-
-    fn read(&self, offset_bytes: u64, out: &mut [u8]) -> io::Result<()> {
-        self.device.read(offset_bytes, out)
-    }
-
-    fn write(&self, offset_bytes: u64, bytes: &[u8]) -> io::Result<usize> {
-        self.writes.fetch_add(1, Ordering::Relaxed);
-        match (self.fault)(offset_bytes) {
-            Fault::None => self.device.write(offset_bytes, bytes),
-            // EIO
-            Fault::Error => Err(io::Error::from_raw_os_error(5)),
-            Fault::Flip => {
-                // Through the page cache: what matters is what is on the file when it is read back.
-                let mut flipped = bytes.to_vec();
-                let middle = flipped.len() / 2;
-                flipped[middle] ^= 1;
-                let file = std::fs::OpenOptions::new().write(true).open(self.device.name())?;
-                std::os::unix::fs::FileExt::write_all_at(&file, &flipped, offset_bytes)?;
-                file.sync_all()?;
-                Ok(bytes.len())
-            }
-        }
-    }
-
-    fn zero(&self, range: Range<u64>) -> io::Result<()> {
-        self.device.zero(range)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.device.sync()
-    }
 }
 
 /// Deploys `a:1` onto an old disk whose writes fail as `fault` says of (offset, how often it was written).
@@ -432,6 +357,63 @@ fn a_wrong_seed_costs_time_and_nothing_else() {
     let (outcome, got, before) = deploy_from(&images, &manifest, &source, &options);
     assert_eq!(outcome.unwrap().copied_bytes, 0);
     assert_same_disk(&got, &deployed(&image, &before));
+}
+
+/// A seed that the disk does not hold is found out by a few reads, and not by a look at the whole disk; one of which the
+/// disk holds a little is given up after as many ranges as the rules say.
+#[test]
+fn a_seed_that_is_not_on_the_disk_costs_a_few_reads() {
+    let images = Images::new();
+    let first = gpt_image(IMAGE_BYTES, 1);
+    let seed = images.import("a:1", &first);
+    let image = gpt_image(IMAGE_BYTES, 2);
+    let manifest = images.import("a:2", &image);
+    let source = StoreSource::new(&images.store);
+    let run = |before: &[u8], seed: Option<&Manifest>| {
+        let disk = images.disk("disk", before);
+        let device = Faulty::open(&disk, |_| Fault::None);
+        let read_bytes = Arc::clone(&device.read_bytes);
+        let options = WriteOptions { seed: seed.cloned(), ..quick() };
+        let outcome = write_to(&source, &manifest, Box::new(device), &options, &Watch::default()).unwrap();
+        assert_same_disk(&read(&disk), &deployed(&image, before));
+        (outcome, read_bytes.load(Ordering::Relaxed))
+    };
+    let foreign = old_disk(DISK_BYTES);
+    let ((unseeded, without), (outcome, with)) = (run(&foreign, None), run(&foreign, Some(&seed)));
+    assert_eq!((outcome.fetched_bytes, outcome.copied_bytes), (unseeded.fetched_bytes, 0), "{outcome:?}");
+    assert!(with - without < 2 * MIB, "{with} bytes were read, {without} without the seed");
+
+    // Its first MiB after the head is there, and nothing else: worth one look at the disk, and not a read of every block.
+    let mut little = noise(12, DISK_BYTES as usize);
+    little[MIB as usize..3 * MIB as usize].copy_from_slice(&first[MIB as usize..3 * MIB as usize]);
+    let (outcome, read_bytes) = run(&little, Some(&seed));
+    let look = IMAGE_BYTES + MIB;
+    assert!(outcome.copied_bytes > 0, "{outcome:?}");
+    let most = without + look + outcome.copied_bytes + (256 + 256) * 4096 + 2 * MIB;
+    assert!(read_bytes < most, "{read_bytes} bytes were read, {most} are the most");
+}
+
+/// What cannot be read of an old image need not be: the disk may yet be written, and its controller replaces the place.
+#[test]
+fn a_place_of_the_old_image_that_cannot_be_read_does_not_end_a_deploy() {
+    let images = Images::new();
+    let (first, mut image) = (gpt_image(IMAGE_BYTES, 1), gpt_image(IMAGE_BYTES, 2));
+    // Its own boot code: with the same one the disk could hold the image already, and is looked at for that.
+    image[..16].fill(7);
+    let seed = images.import("a:1", &first);
+    let manifest = images.import("a:2", &image);
+    let source = StoreSource::new(&images.store);
+    let disk = images.disk("disk", &old_disk(DISK_BYTES));
+    write_image(&source, &seed, &disk, &quick(), &Watch::default()).unwrap();
+    let before = read(&disk);
+    for (from, to) in [(9 * MIB, 10 * MIB), (MIB, 24 * MIB)] {
+        std::fs::write(&disk, &before).unwrap();
+        let mut device = Faulty::open(&disk, |_| Fault::None);
+        device.unreadable = from..to;
+        let options = WriteOptions { seed: Some(seed.clone()), ..quick() };
+        write_to(&source, &manifest, Box::new(device), &options, &Watch::default()).unwrap();
+        assert_same_disk(&read(&disk), &deployed(&image, &before));
+    }
 }
 
 /// The worst case of moving in place: two halves change places, so that every write destroys what a later one reads.

@@ -5,6 +5,7 @@ use super::http_source::HttpSource;
 use super::inventory;
 use super::orders::{Orders, OrdersError};
 use super::outside::baseline::{self, Asked};
+use super::seed;
 use super::session::{Session, SessionError};
 use super::write::{Expected, Observer, WriteError, WriteOptions, fetch_manifest, write_image};
 use crate::causes;
@@ -112,12 +113,13 @@ fn carry_out(
     let options = WriteOptions {
         patience: PATIENCE,
         expected: Some(Expected { size_bytes: target.size_bytes, sector_bytes: target.sector_bytes }),
-        seed: None,
+        seed: seed::of(&HttpSource::within(session.server(), Some(seed::ANSWER_TIMEOUT)), job, &target, reporting),
     };
     let path = Path::new("/dev").join(&target.name);
     let outcome = write_image(&source, &manifest, &path, &options, reporting)?;
     let how = if outcome.already_there { "was there already" } else { "written and read back" };
-    println!("regild-agent: {} {how}, {} bytes fetched", job.image, outcome.fetched_bytes);
+    let (fetched, copied) = (outcome.fetched_bytes, outcome.copied_bytes);
+    println!("regild-agent: {} {how}, {fetched} bytes fetched, {copied} copied on the disk", job.image);
     if uefi {
         reporting.begin(Step::BootEntry)?;
         make_boot_entry(&manifest);
@@ -148,11 +150,7 @@ fn choose(job: &Job, inventory: &Inventory, manifest: &Manifest) -> Result<Disk,
         min_bytes: job.disk_rule.min_bytes,
         max_bytes: job.disk_rule.max_bytes,
     };
-    let own = job.own_disk.as_ref().map(|own| disk::DiskId {
-        serial: own.serial.clone(),
-        wwn: own.wwn.clone(),
-        size_bytes: own.size_bytes,
-    });
+    let own = job.own_disk.as_ref().map(id_facts);
     let foreign = if job.foreign_released { ForeignContent::Released } else { ForeignContent::Kept };
     let needs = Needs { image_bytes: manifest.image_bytes, sector_bytes: manifest.sector_bytes };
     disk::choose(&disks, &rule, own.as_ref(), foreign, needs).map(|index| inventory.disks[index].clone())
@@ -171,6 +169,10 @@ pub(super) fn as_facts(disk: &Disk) -> disk::Disk {
         read_only: disk.read_only,
         content: disk.content.clone(),
     }
+}
+
+pub(super) fn id_facts(id: &DiskId) -> disk::DiskId {
+    disk::DiskId { serial: id.serial.clone(), wwn: id.wwn.clone(), size_bytes: id.size_bytes }
 }
 
 /// Without an entry the machine still boots through the server's local boot: so this warns and goes on.

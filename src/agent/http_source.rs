@@ -35,7 +35,14 @@ pub struct HttpSource {
 impl HttpSource {
     #[must_use]
     pub fn new(base_url: &str) -> HttpSource {
+        HttpSource::within(base_url, None)
+    }
+
+    /// With an end for every answer, from the request to its last byte: for what one can do without.
+    #[must_use]
+    pub fn within(base_url: &str, answer_timeout: Option<Duration>) -> HttpSource {
         let config = Agent::config_builder()
+            .timeout_global(answer_timeout)
             .timeout_connect(Some(CONNECT_TIMEOUT))
             .timeout_recv_response(Some(ANSWER_TIMEOUT))
             .timeout_per_read(Some(STALL_TIMEOUT))

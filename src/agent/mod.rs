@@ -15,7 +15,7 @@
 //! | `target` | the only writes to it: checked extents, zeros, and the head against proof |
 //! | `source`, `http_source` | where manifests and packs come from |
 //! | `fetch`, `extent` | threads that fetch, unpack and check; which ranges they ask for says [`crate::transfer`] |
-//! | `moved` | content that is already on the disk at another place |
+//! | `seed`, `moved` | the manifest of what the disk holds; content that is already there at another place |
 //! | `readback` | the body as the device has it, against the manifest: the proof |
 //! | `boot_area` | the image's head, fitted to this disk |
 //! | `stages`, `write` | the order of steps, as types and as one call |
@@ -52,6 +52,7 @@ mod kexec;
 mod moved;
 mod readback;
 mod restart;
+mod seed;
 mod stages;
 mod target;
 

@@ -9,6 +9,7 @@ use super::boot_area::BootArea;
 use super::extent::VerifiedExtent;
 use super::target::Target;
 use super::write::{Job, WriteError};
+use crate::causes;
 use crate::transfer::moved::{self, Surface};
 use crate::wire::agent::Step;
 use crate::wire::manifest::Manifest;
@@ -20,6 +21,8 @@ struct Disk<'a> {
     boot: &'a BootArea,
     done_bytes: u64,
     total_bytes: u64,
+    /// A read failed: what else the disk could give is fetched instead.
+    is_failing: bool,
 }
 
 /// Writes those of `extents` whose content is on the disk; returns the others, which must be fetched.
@@ -31,7 +34,8 @@ pub(super) fn copy(
     extents: Vec<usize>,
 ) -> Result<Vec<usize>, WriteError> {
     let total_bytes = job.bytes_of(&extents);
-    moved::copy(job.manifest, seed, extents, &mut Disk { job, target, boot, done_bytes: 0, total_bytes })
+    let mut disk = Disk { job, target, boot, done_bytes: 0, total_bytes, is_failing: false };
+    moved::copy(job.manifest, seed, extents, &mut disk)
 }
 
 impl Surface for Disk<'_> {
@@ -41,6 +45,9 @@ impl Surface for Disk<'_> {
     /// `None` when what lies there is not its content: the seed is only a hint.
     fn read(&mut self, extent: usize, sources: &[Range<u64>]) -> Result<Option<VerifiedExtent>, WriteError> {
         self.job.go_on()?;
+        if self.is_failing {
+            return Ok(None);
+        }
         let extent = &self.job.manifest.extents[extent];
         let mut buffer = AlignedBuffer::new(extent.extent_bytes as usize);
         let mut at = 0;
@@ -49,7 +56,13 @@ impl Surface for Disk<'_> {
             if source.end > self.target.device().size_bytes() {
                 return Ok(None);
             }
-            self.target.read(source.start, &mut buffer[at..at + len])?;
+            if let Err(failed) = self.target.read(source.start, &mut buffer[at..at + len]) {
+                // It was not ours to read, so it does not end the write; and once is enough, since failing disks take
+                // their time.
+                tracing::warn!(error = %causes::in_one_line(&failed), "the disk is not asked for its old image any more");
+                self.is_failing = true;
+                return Ok(None);
+            }
             at += len;
         }
         Ok(VerifiedExtent::check(extent, &Arc::new(buffer), 0))

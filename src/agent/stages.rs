@@ -21,12 +21,13 @@ use super::aligned::AlignedBuffer;
 use super::boot_area::BootArea;
 use super::device::Device;
 use super::readback::{self, ReadBack, Wrong};
-use super::target::Target;
+use super::target::{DiskFailed, Target};
 use super::write::{Job, WriteError};
 use super::{fetch, moved};
-use crate::transfer::segments;
+use crate::causes;
+use crate::transfer::{boot, segments};
 use crate::wire::agent::Step;
-use crate::wire::manifest::{self, Manifest};
+use crate::wire::manifest::{Manifest, digest};
 
 /// Holes are zeroed in pieces, so that a stop is noticed and progress is seen.
 const ZERO_BYTES_MAX: u64 = 64 << 20;
@@ -89,6 +90,7 @@ impl<'j> Cleared<'j> {
     pub fn write_body(self, surveyed: Option<Wrong>) -> Result<BodyWritten<'j>, WriteError> {
         self.job.step(Step::WriteBody)?;
         let Cleared { job, target, boot } = self;
+        let seed = seed_on(job, &target)?;
         let all = Wrong::all(job, &boot);
         let all_bytes = job.bytes_of(&all.extents);
         let wrong = match surveyed {
@@ -101,28 +103,59 @@ impl<'j> Cleared<'j> {
                 wrong.replace(job, &windows, found);
                 wrong
             }
-            None if job.options.seed.is_some() || was_cut(job, &target, &all)? => {
-                readback::audit(job, &target, &boot, Step::Survey, &readback::body_windows(&boot))?
+            None if seed.is_some() || was_cut(job, &target, &all) => {
+                let windows = readback::body_windows(&boot);
+                match readback::audit(job, &target, &boot, Step::Survey, &windows) {
+                    // A place that cannot be read may be one that can be written.
+                    Err(WriteError::Disk(failed)) => {
+                        tracing::warn!(error = %causes::in_one_line(&failed), "all of the image is written anew");
+                        all
+                    }
+                    audited => audited?,
+                }
             }
             None => all,
         };
         job.kept_bytes.fetch_add(all_bytes - job.bytes_of(&wrong.extents), Ordering::Relaxed);
-        write_wrong(job, &target, &boot, wrong, job.options.seed.as_ref())?;
+        write_wrong(job, &target, &boot, wrong, seed)?;
         Ok(BodyWritten { job, target, boot })
     }
 }
 
 /// True when the disk holds some of what is to be written: then an earlier write was cut (or another version is
 /// there), and what is right need not be fetched again. A wrong guess costs time, never correctness.
-fn was_cut(job: &Job, target: &Target, all: &Wrong) -> Result<bool, WriteError> {
-    for index in segments::samples(job.manifest, all.extents.clone()) {
-        let extent = &job.manifest.extents[index];
+fn was_cut(job: &Job, target: &Target, all: &Wrong) -> bool {
+    holds_some(job.manifest, all.extents.clone(), target).unwrap_or_else(|failed| {
+        tracing::warn!(error = %causes::in_one_line(&failed), "the disk is not asked for what an earlier write left");
+        false
+    })
+}
+
+/// The seed, when the disk holds some of it. One that is of another disk, or was overwritten since, is no reason to
+/// read the whole disk. It is a hint: that the disk cannot be read there ends the hint and not the write.
+fn seed_on<'j>(job: &Job<'j>, target: &Target) -> Result<Option<&'j Manifest>, WriteError> {
+    let Some(seed) = &job.options.seed else { return Ok(None) };
+    job.go_on()?;
+    let extents = boot::inside(seed, &boot::kept_body(seed, target.device().size_bytes()));
+    match holds_some(seed, extents, target) {
+        Ok(true) => return Ok(Some(seed)),
+        Ok(false) => {
+            tracing::warn!("the disk does not hold the image that it was said to hold; it is not asked for it")
+        }
+        Err(failed) => tracing::warn!(error = %causes::in_one_line(&failed), "the disk is not asked for its old image"),
+    }
+    Ok(None)
+}
+
+fn holds_some(manifest: &Manifest, extents: Vec<usize>, target: &Target) -> Result<bool, DiskFailed> {
+    for index in segments::samples(manifest, extents) {
+        let extent = &manifest.extents[index];
         if extent.target().end > target.device().size_bytes() {
             continue;
         }
         let mut bytes = AlignedBuffer::new(extent.extent_bytes as usize);
         target.read(extent.target_offset_bytes, &mut bytes)?;
-        if manifest::digest(&bytes) == extent.digest {
+        if digest(&bytes) == extent.digest {
             return Ok(true);
         }
     }

@@ -12,14 +12,13 @@ use super::device::Device;
 use super::extent::VerifiedExtent;
 use super::readback::ReadBack;
 use crate::clock;
+use crate::transfer::boot::CLEAR_BYTES;
 
 /// A failed access is tried so many times more at the same offset: enough for a cable, not for a dying disk.
 const RETRIES: u32 = 3;
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// Longest single write. Longer ones gain nothing and delay the reaction to a stop.
 const WRITE_BYTES_MAX: usize = 4 << 20;
-/// The head, and at the other end room for every backup GPT: both are cleared before anything else.
-const CLEAR_BYTES: u64 = 1 << 20;
 
 /// The disk does not do what it is told.
 #[derive(Debug, Error)]

@@ -199,7 +199,7 @@ pub fn plan(client: &Client, args: &PlanArgs) -> Result<(), Failure> {
     let mut rows = Vec::new();
     if let Some(from) = &plan.from {
         rows.push(row(&format!("an order, over {from}"), &plan.order));
-        rows.extend(plan.seeded.iter().map(|seeded| row("the same, told what is there (--seed-image)", seeded)));
+        rows.extend(plan.unseeded.iter().map(|fetch| row("the same, not told what is there (no --seed-image)", fetch)));
     }
     rows.push(row("an order, onto a blank disk", &plan.blank));
     output::print(args.output, &plan, &["WRITE", "FETCHED", "BYTES", "REQUESTS", "KEPT", "COPIED"], rows)?;

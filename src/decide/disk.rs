@@ -162,6 +162,12 @@ pub fn find_own(disks: &[Disk], own: &DiskId) -> Result<usize, OwnDiskError> {
     }
 }
 
+/// Whether a disk is the one that was written for this host.
+#[must_use]
+pub fn is_own(disk: &Disk, own: &DiskId) -> bool {
+    is_same(disk, own)
+}
+
 /// Every test in the order in which a person would ask; the first that fails is the reason.
 fn judge(
     disk: &Disk,

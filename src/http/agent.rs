@@ -10,7 +10,7 @@ use super::host_baseline::{self, Wishes};
 use super::listen::Peer;
 use super::problem::Problem;
 use super::said::{self, Said};
-use crate::decide::host::{AgentWord, Event, Host, Refusal};
+use crate::decide::host::{AgentWord, Event, Host, Refusal, is_seed_of, seed};
 use crate::registry::{HostView, RegistryError};
 use crate::wire::agent::{CheckIn, Event as AgentEvent, Job, PROTOCOL, Report, ReportAnswer};
 use axum::extract::{ConnectInfo, FromRequest, Request, State};
@@ -86,7 +86,14 @@ fn job(shared: &Shared, host: &Host) -> Result<Job, Problem> {
         disk_rule: shared.registry.read(|view| view.group(&host.group)).disk.into(),
         own_disk: host.own_disk.clone().map(Into::into),
         foreign_released: order.foreign_released,
+        seed: seed(host, |from, to| is_seed(shared, from, to)).map(|image| image.manifest.clone()),
     })
+}
+
+/// Whether an order for the manifest `to` gives its agent `from`, which is on the disk.
+pub(super) fn is_seed(shared: &Shared, from: &str, to: &str) -> bool {
+    let is_served = || shared.upkeep.may_serve(&shared.config.upkeep, from) && shared.images.has_manifest(from);
+    is_seed_of(from, to, is_served)
 }
 
 /// `POST /agent/v1/report`. The answer says whether the order is still open; the agent stops when it is not.

@@ -1,6 +1,7 @@
 //! The operator API's comparisons: what differs between two images, and what a machine would fetch.
 
 use super::Shared;
+use super::agent::is_seed;
 use super::problem::Problem;
 use crate::causes;
 use crate::image::ImageRef;
@@ -119,17 +120,20 @@ pub async fn plan(
     let names = (to.to_string(), from.as_ref().map(ToString::to_string));
     let work = move || {
         let _turn = turn;
-        shared.images.plan(from.as_ref(), &to, asked.disk_bytes)
+        let plan = shared.images.plan(from.as_ref(), &to, asked.disk_bytes)?;
+        let digests = (from.as_ref().map(|from| shared.images.resolve(from)).transpose()?, shared.images.resolve(&to)?);
+        let is_seeded = digests.0.is_some_and(|from| is_seed(&shared, &from, &digests.1));
+        Ok::<_, PlanError>((plan, is_seeded))
     };
     let done = tokio::task::spawn_blocking(work).await;
-    let plan = done.map_err(|error| failed(format!("the count failed: {error}")))??;
+    let (plan, is_seeded) = done.map_err(|error| failed(format!("the count failed: {error}")))??;
     Ok(Json(ImagePlan {
         image: names.0,
         from: names.1,
         disk_bytes: plan.disk_bytes,
         manifest_bytes: plan.manifest_bytes,
-        order: planned(plan.order.unwrap_or(plan.blank)),
-        seeded: plan.seeded.map(planned),
+        order: planned(plan.order(is_seeded)),
+        unseeded: plan.unseeded.filter(|_| is_seeded).map(planned),
         blank: planned(plan.blank),
     }))
 }

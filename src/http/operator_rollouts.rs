@@ -1,6 +1,7 @@
 //! Rollouts, for operators: plan, start, watch, pause, resume, abort, undo.
 
 use super::Shared;
+use super::agent::is_seed;
 use super::body::JsonBody;
 use super::operator::{assignable, one_line};
 use super::operator_many::{needs_second, selected};
@@ -15,6 +16,7 @@ use crate::decide::rollout::waiting::waiting;
 use crate::decide::rollout::{make, text};
 use crate::decide::select::{self, Count, Selector};
 use crate::decide::version::Asker;
+use crate::image::plan::Version;
 use crate::registry::requests::{Proposal, ProposalKind};
 use crate::registry::rollouts::{Rollout, RolloutCommand, host_facts};
 use crate::registry::{HostView, RegistryError, View};
@@ -170,7 +172,8 @@ fn plan(shared: &Shared, request: &Request, hosts: &[Arc<HostView>]) -> Result<P
     let refused = |refusal: make::Refusal| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, refusal.to_string());
     let candidates: Vec<Candidate> =
         shared.registry.read(|view| hosts.iter().map(|host| candidate(view, host, request)).collect());
-    let candidates = sized(shared, candidates, request);
+    // Reads in the store: other work goes on meanwhile.
+    let candidates = tokio::task::block_in_place(|| sized(shared, candidates, request));
     match &request.goal {
         Goal::Image(image) => {
             let facts = shared.registry.read(|view| view.images().clone());
@@ -212,19 +215,36 @@ fn candidate(view: &View, host: &Arc<HostView>, request: &Request) -> Candidate 
     }
 }
 
-/// With the bytes that each would fetch: those of the image that are not on its disk by what it reports.
+/// Versions of which it is counted what they have in common with a rollout's image. Fleets have fewer; the hosts of further
+/// ones are shown as if their disks were blank.
+const VERSIONS_MAX: usize = 64;
+
+/// With the bytes that each would fetch, as `image plan` counts them: its disk holds what it reports.
 fn sized(shared: &Shared, mut candidates: Vec<Candidate>, request: &Request) -> Vec<Candidate> {
     let Goal::Image(image) = &request.goal else { return candidates };
+    let count = |from: Option<&ImageChoice>| {
+        let to = Version { name: &image.name, manifest: &image.manifest };
+        let is_seeded = from.is_some_and(|from| is_seed(shared, &from.manifest, to.manifest));
+        let from = from.map(|from| Version { name: &from.name, manifest: &from.manifest });
+        shared.images.plan_of(from, to, None).map(|plan| plan.order(is_seeded).bytes)
+    };
+    // A version that is no longer in the store: all of it, to be on the safe side.
+    let blank = count(None).unwrap_or_default();
     // Few versions, many hosts.
-    let mut known: BTreeMap<Option<String>, u64> = BTreeMap::new();
+    let mut known: BTreeMap<String, u64> = BTreeMap::new();
     for candidate in &mut candidates {
-        let from = candidate.reported.as_ref().map(|image| image.manifest.clone());
-        let bytes = known.entry(from).or_insert_with_key(|from| {
-            // A version that is no longer in the store: all of it, to be on the safe side.
-            let all = || shared.images.fetch_bytes(None, &image.manifest).unwrap_or_default();
-            shared.images.fetch_bytes(from.as_deref(), &image.manifest).unwrap_or_else(|_| all())
-        });
-        candidate.fetch_bytes = *bytes;
+        candidate.fetch_bytes = match &candidate.reported {
+            Some(from) => match known.get(&from.manifest) {
+                Some(bytes) => *bytes,
+                None if known.len() == VERSIONS_MAX => blank,
+                None => {
+                    let bytes = count(Some(from)).unwrap_or(blank);
+                    known.insert(from.manifest.clone(), bytes);
+                    bytes
+                }
+            },
+            None => blank,
+        };
     }
     candidates
 }

@@ -19,7 +19,6 @@
 //! crash at any instant leaves a version that is listed and whole, or one that is not listed.
 //! `docs/image-format.md` gives every byte of the formats.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -249,21 +248,10 @@ impl ImageStore {
             .map_err(|source| StoreError::Manifest { path: self.manifest_path(digest), source })
     }
 
-    /// Compressed bytes that a disk which holds `from` (a manifest digest) lacks of `to`: the frames of its new extents.
-    /// What was only moved is found on the disk.
-    ///
-    /// # Errors
-    /// As [`ImageStore::manifest`].
-    pub fn fetch_bytes(&self, from: Option<&str>, to: &str) -> Result<u64, StoreError> {
-        let there: BTreeSet<_> = match from {
-            Some(from) => self.manifest(from)?.extents.iter().map(|extent| extent.digest).collect(),
-            None => BTreeSet::new(),
-        };
-        let wanted = self.manifest(to)?;
-        let new = wanted.extents.iter().filter(|extent| !there.contains(&extent.digest)).map(|extent| extent.frame);
-        let frames: BTreeSet<u32> = new.collect();
-        let bytes = |frame: u32| wanted.frames.get(frame as usize).map_or(0, |frame| u64::from(frame.compressed_bytes));
-        Ok(frames.into_iter().map(bytes).sum())
+    /// Whether there is a manifest of this digest. Whether it can be read shows when it is.
+    #[must_use]
+    pub fn has_manifest(&self, digest: &str) -> bool {
+        manifest::from_hex(digest).is_some() && self.manifest_path(digest).exists()
     }
 
     /// A whole pack, mapped into memory: slices of it can be sent without a copy.

@@ -12,10 +12,10 @@ use super::{ImageRef, ImageStore, StoreError};
 use crate::gpt::GptError;
 use crate::transfer::boot::{self, Fitted};
 use crate::transfer::forecast::{Before, Fetch, forecast};
-use crate::wire::manifest::{BLOCK_BYTES, Manifest, WINDOW_BYTES};
+use crate::wire::manifest::{Manifest, WINDOW_BYTES};
 
-/// What the agent clears at each end of a disk, and no image's backup table needs more.
-const ENDS_BYTES: u64 = 1 << 20;
+/// No image's backup table needs more.
+const ENDS_BYTES: u64 = boot::CLEAR_BYTES;
 
 /// Why nothing was counted.
 #[derive(Debug, Error)]
@@ -23,11 +23,11 @@ pub enum PlanError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("{image} has {image_bytes} bytes and does not fit a disk of {disk_bytes}")]
-    DoesNotFit { image: ImageRef, image_bytes: u64, disk_bytes: u64 },
+    DoesNotFit { image: String, image_bytes: u64, disk_bytes: u64 },
     #[error("{image} cannot be read from the store")]
-    Read { image: ImageRef, source: std::io::Error },
+    Read { image: String, source: std::io::Error },
     #[error("{image} cannot be fitted to a disk of {disk_bytes} bytes")]
-    Fit { image: ImageRef, disk_bytes: u64, source: GptError },
+    Fit { image: String, disk_bytes: u64, source: GptError },
 }
 
 /// What a machine would fetch.
@@ -37,15 +37,31 @@ pub struct FetchPlan {
     pub manifest_bytes: u64,
     /// Onto a disk that holds nothing of the image.
     pub blank: Fetch,
-    /// Onto a disk with the other image on it, as an order is carried out.
-    pub order: Option<Fetch>,
-    /// The same by an agent that is told what is on the disk (`regild-agent write --seed-image`).
+    /// Onto a disk with the other image on it, by an agent that has its manifest, as orders give it (`decide::host::seed`).
     pub seeded: Option<Fetch>,
+    /// The same by an agent that has not: an order where the manifest is not to be had, and a rebuild with the same image.
+    pub unseeded: Option<Fetch>,
+}
+
+/// A version: what it is called in messages, and its manifest's digest.
+#[derive(Debug, Clone, Copy)]
+pub struct Version<'v> {
+    pub name: &'v str,
+    pub manifest: &'v str,
+}
+
+impl FetchPlan {
+    /// What an order makes the agent fetch. `is_seeded`: it gives the agent the manifest of what is there.
+    #[must_use]
+    pub fn order(&self, is_seeded: bool) -> Fetch {
+        let over = if is_seeded { self.seeded } else { self.unseeded };
+        over.unwrap_or(self.blank)
+    }
 }
 
 /// One image with all that is asked of it.
 struct Side<'s> {
-    image: &'s ImageRef,
+    image: &'s str,
     manifest: &'s Manifest,
     blocks: Rc<Blocks<'s>>,
     reader: ImageReader<'s>,
@@ -64,36 +80,47 @@ impl ImageStore {
         to: &ImageRef,
         disk_bytes: Option<u64>,
     ) -> Result<FetchPlan, PlanError> {
-        let record = self.show(to)?;
-        let manifest_bytes = self.manifest_bytes(&record.manifest)?.len() as u64;
-        let new = self.manifest(&record.manifest)?;
-        let old = from.map(|from| self.manifest(&self.resolve(from)?)).transpose()?;
+        let digests = (self.show(to)?.manifest, from.map(|from| self.resolve(from)).transpose()?);
+        let names = (to.to_string(), from.map(ToString::to_string));
+        let from = names.1.as_deref().zip(digests.1.as_deref());
+        let from = from.map(|(name, manifest)| Version { name, manifest });
+        self.plan_of(from, Version { name: &names.0, manifest: &digests.0 }, disk_bytes)
+    }
+
+    /// [`ImageStore::plan`] by digest: a version that a host has may have lost its name.
+    ///
+    /// # Errors
+    /// [`PlanError`].
+    pub fn plan_of(&self, from: Option<Version>, to: Version, disk_bytes: Option<u64>) -> Result<FetchPlan, PlanError> {
+        let manifest_bytes = self.manifest_bytes(to.manifest)?.len() as u64;
+        let new = self.manifest(to.manifest)?;
+        let old = from.map(|from| self.manifest(from.manifest)).transpose()?;
         let longest = old.as_ref().map_or(0, |old| old.image_bytes).max(new.image_bytes);
         // On whole MiB, as disks end in whole blocks of 4 KiB.
         let disk_bytes = disk_bytes.unwrap_or_else(|| longest.next_multiple_of(ENDS_BYTES) + 4 * ENDS_BYTES);
-        let mut new_side = self.side(to, &new, disk_bytes)?;
+        let mut new_side = self.side(to.name, &new, disk_bytes)?;
         let blank = forecast(&new, &new_side.fitted, None, false);
-        let (mut order, mut seeded) = (None, None);
+        let (mut unseeded, mut seeded) = (None, None);
         if let (Some(old), Some(from)) = (&old, from) {
-            let mut old_side = self.side(from, old, disk_bytes)?;
+            let mut old_side = self.side(from.name, old, disk_bytes)?;
             let before = OnDisk::look(&mut old_side, &mut new_side, disk_bytes)?;
-            order = Some(forecast(&new, &new_side.fitted, Some(&before), false));
+            unseeded = Some(forecast(&new, &new_side.fitted, Some(&before), false));
             seeded = Some(forecast(&new, &new_side.fitted, Some(&before), true));
         }
-        Ok(FetchPlan { disk_bytes, manifest_bytes, blank, order, seeded })
+        Ok(FetchPlan { disk_bytes, manifest_bytes, blank, seeded, unseeded })
     }
 
-    fn side<'s>(&self, image: &'s ImageRef, manifest: &'s Manifest, disk_bytes: u64) -> Result<Side<'s>, PlanError> {
+    fn side<'s>(&self, image: &'s str, manifest: &'s Manifest, disk_bytes: u64) -> Result<Side<'s>, PlanError> {
         let image_bytes = manifest.image_bytes;
         if disk_bytes < image_bytes {
-            return Err(PlanError::DoesNotFit { image: image.clone(), image_bytes, disk_bytes });
+            return Err(PlanError::DoesNotFit { image: image.to_owned(), image_bytes, disk_bytes });
         }
         let blocks = Rc::new(self.blocks(manifest)?);
         let mut reader = ImageReader::new(manifest, self.packs_of(manifest)?).checked_by(&blocks);
         let head = bytes(&mut reader, 0..WINDOW_BYTES.min(image_bytes));
-        let head = head.map_err(|source| PlanError::Read { image: image.clone(), source })?;
+        let head = head.map_err(|source| PlanError::Read { image: image.to_owned(), source })?;
         let fitted = boot::fit(head, image_bytes, disk_bytes);
-        let fitted = fitted.map_err(|source| PlanError::Fit { image: image.clone(), disk_bytes, source })?;
+        let fitted = fitted.map_err(|source| PlanError::Fit { image: image.to_owned(), disk_bytes, source })?;
         Ok(Side { image, manifest, blocks, reader, fitted })
     }
 }
@@ -131,8 +158,7 @@ impl<'s> OnDisk<'s> {
         let (old_blocks, new_blocks) = (Rc::clone(&old.blocks), Rc::clone(&new.blocks));
         let cleared_from = disk_bytes - ENDS_BYTES.min(disk_bytes);
         // What the digests of blocks decide: the old body, as far as the disk has all of it.
-        let body_end = old.fitted.body.end / BLOCK_BYTES as u64 * BLOCK_BYTES as u64;
-        let whole = ENDS_BYTES..body_end.min(cleared_from).max(ENDS_BYTES);
+        let whole = boot::kept_body(old.manifest, disk_bytes);
         let new_end = new.fitted.body.end;
         let mut held = Vec::with_capacity(new.manifest.extents.len());
         for extent in &new.manifest.extents {
@@ -144,7 +170,7 @@ impl<'s> OnDisk<'s> {
             } else if place.start < whole.end || place.start + ENDS_BYTES >= cleared_from {
                 // Some at the ends: byte for byte.
                 let wanted = bytes(&mut new.reader, place.clone());
-                let wanted = wanted.map_err(|source| PlanError::Read { image: new.image.clone(), source })?;
+                let wanted = wanted.map_err(|source| PlanError::Read { image: new.image.to_owned(), source })?;
                 let body = (new_end.clamp(place.start, place.end) - place.start) as usize;
                 let is = |got: Option<Vec<u8>>, len: usize| got.is_some_and(|got| got[..len] == wanted[..len]);
                 let range = |len: usize| place.start..place.start + len as u64;
@@ -186,7 +212,7 @@ impl Side<'_> {
         }
         let inside = range.start..body_end.clamp(range.start, range.end);
         let read = bytes(&mut self.reader, inside);
-        let mut bytes = read.map_err(|source| PlanError::Read { image: self.image.clone(), source })?;
+        let mut bytes = read.map_err(|source| PlanError::Read { image: self.image.to_owned(), source })?;
         bytes.resize((range.end - range.start) as usize, 0);
         let mut put = |at: u64, source: &mut dyn Iterator<Item = u8>| {
             let from = at.clamp(range.start, range.end) - range.start;

@@ -38,7 +38,8 @@ pub struct Fetch {
 }
 
 /// What a write of `new` fetches onto a disk with `before` on it (`None`: nothing that the image could use), whose boot
-/// area fits it as `fitted` says. `is_seeded`: the machine has the manifest of what is there (`--seed-image`).
+/// area fits it as `fitted` says. `is_seeded`: the machine has the manifest of what is there, as orders
+/// give it (`agent::seed`).
 #[must_use]
 pub fn forecast(new: &Manifest, fitted: &Fitted, before: Option<&dyn Before>, is_seeded: bool) -> Fetch {
     let mut fetch = Fetch::default();
@@ -59,6 +60,11 @@ pub fn forecast(new: &Manifest, fitted: &Fitted, before: Option<&dyn Before>, is
         // Deployed already: nothing is cleared and nothing counted as kept.
         return fetch;
     }
+    // As the agent looks whether the disk holds its seed (`stages`): where nothing could show it, there is none.
+    let is_seeded = is_seeded && {
+        let (seed, whole) = before.seed();
+        !boot::inside(seed, &whole).is_empty()
+    };
     let is_audited =
         is_surveyed || is_seeded || samples(new, all.clone()).iter().any(|extent| before.holds_whole(*extent));
     let wrong = if is_audited { wrong(true) } else { all };

@@ -6,6 +6,8 @@
 //!
 //! Writing in place destroys sources of later copies. So whatever a write would destroy is read first and kept
 //! until its turn, as far as memory allows; beyond that it is fetched.
+//!
+//! A seed that is not what is on the disk costs reads that find nothing: [`Reading`] ends them.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -14,6 +16,12 @@ use crate::wire::manifest::{BLOCK_BYTES, Extent, Manifest, WINDOW_BYTES};
 
 /// Memory for what was read early.
 const KEPT_BYTES_MAX: u64 = 128 << 20;
+/// Blocks whose place on the disk is looked up: 7 GiB of what is not in its place, and about 50 MiB of memory (2^21 entries
+/// of 25 bytes, filled to 7/8). Beyond that it is fetched.
+const BLOCKS_MAX: usize = 7 << 18;
+/// So many more ranges of the disk may be read in vain than were of use: some seconds of a disk's arm. Then the disk does
+/// not hold what the seed says, and the rest is fetched without a look.
+const VAIN_RANGES_MAX: usize = 256;
 
 /// Where a block lies in the store: pack (index into the new manifest's packs), block in its frame, offset of the
 /// frame. In a store that keeps every content once, the same place means the same content.
@@ -51,6 +59,26 @@ struct Copy<H> {
     done: bool,
 }
 
+/// A surface that is read as long as that is worth it.
+struct Reading<'s, S> {
+    surface: &'s mut S,
+    /// Ranges that were read and did not match, and those that did.
+    vain: usize,
+    useful: usize,
+}
+
+impl<S: Surface> Reading<'_, S> {
+    fn read(&mut self, extent: usize, sources: &[Range<u64>]) -> Result<Option<S::Held>, S::Error> {
+        if self.vain > self.useful + VAIN_RANGES_MAX {
+            return Ok(None);
+        }
+        let held = self.surface.read(extent, sources)?;
+        let count = if held.is_some() { &mut self.useful } else { &mut self.vain };
+        *count += sources.len();
+        Ok(held)
+    }
+}
+
 /// Writes those of `extents` whose content is on the disk; returns the others, which must be fetched.
 ///
 /// # Errors
@@ -70,6 +98,7 @@ pub fn copy<S: Surface>(
     sources.sort_by_key(|(source, _)| source.start);
     let bytes_of = |extent: usize| u64::from(manifest.extents[extent].extent_bytes);
     let mut kept_bytes = 0;
+    let mut reading = Reading { surface, vain: 0, useful: 0 };
     for index in 0..copies.len() {
         let extent = copies[index].extent;
         let held = match copies[index].kept.take() {
@@ -78,7 +107,7 @@ pub fn copy<S: Surface>(
                 Some(kept)
             }
             None if copies[index].done => None,
-            None => surface.read(extent, &copies[index].sources)?,
+            None => reading.read(extent, &copies[index].sources)?,
         };
         copies[index].done = true;
         let Some(held) = held else {
@@ -91,13 +120,13 @@ pub fn copy<S: Surface>(
                 continue;
             }
             let fits = kept_bytes + bytes_of(other.extent) <= KEPT_BYTES_MAX;
-            other.kept = if fits { surface.read(other.extent, &other.sources)? } else { None };
+            other.kept = if fits { reading.read(other.extent, &other.sources)? } else { None };
             match &other.kept {
                 Some(_) => kept_bytes += bytes_of(other.extent),
                 None => other.done = true,
             }
         }
-        surface.write(extent, held)?;
+        reading.surface.write(extent, held)?;
     }
     Ok(missing)
 }
@@ -113,6 +142,10 @@ fn find<H>(manifest: &Manifest, seed: &Manifest, extents: Vec<usize>) -> (Vec<Co
     let places_of = |extent: usize| places(manifest, &packs, &manifest.extents[extent]);
     let mut wanted: HashMap<Place, u64> = HashMap::new();
     for &extent in &extents {
+        // An extent has at most 256 blocks, so this goes hardly beyond the bound.
+        if wanted.len() >= BLOCKS_MAX {
+            break;
+        }
         wanted.extend(places_of(extent).flatten().map(|place| (place, NOWHERE)));
     }
     for extent in &seed.extents {

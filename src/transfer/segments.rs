@@ -60,7 +60,7 @@ pub fn segments(manifest: &Manifest, mut extents: Vec<usize>) -> Vec<Segment> {
 /// The extents by which a write sees whether some of these are on the disk already.
 ///
 /// Requests overtake one another, so the first of each of several is looked at; and some all over the image, for
-/// a disk that lost what its cache held.
+/// a disk that lost what its cache held. By the same rule a write sees whether its seed is on the disk at all.
 #[must_use]
 pub fn samples(manifest: &Manifest, extents: Vec<usize>) -> Vec<usize> {
     let segments = segments(manifest, extents);

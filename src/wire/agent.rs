@@ -8,7 +8,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Version of this protocol. Raised whenever a field comes, goes or changes its meaning.
+/// Version of this protocol. Raised whenever a field comes, goes or changes its meaning; but for a field that only the
+/// server says, and without which the agent does rightly what it did before (it reads past what it does not know).
 pub const PROTOCOL: u32 = 4;
 
 /// The most of an os-release(5) that is sent or kept.
@@ -77,6 +78,10 @@ pub struct Job {
     pub own_disk: Option<DiskId>,
     /// The operator released foreign content on the target for this order.
     pub foreign_released: bool,
+    /// The manifest (hex digest) of what `own_disk` held when the host was last whole: what the image shares with it need
+    /// not be fetched. A hint, which may be wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<String>,
 }
 
 /// Which disk may be written. Every field that is set must match; all unset allows any disk, and then

@@ -156,9 +156,9 @@ pub struct ImagePlan {
     pub manifest_bytes: u64,
     /// What an order makes the agent fetch.
     pub order: PlannedFetch,
-    /// What an agent would fetch that is told what is on the disk (`regild-agent write --seed-image`): it copies on the disk
-    /// what has only moved. Orders do not tell it that.
-    pub seeded: Option<PlannedFetch>,
+    /// The same without the manifest of what is on the disk, by which the agent copies there what has only moved (by hand:
+    /// `regild-agent write` without `--seed-image`). `None` where the order gives it none, either.
+    pub unseeded: Option<PlannedFetch>,
     /// Onto a disk that holds nothing of the image.
     pub blank: PlannedFetch,
 }

@@ -2,6 +2,7 @@
 //! under test, and broken in every way that a test asks for.
 #![allow(dead_code)]
 
+pub mod faulty;
 pub mod server;
 
 use std::io::Cursor;

@@ -10,19 +10,19 @@ use crate::cable::{CLIENT_LINK, SERVER_IP, ip};
 use crate::disks::{MIB, assert_same_disk, deployed, gpt_image, noise, read};
 use crate::lab::{IMAGE, Lab, Machine};
 
-const DISK_BYTES: u64 = 12 * MIB;
+pub const DISK_BYTES: u64 = 12 * MIB;
 
 /// A disk as the agent finds it.
-struct Disk {
-    name: &'static str,
-    serial: Option<&'static str>,
-    wwn: Option<&'static str>,
-    sector_bytes: u32,
-    content: Vec<u8>,
+pub struct Disk {
+    pub name: &'static str,
+    pub serial: Option<&'static str>,
+    pub wwn: Option<&'static str>,
+    pub sector_bytes: u32,
+    pub content: Vec<u8>,
 }
 
 impl Disk {
-    fn blank(name: &'static str, serial: Option<&'static str>) -> Disk {
+    pub fn blank(name: &'static str, serial: Option<&'static str>) -> Disk {
         Disk { name, serial, wwn: None, sector_bytes: 512, content: vec![0; DISK_BYTES as usize] }
     }
 
@@ -32,17 +32,17 @@ impl Disk {
 }
 
 /// One power-on of a machine in the deploy environment.
-struct Boot<'l> {
+pub struct Boot<'l> {
     lab: &'l Lab,
     machine: &'l Machine,
-    dir: PathBuf,
+    pub dir: PathBuf,
     uefi: bool,
     /// What the agent is run by, `strace ...`.
-    under: String,
+    pub under: String,
 }
 
 impl<'l> Boot<'l> {
-    fn new(lab: &'l Lab, machine: &'l Machine, disks: &[Disk]) -> Boot<'l> {
+    pub fn new(lab: &'l Lab, machine: &'l Machine, disks: &[Disk]) -> Boot<'l> {
         let dir = lab.path(&format!("machine-{}", machine.number));
         // A machine may be booted again with other disks.
         let _ = std::fs::remove_dir_all(&dir);
@@ -68,12 +68,12 @@ impl<'l> Boot<'l> {
         Boot { lab, machine, dir, uefi: false, under: String::new() }
     }
 
-    fn disk(&self, name: &str) -> Vec<u8> {
+    pub fn disk(&self, name: &str) -> Vec<u8> {
         read(&self.dir.join("dev").join(name))
     }
 
     /// Fetches the boot script, as iPXE, and runs the agent with what is in it.
-    fn run(&self) -> Output {
+    pub fn run(&self) -> Output {
         let orders = self.machine.orders(self.lab);
         let command_line = format!(
             "initrd=initrd.img regild.server=http://{SERVER_IP}:8080 regild.host={} regild.generation={} regild.token={}\n",
@@ -98,11 +98,11 @@ impl<'l> Boot<'l> {
     }
 }
 
-fn text(output: &Output) -> String {
+pub fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-fn succeeded(output: &Output) {
+pub fn succeeded(output: &Output) {
     assert!(output.status.success(), "{}", text(output));
 }
 

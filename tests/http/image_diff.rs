@@ -74,10 +74,10 @@ fn a_plan_says_what_an_order_and_what_a_blank_disk_would_fetch() {
     let json = lab.json(&["image", "plan", "--from", "tiny@stable", "--to", "tiny:v2"]);
     assert_eq!((&json["from"], &json["image"]), (&IMAGE.into(), &"tiny:v2".into()), "{json}");
     let bytes = |which: &str| json[which]["fetched_bytes"].as_u64().unwrap();
-    assert!(bytes("seeded") < bytes("order") && bytes("order") <= bytes("blank"), "{json}");
+    assert!(bytes("order") < bytes("unseeded") && bytes("unseeded") <= bytes("blank"), "{json}");
     let said = lab.regild(&["image", "plan", "--from", "tiny:v1", "--to", "tiny:v2"]);
     assert!(words(&said, "an order, over tiny:v1").contains(&bytes("order").to_string()), "{said}");
-    assert!(words(&said, "--seed-image").contains(&bytes("seeded").to_string()), "{said}");
+    assert!(words(&said, "--seed-image").contains(&bytes("unseeded").to_string()), "{said}");
     assert!(said.contains("Each fetches the manifest too"), "{said}");
     let blank = lab.regild(&["image", "plan", "--to", "tiny:v2"]);
     assert!(words(&blank, "blank disk").contains(&bytes("blank").to_string()) && blank.lines().count() == 3, "{blank}");

@@ -7,6 +7,7 @@ use crate::decide::mac::Mac;
 use crate::decide::netboot::{FirmwareArch, NetbootClient};
 use proptest::prelude::*;
 
+mod seed;
 mod verify;
 
 const POLICY: BootPolicy = BootPolicy { attempts_max: 3, halt: Halt::Nothing };
