@@ -2,13 +2,13 @@
 //!
 //! Nobody who serves reads the mapping; the kernel does, when it copies a slice into the socket. So what is wrong with the
 //! file below us (cut short, or a disk that does not read) is an error of that system call, and never the signal SIGBUS
-//! that reading would raise. Measured with a prototype on loopback (kernel 6.18, ext4): 0.14 s of processor time a GB from a
+//! that reading would raise. Who reads here does so by pread(2) (read_files.rs). Measured with a prototype on loopback (kernel 6.18, ext4): 0.14 s of processor time a GB from a
 //! mapping whose pages are let go again, 0.21 by sendfile(2), whose pages go into the socket one by one.
 
 use std::fs::File;
 use std::io;
 use std::num::NonZeroU64;
-use std::ops::{Deref, Range};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -26,18 +26,7 @@ const LOOK_BYTES: u64 = 64 << 10;
 pub struct MappedFile {
     file: Arc<File>,
     map: Arc<Mmap>,
-    /// The whole of it, which holds `map`.
-    bytes: Bytes,
     etag: Arc<str>,
-}
-
-/// `Bytes` wants an owner of its own.
-struct Whole(Arc<Mmap>);
-
-impl AsRef<[u8]> for Whole {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
 }
 
 /// A piece on its way to the socket. When it is gone, so are its pages from our address space (not from memory): what
@@ -72,24 +61,12 @@ impl MappedFile {
         // SAFETY: mmap(2) of a regular file. Packs and baselines are written once under a temporary name and neither
         // changed nor truncated by us afterwards, only unlinked or replaced by a rename, which a mapping survives.
         let map = Arc::new(unsafe { Mmap::map(&file) }?);
-        let bytes = Bytes::from_owner(Whole(map.clone()));
-        Ok(MappedFile { file: Arc::new(file), map, bytes, etag: etag.into() })
-    }
-
-    /// For those who read it.
-    #[must_use]
-    pub fn bytes(&self) -> &Bytes {
-        &self.bytes
-    }
-
-    /// For those who read all of it.
-    pub(super) fn for_reading(&self) -> Mapped {
-        Mapped { bytes: self.bytes.clone(), map: Some(self.map.clone()) }
+        Ok(MappedFile { file: Arc::new(file), map, etag: etag.into() })
     }
 
     #[must_use]
     pub fn length(&self) -> usize {
-        self.bytes.len()
+        self.map.len()
     }
 
     /// The name of exactly these bytes, without quotes.
@@ -156,52 +133,6 @@ impl MappedFile {
             }
         }
         Ok(())
-    }
-}
-
-/// The bytes of a file for those who read them here.
-#[derive(Debug, Clone)]
-pub(super) struct Mapped {
-    bytes: Bytes,
-    /// None for bytes that come from elsewhere.
-    map: Option<Arc<Mmap>>,
-}
-
-impl Mapped {
-    pub fn new(map: Mmap) -> Mapped {
-        let map = Arc::new(map);
-        Mapped { bytes: Bytes::from_owner(Whole(map.clone())), map: Some(map) }
-    }
-
-    /// The whole of it, for as long as somebody has it.
-    pub fn bytes(&self) -> Bytes {
-        self.bytes.clone()
-    }
-
-    /// Pages that nobody here reads again soon. They stay in the page cache, but no longer count as this process's
-    /// memory: who reads an image of 40 GiB from one end to the other would hold all of it otherwise.
-    pub fn let_go(&self, range: Range<usize>) {
-        let first = range.start.next_multiple_of(PAGE_BYTES);
-        let end = range.end.min(self.bytes.len()) / PAGE_BYTES * PAGE_BYTES;
-        if let Some(map) = self.map.as_ref().filter(|_| first < end) {
-            // SAFETY: madvise(2): MADV_DONTNEED on the mapping of a file that nobody writes through it: the next read
-            // brings the same bytes in from the file. A refusal changes nothing.
-            let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, first, end - first) };
-        }
-    }
-}
-
-impl Deref for Mapped {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl From<Bytes> for Mapped {
-    fn from(bytes: Bytes) -> Mapped {
-        Mapped { bytes, map: None }
     }
 }
 

@@ -9,14 +9,13 @@
 //! opened.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::PoisonError;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -208,18 +207,24 @@ impl ImageStore {
         found.ok().flatten().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// A baseline as it is sent, mapped into memory.
+    /// A baseline for those who read it here, from its start ([`baseline::Reader`]).
     ///
     /// # Errors
     /// [`StoreError::NoBaseline`] (also when `digest` is no digest), [`StoreError::Io`].
-    pub fn baseline_bytes(&self, digest: &str) -> Result<Bytes, StoreError> {
-        Ok(self.baseline_file(digest)?.bytes().clone())
+    pub fn baseline_list(&self, digest: &str) -> Result<File, StoreError> {
+        let missing = || StoreError::NoBaseline(digest.chars().take(64).collect());
+        manifest::from_hex(digest).ok_or_else(missing)?;
+        let path = self.baseline_path(digest);
+        File::open(&path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => missing(),
+            _ => io_error("open", &path)(error),
+        })
     }
 
     /// A baseline as it is served.
     ///
     /// # Errors
-    /// As [`ImageStore::baseline_bytes`].
+    /// As [`ImageStore::baseline_list`].
     pub fn baseline_file(&self, digest: &str) -> Result<MappedFile, StoreError> {
         let missing = || StoreError::NoBaseline(digest.chars().take(64).collect());
         manifest::from_hex(digest).ok_or_else(missing)?;

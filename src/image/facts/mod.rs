@@ -62,7 +62,7 @@ impl ImageStore {
     }
 }
 
-fn of(manifest: &Manifest, packs: Vec<super::mapped::Mapped>) -> Result<Facts, MakeError> {
+fn of(manifest: &Manifest, packs: super::read_files::Packs) -> Result<Facts, MakeError> {
     let mut image = Shared::new(ImageReader::new(manifest, packs).spending(BUDGET_BYTES));
     let parts = parts::list(manifest, &mut image).map_err(MakeError::Read)?;
     let mut loaders: Vec<String> = manifest.boot.loaders.iter().map(|loader| loader.arch.clone()).collect();
