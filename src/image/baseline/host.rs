@@ -13,7 +13,7 @@ use super::{
 use crate::clock::UnixSeconds;
 use crate::decide::drift::finding::Kind;
 use crate::decide::drift::path::{self, to_text};
-use crate::volume::layout::OS_RELEASES;
+use crate::volume::layout;
 use crate::wire::agent::OS_RELEASE_BYTES_MAX;
 use crate::wire::baseline::{self, BaselineError, Entry, Header, Known, Origin, Volume};
 use crate::wire::manifest::{self, Digest};
@@ -230,7 +230,7 @@ fn check(told: &File, manifest: &str, host: FromHost<'_>) -> Result<Checked, Hos
         let Entry { path, node } = entry?;
         entries += 1;
         let content = if let Kind::File { digest, .. } = &node.kind { *digest } else { None };
-        holds |= OS_RELEASES.contains(&path.as_slice()) && content.is_some() && content == claimed;
+        holds |= layout::is_os_release(&path) && content.is_some() && content == claimed;
         Ok::<_, BaselineError>(())
     })?;
     if entries == 0 {

@@ -9,6 +9,7 @@
 //! opened.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,9 +26,8 @@ use crate::causes;
 use crate::clock::UnixSeconds;
 use crate::decide::drift::path;
 use crate::volume::batch::Hashed;
-use crate::volume::layout::OS_RELEASES;
+use crate::volume::layout;
 use crate::volume::{Tree, VolumeError};
-use crate::wire::agent::OS_RELEASE_BYTES_MAX;
 use crate::wire::baseline::{self, BaselineError, Entry, Header, Origin, Volume};
 use crate::wire::manifest;
 
@@ -202,9 +202,11 @@ impl ImageStore {
 
     /// One that cannot be read is none: what is common to all distributions is then allowed, and what a policy names.
     fn os_release_of(&self, manifest: &str) -> Option<String> {
-        let read = |path: &&[u8]| self.read_file(manifest, path, OS_RELEASE_BYTES_MAX).ok().flatten();
-        let found = catch_unwind(AssertUnwindSafe(|| OS_RELEASES.iter().find_map(read)));
-        found.ok().flatten().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        let read =
+            |path: &[u8], bytes_max| Ok::<_, Infallible>(self.read_file(manifest, path, bytes_max).ok().flatten());
+        let found = catch_unwind(AssertUnwindSafe(|| layout::os_release(read)));
+        let (_, text) = found.ok()?.ok()??;
+        Some(String::from_utf8_lossy(&text).into_owned())
     }
 
     /// A baseline for those who read it here, from its start ([`baseline::Reader`]).
