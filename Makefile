@@ -23,7 +23,7 @@ help:
 	@echo "make deb        the installed agent as a Debian package, target/regild-agent_VERSION_amd64.deb"
 	@echo "make build      the release binary, target/release/regild"
 	@echo "make fuzz       hostile input for every parser, FUZZ_SECONDS (30) for each of the targets in fuzz/"
-	@echo "make bench      measures speed, memory and sizes, beside peers (docs/benchmarks.md; as root, about 8 minutes)"
+	@echo "make bench      measures speed, memory and sizes, beside peers (docs/benchmarks.md; as root, more than an hour)"
 	@echo "make bench-NAME one of: sizes, serve, fleet (the first time about 20 minutes), agents, drift, drift_watch, drift_fleet,"
 	@echo "                dhcp, tftp, image, http, netboot"
 	@echo "make audit      licences, bans and sources of the crates; the Vagrantfile"

@@ -27,7 +27,7 @@ fn import(store: &ImageStore, file: &Path, name: &str) -> String {
 
 fn entries(store: &ImageStore, record: &BaselineRecord) -> BTreeMap<Vec<u8>, Node> {
     let digest = record.digest().unwrap_or_else(|| panic!("{record:?}"));
-    let reader = Reader::new(std::io::Cursor::new(store.baseline_bytes(digest).unwrap())).unwrap();
+    let reader = Reader::new(store.baseline_list(digest).unwrap()).unwrap();
     assert_eq!((&reader.header.image, &reader.header.volumes), (&record.manifest, &record.volumes));
     reader.map(|entry| entry.map(|entry| (entry.path, entry.node)).unwrap()).collect()
 }
@@ -323,7 +323,11 @@ fn a_pack_that_was_thinned_gives_a_baseline() {
     let report = store.gc(&request).unwrap();
     assert!(report.freed_bytes > 3 << 20, "{report:?}");
     let id = &report.packs[0].id;
-    assert_ne!(regild::wire::manifest::digest_hex(&store.pack(id).unwrap()), *id, "it was thinned");
+    assert_ne!(
+        regild::wire::manifest::digest_hex(&fs::read(dir.path().join(format!("store/packs/{id}.pack"))).unwrap()),
+        *id,
+        "it was thinned"
+    );
     let record = store.make_baseline(&manifest, 7).unwrap();
     assert_eq!(entries(&store, &record).len(), 6);
 }

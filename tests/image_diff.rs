@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
+use regild::image::baseline::BaselineState;
 use regild::image::diff::{DiffError, Page};
 use regild::image::{ImageRef, ImageStore, ImportRequest};
 use regild::wire::operator_diff::{FileDiff, ImageDiff, PartitionDiff};
@@ -296,6 +297,80 @@ fn pack(store: &Store) -> PathBuf {
     packs.into_iter().find(|path| path.extension().is_some_and(|ending| ending == "pack")).unwrap()
 }
 
+/// Two versions with files all over, of which the second adds little. Gives the pack of the first.
+fn two_of_one_pack(store: &Store) -> PathBuf {
+    sh(&format!(
+        r#"cd {}; mkdir -p tree/etc; : >tree/etc/fstab; head -c 12M /dev/urandom >tree/data
+        truncate -s 24M one; mke2fs -q -t ext4 -d tree one
+        printf x >tree/other; truncate -s 24M two; mke2fs -q -t ext4 -d tree two"#,
+        store.dir.path().display()
+    ));
+    store.import("one", "w:1");
+    let pack = pack(store);
+    store.import("two", "w:2");
+    pack
+}
+
+fn cut(path: &Path) {
+    let file = File::options().write(true).open(path).unwrap();
+    file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+}
+
+/// Promise: a pack that is cut short under those who have read it, or are just reading it, ends what they do with an error
+/// that names the pack, and not the server (bad input: faults of disks and of people). Reading a mapping of it would be
+/// SIGBUS: this test's process would die.
+#[test]
+fn a_pack_that_is_cut_short_while_it_is_read_is_an_error() {
+    let store = Store::new();
+    let pack = two_of_one_pack(&store);
+    let name = pack.file_name().unwrap().to_str().unwrap();
+    let image: ImageRef = "w:1".parse().unwrap();
+    let manifest = store.store.resolve(&image).unwrap();
+    let out = File::options().read(true).write(true).create_new(true).open(store.dir.path().join("out")).unwrap();
+    // All of them have had it open once, and serving has it mapped.
+    store.store.export(&image, &out).unwrap();
+    let record = store.store.make_baseline(&manifest, 7).unwrap();
+    assert!(record.digest().is_some(), "{record:?}");
+    store.store.remove_baseline(&manifest).unwrap();
+    assert!(store.store.pack_file(&pack.file_stem().unwrap().to_string_lossy()).unwrap().length() > 12 << 20);
+    // As soon as the comparison reads.
+    let is_cut = std::cell::Cell::new(false);
+    let cutting = || {
+        if !is_cut.replace(true) {
+            cut(&pack);
+        }
+        false
+    };
+    let refused = store.store.diff(&image, &"w:2".parse().unwrap(), ALL, &cutting).unwrap_err();
+    let is_said = |said: &str| {
+        let all = [name, "the frame at byte ", "the file ends before", "regild image scrub"];
+        assert!(all.iter().all(|part| said.contains(part)), "{said}");
+    };
+    is_said(&regild::causes::in_one_line(&refused));
+    is_said(&regild::causes::in_one_line(&store.store.export(&image, &out).unwrap_err()));
+    let BaselineState::Failed { reason } = store.store.make_baseline(&manifest, 8).unwrap().state else {
+        panic!("a baseline of half a pack");
+    };
+    is_said(&reason);
+}
+
+/// The same of the index that says what a pack's blocks are.
+#[test]
+fn an_index_that_is_cut_short_while_it_is_read_is_an_error() {
+    let store = Store::new();
+    let index = two_of_one_pack(&store).with_extension("idx");
+    let is_cut = std::cell::Cell::new(false);
+    let cutting = || {
+        if !is_cut.replace(true) {
+            cut(&index);
+        }
+        false
+    };
+    let refused = store.store.diff(&"w:1".parse().unwrap(), &"w:2".parse().unwrap(), ALL, &cutting).unwrap_err();
+    let said = regild::causes::in_one_line(&refused);
+    assert!(said.contains(index.to_str().unwrap()) && said.contains("regild image scrub"), "{said}");
+}
+
 /// A damaged frame ends the comparison with its name, and is never told as a file that differs.
 #[test]
 fn damage_in_the_store_is_named() {
@@ -398,7 +473,7 @@ fn figures() {
         let line = text.lines().find(|line| line.starts_with(key)).unwrap().to_owned();
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
     };
-    // Anonymous memory: mapped packs are the page cache's.
+    // Anonymous memory: nothing else is read into.
     let before = status("RssAnon:");
     let peak = std::sync::atomic::AtomicU64::new(0);
     let look = || {

@@ -49,7 +49,7 @@ impl Deployed {
         let request = ImportRequest { image: &image, now: 1, source: "test", max_image_bytes: 1 << 40 };
         let digest = store.import(file, &request, &|_| ()).unwrap().record().manifest.clone();
         let baseline = store.make_baseline(&digest, 1).unwrap().digest().expect("a baseline").to_owned();
-        let header = Reader::new(&store.baseline_bytes(&baseline).unwrap()[..]).unwrap().header;
+        let header = Reader::new(store.baseline_list(&baseline).unwrap()).unwrap().header;
         let manifest = store.manifest(&digest).unwrap();
         let disk = dir.path().join("disk");
         File::create(&disk).unwrap().set_len(manifest.image_bytes + (64 << 20)).unwrap();

@@ -140,8 +140,8 @@ impl Deployed {
             "{record:?}"
         );
         assert_eq!(record.os_release.as_deref(), Some("ID=golden\n"), "it is in the list");
-        let list = self.store.baseline_bytes(record.digest().unwrap()).unwrap();
-        let reader = Reader::new(&list[..]).unwrap();
+        let list = self.store.baseline_list(record.digest().unwrap()).unwrap();
+        let reader = Reader::new(list).unwrap();
         let header = reader.header.clone();
         (header, reader.map(|entry| entry.map(|entry| (entry.path, entry.node)).unwrap()).collect())
     }

@@ -41,8 +41,8 @@ pub struct Http {
     /// has some more for image data: 512 let a thousand agents starve each other (`make bench-fleet`).
     pub requests_max: usize,
     /// Of one address, so that no machine takes all of them. Those above it are closed at once. At least 8 (an agent has five),
-    /// at most `requests_max`.
-    pub requests_of_one_max: usize,
+    /// at most `requests_max`. Left out: 256, or `requests_max` where that is less.
+    pub requests_of_one_max: Option<usize>,
     /// What all image data together may take, `500MB/s`. A group of hosts has its own in the fleet documents.
     pub bandwidth: Option<super::bandwidth::Bandwidth>,
     /// Where images are pushed to from afar; nothing listens without it.
@@ -51,7 +51,15 @@ pub struct Http {
 
 impl Default for Http {
     fn default() -> Self {
-        Http { port: 8080, requests_max: 4096, requests_of_one_max: 256, bandwidth: None, upload: None }
+        Http { port: 8080, requests_max: 4096, requests_of_one_max: None, bandwidth: None, upload: None }
+    }
+}
+
+impl Http {
+    /// As it is said, or by default.
+    #[must_use]
+    pub fn requests_of_one_max(&self) -> usize {
+        self.requests_of_one_max.unwrap_or_else(|| self.requests_max.min(256))
     }
 }
 

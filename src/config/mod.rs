@@ -140,8 +140,9 @@ fn checked(file: file::File) -> Result<Config, Wrong> {
 
 /// An agent has a connection for its reports and up to four for image data, and a new one before an old one is closed.
 fn check_requests(http: &file::Http) -> Result<(), Wrong> {
-    let (of_one, all) = (http.requests_of_one_max, http.requests_max);
-    let wrong = |message: String| Err(("http.requests_of_one_max".to_owned(), message));
+    let (of_one, all) = (http.requests_of_one_max(), http.requests_max);
+    let key = if http.requests_of_one_max.is_some() { "http.requests_of_one_max" } else { "http.requests_max" };
+    let wrong = |message: String| Err((key.to_owned(), message));
     if of_one < 8 {
         return wrong(format!("{of_one} is too few: one agent has five connections; it must be at least 8"));
     }
@@ -297,8 +298,22 @@ mod tests {
         assert!(wrong(|text| text.replace("10.77.0.100-", "10.78.0.100-")).contains("network \"br0\""));
         let http = |line: &str| wrong(|text| text.replace("[[network]]", &format!("[http]\n{line}\n[[network]]")));
         assert!(http("requests_of_one_max = 7").contains("http.requests_of_one_max: 7 is too few"));
-        assert!(http("requests_max = 100").contains("256 is more than http.requests_max, which is 100"));
+        let both = "requests_max = 100\nrequests_of_one_max = 256";
+        assert!(http(both).contains("256 is more than http.requests_max, which is 100"));
+        assert!(http("requests_max = 7").contains("http.requests_max: 7 is too few"));
         assert!(wrong(|text| text.split("[[network]]").next().unwrap().to_string()).contains("[[network]]"));
+    }
+
+    /// Promise: who names one limit of a machine with little memory need not know the other.
+    #[test]
+    fn connections_of_one_address_are_no_more_than_of_all() {
+        let of_one = |lines: &str| {
+            let text = GOOD.replace("[[network]]", &format!("[http]\n{lines}\n[[network]]"));
+            Config::parse(&text, Path::new("r.toml")).unwrap().http.requests_of_one_max()
+        };
+        let all = [of_one("port = 80"), of_one("requests_max = 100"), of_one("requests_max = 5000")];
+        assert_eq!(all, [256, 100, 256]);
+        assert_eq!(of_one("requests_max = 100\nrequests_of_one_max = 9"), 9);
     }
 
     #[test]

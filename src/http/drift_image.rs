@@ -50,8 +50,8 @@ pub(super) async fn holds(shared: &Arc<Shared>, manifest: &str, at: &[u8]) -> Op
     let (shared, manifest, at) = (shared.clone(), manifest.to_string(), at.to_vec());
     let looked = tokio::task::spawn_blocking(move || {
         let known = baseline(&shared, &manifest).ok()?;
-        let bytes = shared.images.baseline_bytes(&known.digest).ok()?;
-        for entry in Reader::new(&bytes[..]).ok()? {
+        let list = shared.images.baseline_list(&known.digest).ok()?;
+        for entry in Reader::new(list).ok()? {
             match path::order(&entry.ok()?.path, &at) {
                 Ordering::Less => {}
                 Ordering::Equal => return Some(true),

@@ -20,7 +20,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use serde::Deserialize;
-use std::io;
+use std::fs::File;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 
@@ -109,10 +109,10 @@ pub async fn files(
         let why = state.reason.unwrap_or(state.state);
         return Err(Problem::new(StatusCode::CONFLICT, format!("{image} has no baseline: {why}")));
     };
-    let list = shared.images.baseline_bytes(digest)?;
+    let list = shared.images.baseline_list(digest)?;
     let (pieces, stream) = mpsc::channel(PIECES_MAX);
     tokio::task::spawn_blocking(move || {
-        if let Err(error) = write(&list, &top, &pieces) {
+        if let Err(error) = write(list, &top, &pieces) {
             // The answer ends before its bracket, which no reader takes for a whole one.
             tracing::error!(%error, "a baseline cannot be listed");
         }
@@ -121,10 +121,10 @@ pub async fn files(
 }
 
 /// Ends early when the reader goes.
-fn write(list: &Bytes, top: &[u8], pieces: &mpsc::Sender<Bytes>) -> Result<(), crate::wire::baseline::BaselineError> {
+fn write(list: File, top: &[u8], pieces: &mpsc::Sender<Bytes>) -> Result<(), crate::wire::baseline::BaselineError> {
     let mut piece = Vec::new();
     let mut separator = "[\n";
-    for entry in Reader::new(io::Cursor::new(list))? {
+    for entry in Reader::new(list)? {
         let entry = entry?;
         if !path::is_within(&entry.path, top) {
             continue;

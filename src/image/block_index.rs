@@ -1,6 +1,6 @@
 //! Every block of the store by its digest, for the length of one import.
 //!
-//! Memory: 17 to 34 bytes a block (the full digests stay in the mapped index files), so about 150 MB for a
+//! Memory: 17 to 34 bytes a block (the full digests stay in the index files), so about 150 MB for a
 //! store of 20 GB of different blocks.
 
 use std::collections::HashMap;
@@ -34,6 +34,17 @@ pub(super) struct BlockIndex {
     by_prefix: HashMap<u64, Location, BuildHasherDefault<PrefixHasher>>,
 }
 
+impl KnownPack {
+    /// The digest of one of its blocks. An index that cannot be read any more knows none: what is then stored once more
+    /// costs space, and the import works.
+    pub fn digest(&self, block: u32) -> Option<Digest> {
+        self.index.digest(block).unwrap_or_else(|error| {
+            tracing::debug!(error = crate::causes::in_one_line(&error), "an index cannot be read");
+            None
+        })
+    }
+}
+
 impl BlockIndex {
     pub fn load(store: &Path, bad: &BadList) -> Result<BlockIndex, StoreError> {
         let dir = store.join("packs");
@@ -63,8 +74,8 @@ impl BlockIndex {
                 // Blocks of one pack are counted in 32 bits.
                 let first = (frame * FRAME_BLOCKS) as u32;
                 for block in first..(first + FRAME_BLOCKS as u32).min(known.index.blocks() as u32) {
-                    if let Some(digest) = known.index.digest(block) {
-                        by_prefix.entry(prefix(digest)).or_insert(Location { pack, block });
+                    if let Some(digest) = known.digest(block) {
+                        by_prefix.entry(prefix(&digest)).or_insert(Location { pack, block });
                     }
                 }
             }

@@ -2,7 +2,7 @@
 
 use super::pack::PackIndex;
 use super::{ImageStore, StoreError};
-use crate::wire::manifest::{self, BLOCK_BYTES, Extent, FRAME_BLOCKS, Manifest};
+use crate::wire::manifest::{self, BLOCK_BYTES, Digest, Extent, FRAME_BLOCKS, Manifest};
 
 /// One image's blocks.
 #[derive(Debug)]
@@ -58,33 +58,57 @@ fn find(index: &PackIndex, offset_bytes: u64) -> Option<usize> {
 
 impl Blocks<'_> {
     /// The digest of a frame's block; `None` past its end.
-    pub fn in_frame(&self, frame: usize, block: u32) -> Option<&[u8]> {
-        let lies_in = self.manifest.frames.get(frame)?;
-        self.indexes.get(lies_in.pack as usize)?.digest(self.firsts.get(frame)?.checked_add(block)?)
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] where an index cannot be read any more; so are those of the functions below.
+    pub fn in_frame(&self, frame: usize, block: u32) -> Result<Option<Digest>, StoreError> {
+        let of = || {
+            let lies_in = self.manifest.frames.get(frame)?;
+            Some((self.indexes.get(lies_in.pack as usize)?, self.firsts.get(frame)?.checked_add(block)?))
+        };
+        of().map_or(Ok(None), |(index, block)| index.digest(block).map_err(with_advice))
     }
 
     /// Every block that is no hole, in order: its offset on the target and its digest.
-    pub fn iter(&self) -> impl Iterator<Item = (u64, &[u8])> {
+    pub fn iter(&self) -> impl Iterator<Item = Result<(u64, Digest), StoreError>> {
         self.manifest.extents.iter().flat_map(|extent| self.of(extent))
     }
 
     /// The blocks of one extent.
-    pub fn of(&self, extent: &Extent) -> impl Iterator<Item = (u64, &[u8])> {
+    pub fn of(&self, extent: &Extent) -> impl Iterator<Item = Result<(u64, Digest), StoreError>> {
         let extent = *extent;
-        // At most 256.
-        let blocks = extent.extent_bytes / BLOCK_BYTES as u32;
-        (0..blocks).filter_map(move |block| {
-            let offset = extent.target_offset_bytes + u64::from(block) * BLOCK_BYTES as u64;
-            // An extent that runs on does so into the next frames of its pack, whose blocks go on counting.
-            Some((offset, self.in_frame(extent.frame as usize, extent.frame_block + block)?))
+        offsets(extent).enumerate().filter_map(move |(block, offset)| {
+            // An extent that runs on does so into the next frames of its pack, whose blocks go on counting. At most 256.
+            let digest = self.in_frame(extent.frame as usize, extent.frame_block + block as u32);
+            digest.map(|digest| Some((offset, digest?))).transpose()
         })
     }
 
+    /// Where on the target the blocks lie that are no holes, in order.
+    pub fn offsets(&self) -> impl Iterator<Item = u64> {
+        self.manifest.extents.iter().flat_map(|extent| offsets(*extent))
+    }
+
+    /// Whether the block at an offset on the target (a multiple of 4096) lies in no hole.
+    pub fn holds(&self, offset: u64) -> bool {
+        self.extent_at(offset).is_some()
+    }
+
     /// The digest of the block at an offset on the target (a multiple of 4096); `None` in a hole.
-    pub fn at(&self, offset: u64) -> Option<&[u8]> {
-        let extents = &self.manifest.extents;
-        let extent = extents.get(extents.partition_point(|extent| extent.target().end <= offset))?;
-        let into = offset.checked_sub(extent.target_offset_bytes)?;
+    pub fn at(&self, offset: u64) -> Result<Option<Digest>, StoreError> {
+        let Some((extent, into)) = self.extent_at(offset) else { return Ok(None) };
         self.in_frame(extent.frame as usize, extent.frame_block + (into / BLOCK_BYTES as u64) as u32)
     }
+
+    /// With how far into it the offset is.
+    fn extent_at(&self, offset: u64) -> Option<(&Extent, u64)> {
+        let extents = &self.manifest.extents;
+        let extent = extents.get(extents.partition_point(|extent| extent.target().end <= offset))?;
+        Some((extent, offset.checked_sub(extent.target_offset_bytes)?))
+    }
+}
+
+fn offsets(extent: Extent) -> impl Iterator<Item = u64> {
+    (0..u64::from(extent.extent_bytes) / BLOCK_BYTES as u64)
+        .map(move |block| extent.target_offset_bytes + block * BLOCK_BYTES as u64)
 }

@@ -8,7 +8,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 use thiserror::Error;
 
-use super::mapped::Mapped;
+use super::read_files::Packs;
 use super::reader::ImageReader;
 use super::{Format, ImageRef, ImageStore, StoreError};
 use crate::clock;
@@ -108,8 +108,8 @@ impl ImageStore {
     }
 
     /// Every pack of a manifest, in its order.
-    pub(super) fn packs_of(&self, manifest: &Manifest) -> Result<Vec<Mapped>, StoreError> {
-        manifest.packs.iter().map(|id| self.mapped(&manifest::to_hex(id))).collect()
+    pub(super) fn packs_of(&self, manifest: &Manifest) -> Result<Packs, StoreError> {
+        manifest.packs.iter().map(|id| self.read_pack(&manifest::to_hex(id))).collect()
     }
 }
 

@@ -230,13 +230,11 @@ impl ImageStore {
 
     /// Boot facts and sector size, read from the blocks themselves.
     fn look_into(&self, manifest: &Manifest, new: Option<&FinishedPack>) -> Result<(BootFacts, u32), ImportError> {
-        let mut packs = Vec::with_capacity(manifest.packs.len());
-        for id in &manifest.packs {
-            packs.push(match new {
-                Some(new) if new.id == *id => new.map()?,
-                _ => self.mapped(&manifest::to_hex(id))?,
-            });
-        }
+        let open = |id: &Digest| match new {
+            Some(new) if new.id == *id => new.to_read(),
+            _ => self.read_pack(&manifest::to_hex(id)),
+        };
+        let packs = manifest.packs.iter().map(open).collect::<Result<_, _>>()?;
         inspect::inspect(ImageReader::new(manifest, packs), manifest.image_bytes)
     }
 
@@ -396,7 +394,7 @@ impl Scan {
     fn place(&mut self, block: &[u8], digest: &Digest) -> Result<Location, StoreError> {
         if let Some(found) = self.index.candidate(digest) {
             let is_same = match self.index.packs.get(found.pack as usize) {
-                Some(known) => known.index.digest(found.block) == Some(digest.as_slice()),
+                Some(known) => known.digest(found.block) == Some(*digest),
                 None => self.writer.digest(found.block)?.as_ref() == Some(digest),
             };
             if is_same {

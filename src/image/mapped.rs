@@ -1,12 +1,12 @@
 //! A file of the store as it is served: open, and mapped so that a range of it has addresses, which stand for it until the
 //! kernel sends that range from the page cache (`http::outgoing`).
 //!
-//! Nobody looks at the mapping: what is wrong with the file below us (cut short, or a disk that does not read) would be the
+//! Nobody looks at the mapping, and whoever reads does so by pread(2) (read_files.rs): what is wrong with the file below us (cut short, or a disk that does not read) would be the
 //! signal SIGBUS, and what was looked at would count as this process's memory.
 
 use std::fs::File;
 use std::io;
-use std::ops::{Deref, Range};
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
-use memmap2::{Mmap, UncheckedAdvice};
+use memmap2::Mmap;
 use rustix::fs::{Advice, fadvise};
 
 use crate::clock;
@@ -31,21 +31,10 @@ const SEEN_SECONDS: u32 = 10;
 pub struct MappedFile {
     file: Arc<File>,
     map: Arc<Mmap>,
-    /// The whole of it, which holds `map`.
-    bytes: Bytes,
     etag: Arc<str>,
     opened: Instant,
     /// For each [`SEEN_BYTES`] the second in which all of it was in memory; 0: never.
     seen: Arc<[AtomicU32]>,
-}
-
-/// `Bytes` wants an owner of its own.
-struct Whole(Arc<Mmap>);
-
-impl AsRef<[u8]> for Whole {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
 }
 
 /// A range, and what is to be kept as long as somebody has it.
@@ -68,25 +57,13 @@ impl MappedFile {
         // SAFETY: mmap(2) of a regular file. Packs and baselines are written once under a temporary name and neither
         // changed nor truncated by us afterwards, only unlinked or replaced by a rename, which a mapping survives.
         let map = Arc::new(unsafe { Mmap::map(&file) }?);
-        let bytes = Bytes::from_owner(Whole(map.clone()));
         let seen = (0..map.len().div_ceil(SEEN_BYTES)).map(|_| AtomicU32::new(0)).collect();
-        Ok(MappedFile { file: Arc::new(file), map, bytes, etag: etag.into(), opened: clock::instant(), seen })
-    }
-
-    /// For those who read it.
-    #[must_use]
-    pub fn bytes(&self) -> &Bytes {
-        &self.bytes
-    }
-
-    /// For those who read all of it.
-    pub(super) fn for_reading(&self) -> Mapped {
-        Mapped { bytes: self.bytes.clone(), map: Some(self.map.clone()) }
+        Ok(MappedFile { file: Arc::new(file), map, etag: etag.into(), opened: clock::instant(), seen })
     }
 
     #[must_use]
     pub fn length(&self) -> usize {
-        self.bytes.len()
+        self.map.len()
     }
 
     /// The name of exactly these bytes, without quotes.
@@ -197,52 +174,6 @@ impl MappedFile {
     }
 }
 
-/// The bytes of a file for those who read them here.
-#[derive(Debug, Clone)]
-pub(super) struct Mapped {
-    bytes: Bytes,
-    /// None for bytes that come from elsewhere.
-    map: Option<Arc<Mmap>>,
-}
-
-impl Mapped {
-    pub fn new(map: Mmap) -> Mapped {
-        let map = Arc::new(map);
-        Mapped { bytes: Bytes::from_owner(Whole(map.clone())), map: Some(map) }
-    }
-
-    /// The whole of it, for as long as somebody has it.
-    pub fn bytes(&self) -> Bytes {
-        self.bytes.clone()
-    }
-
-    /// Pages that nobody here reads again soon. They stay in the page cache, but no longer count as this process's
-    /// memory: who reads an image of 40 GiB from one end to the other would hold all of it otherwise.
-    pub fn let_go(&self, range: Range<usize>) {
-        let first = range.start.next_multiple_of(PAGE_BYTES);
-        let end = range.end.min(self.bytes.len()) / PAGE_BYTES * PAGE_BYTES;
-        if let Some(map) = self.map.as_ref().filter(|_| first < end) {
-            // SAFETY: madvise(2): MADV_DONTNEED on the mapping of a file that nobody writes through it: the next read
-            // brings the same bytes in from the file. A refusal changes nothing.
-            let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, first, end - first) };
-        }
-    }
-}
-
-impl Deref for Mapped {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl From<Bytes> for Mapped {
-    fn from(bytes: Bytes) -> Mapped {
-        Mapped { bytes, map: None }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -266,7 +197,7 @@ mod tests {
             kept.clone()
         });
         let part = piece.slice(1..3);
-        assert_eq!(part.as_ptr(), mapped.bytes()[4098..].as_ptr());
+        assert_eq!(part.as_ptr(), mapped.map[4098..].as_ptr());
         drop(piece);
         assert_eq!(Arc::strong_count(&kept), 2, "somebody has a part of it");
         drop(part);

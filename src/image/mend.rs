@@ -116,7 +116,7 @@ fn raw(index: &PackIndex, frame: usize, blocks: &mut Blocks<'_>) -> Option<Vec<u
     let mut raw = Vec::with_capacity(FRAME_BYTES);
     for block in first..last {
         // Blocks of one pack are counted in 32 bits.
-        let digest: Digest = index.digest(block as u32)?.try_into().ok()?;
+        let digest = index.digest(block as u32).ok()??;
         raw.extend_from_slice(&blocks.find(&digest)?);
     }
     Some(raw)

@@ -57,6 +57,7 @@ mod mend;
 mod pack;
 mod pack_cache;
 pub mod plan;
+mod read_files;
 mod reader;
 mod scrub;
 pub mod signature;
@@ -254,26 +255,20 @@ impl ImageStore {
         manifest::from_hex(digest).is_some() && self.manifest_path(digest).exists()
     }
 
-    /// A whole pack, mapped into memory: slices of it can be sent without a copy.
-    ///
-    /// # Errors
-    /// [`StoreError::NoPack`] (also when `id` is no id) or [`StoreError::Io`].
-    pub fn pack(&self, id: &str) -> Result<Bytes, StoreError> {
-        Ok(self.pack_file(id)?.bytes().clone())
-    }
-
     /// A pack as it is served.
     ///
     /// # Errors
-    /// As [`ImageStore::pack`].
+    /// [`StoreError::NoPack`] (also when `id` is no id) or [`StoreError::Io`].
     pub fn pack_file(&self, id: &str) -> Result<mapped::MappedFile, StoreError> {
         let missing = || StoreError::NoPack(id.chars().take(64).collect());
         manifest::from_hex(id).ok_or_else(missing)?;
         self.packs.get(id, &self.pack_path(id))?.ok_or_else(missing)
     }
 
-    fn mapped(&self, id: &str) -> Result<mapped::Mapped, StoreError> {
-        Ok(self.pack_file(id)?.for_reading())
+    /// A pack for those who read it here.
+    fn read_pack(&self, id: &str) -> Result<read_files::ReadFile, StoreError> {
+        let missing = || StoreError::NoPack(id.chars().take(64).collect());
+        read_files::open_pack(&self.pack_path(id))?.ok_or_else(missing)
     }
 
     /// The same without a look at any file, when it is in use.

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Write};
+use std::io::{self, BufWriter, Read, Seek, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use zstd::bulk::Compressor;
 use zstd::zstd_safe::{CParameter, Strategy};
@@ -12,8 +13,8 @@ use zstd::zstd_safe::{CParameter, Strategy};
 use super::compressing::{Compressed, Compressing};
 use super::digest_log::DigestLog;
 use super::files::TempFile;
-use super::mapped::Mapped;
-use super::{StoreError, files, io_error, pack_cache};
+use super::read_files::ReadFile;
+use super::{StoreError, files, io_error};
 use crate::wire::manifest::{self, BLOCK_BYTES, Digest, FRAME_BLOCKS, FRAME_BYTES, PACK_HEADER_BYTES};
 
 const PACK_MAGIC: &[u8; 8] = b"RGLDPAK1";
@@ -39,6 +40,8 @@ const ZSTD_PARAMETERS: [CParameter; 6] = [
 const INDEX_HEADER_BYTES: usize = 20;
 const INDEX_FRAME_BYTES: usize = 16;
 const DIGEST_BYTES: usize = 32;
+/// Digests that are read at once: blocks are asked for in order, mostly, and an extent has at most so many.
+const DIGESTS_READ: usize = 256;
 /// Blocks in one pack are counted in 32 bits; this is 4 TiB of new data in one import.
 const BLOCKS_MAX: u32 = 1 << 30;
 
@@ -136,8 +139,9 @@ pub(super) fn header() -> [u8; PACK_HEADER_BYTES as usize] {
 
 impl FinishedPack {
     /// The pack's bytes before it is published, for looking into the image.
-    pub fn map(&self) -> Result<Mapped, StoreError> {
-        pack_cache::map_file(&self.temp.file, self.temp.path())
+    pub fn to_read(&self) -> Result<ReadFile, StoreError> {
+        let file = self.temp.file.try_clone().map_err(io_error("open", self.temp.path()))?;
+        Ok(ReadFile::unnamed(self.temp.path(), file))
     }
 
     /// One of its frames, unpacked.
@@ -187,11 +191,10 @@ fn write_index(store: &Path, place: &Path, frames: &[FrameSpan], digests: &Diges
     temp.publish(place)
 }
 
-/// A frame as it is in its pack, unpacked and otherwise unchecked. By read(2): where the disk does not read this is an
-/// error, and from a mapping it would be the signal SIGBUS, which ends the server.
+/// A frame as it is in its pack, unpacked and otherwise unchecked.
 pub(super) fn read_frame(pack: &File, span: FrameSpan) -> io::Result<Vec<u8>> {
     // zstd makes nothing this much longer.
-    if span.compressed_bytes as usize > 2 * FRAME_BYTES {
+    if span.compressed_bytes > manifest::FRAME_COMPRESSED_BYTES_MAX {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it is longer than a frame can be"));
     }
     let mut compressed = vec![0; span.compressed_bytes as usize];
@@ -232,23 +235,32 @@ pub(super) fn rebuild_index(
     write_index(store, &pack.with_extension("idx"), &spans, &digests)
 }
 
-/// Whether an index has the checksum that it ends with. All of it is read by read(2) before anybody reads the mapping.
-fn is_index_sound(path: &Path) -> io::Result<bool> {
-    let file = File::open(path)?;
-    let content_bytes = file.metadata()?.len().saturating_sub(DIGEST_BYTES as u64);
+/// Whether an index has the checksum that it ends with. All of it is read.
+fn is_index_sound(mut file: &File, content_bytes: u64) -> io::Result<bool> {
     let mut hasher = blake3::Hasher::new();
-    hasher.update_reader((&file).take(content_bytes))?;
-    let mut checksum = Vec::with_capacity(DIGEST_BYTES);
-    file.take(DIGEST_BYTES as u64).read_to_end(&mut checksum)?;
-    Ok(checksum == hasher.finalize().as_bytes())
+    file.rewind()?;
+    hasher.update_reader(file.take(content_bytes))?;
+    let mut checksum = [0; DIGEST_BYTES];
+    file.read_exact_at(&mut checksum, content_bytes)?;
+    Ok(checksum == *hasher.finalize().as_bytes())
 }
 
-/// The index of a published pack, mapped: digests of its blocks in order, and its frames.
+/// The index of a published pack: its frames, and where the digests of its blocks are read when they are asked for. Held
+/// in memory they would be 8 GB for each TB of blocks.
 #[derive(Debug)]
 pub(super) struct PackIndex {
-    bytes: Mapped,
-    frames: usize,
+    file: ReadFile,
+    /// 16 bytes for each frame, of 64 blocks.
+    frames: Vec<FrameSpan>,
     blocks: usize,
+    read: Mutex<ReadDigests>,
+}
+
+/// Some digests that lie side by side.
+#[derive(Debug, Default)]
+struct ReadDigests {
+    first: usize,
+    digests: Vec<u8>,
 }
 
 impl PackIndex {
@@ -264,31 +276,46 @@ impl PackIndex {
 
     fn read(path: &Path, is_checked: bool) -> Result<PackIndex, StoreError> {
         let damaged = |reason: &str| StoreError::Damaged { path: PathBuf::from(path), reason: reason.to_owned() };
-        let is_sound = match is_checked.then(|| is_index_sound(path)) {
-            None => true,
-            Some(Ok(is_sound)) => is_sound,
-            // Said below.
-            Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => false,
-            Some(Err(error)) => return Err(damaged(&format!("it cannot be read: {error}"))),
-        };
-        let bytes = pack_cache::map(path)?.ok_or_else(|| damaged("it is missing, though its pack is there"))?;
-        if bytes.len() < INDEX_HEADER_BYTES + DIGEST_BYTES || &bytes[..8] != INDEX_MAGIC {
+        let unread = |error: io::Error| damaged(&format!("it cannot be read: {error}"));
+        let file = File::open(path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => damaged("it is missing, though its pack is there"),
+            _ => io_error("open", path)(error),
+        })?;
+        let length = file.metadata().map_err(unread)?.len();
+        let mut header = [0; INDEX_HEADER_BYTES];
+        let is_long_enough = length >= (INDEX_HEADER_BYTES + DIGEST_BYTES) as u64;
+        if is_long_enough {
+            file.read_exact_at(&mut header, 0).map_err(unread)?;
+        }
+        if &header[..8] != INDEX_MAGIC {
             return Err(damaged("it is no index of a pack"));
         }
-        if bytes[8..10] != VERSION.to_le_bytes() && bytes[8..10] != DROPPED_VERSION.to_le_bytes() {
+        if header[8..10] != VERSION.to_le_bytes() && header[8..10] != DROPPED_VERSION.to_le_bytes() {
             return Err(damaged("it has an unknown format version"));
         }
-        let (content, _) = bytes.split_at(bytes.len() - DIGEST_BYTES);
-        if !is_sound {
+        let content_bytes = length - DIGEST_BYTES as u64;
+        if is_checked && !is_index_sound(&file, content_bytes).map_err(unread)? {
             return Err(damaged("its checksum is wrong"));
         }
-        let count = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]) as usize;
-        let (frames, blocks) = (count(12), count(16));
+        let (frames, blocks) = (word(&header, 12) as usize, word(&header, 16) as usize);
         let expected = INDEX_HEADER_BYTES + frames * INDEX_FRAME_BYTES + blocks * DIGEST_BYTES;
-        if content.len() != expected || frames != blocks.div_ceil(FRAME_BLOCKS) {
+        if content_bytes != expected as u64 || frames != blocks.div_ceil(FRAME_BLOCKS) {
             return Err(damaged("its length is wrong"));
         }
-        Ok(PackIndex { bytes, frames, blocks })
+        // No longer than the file, by now.
+        let mut table = vec![0; frames * INDEX_FRAME_BYTES];
+        file.read_exact_at(&mut table, INDEX_HEADER_BYTES as u64).map_err(unread)?;
+        let frames = table.chunks_exact(INDEX_FRAME_BYTES).map(|frame| FrameSpan {
+            offset_bytes: u64::from(word(frame, 0)) | u64::from(word(frame, 4)) << 32,
+            compressed_bytes: word(frame, 8),
+            raw_bytes: word(frame, 12),
+        });
+        let (frames, read) = (frames.collect(), Mutex::default());
+        Ok(PackIndex { file: ReadFile::index(path, file), frames, blocks, read })
+    }
+
+    fn unread(&self, error: &io::Error) -> StoreError {
+        StoreError::Damaged { path: self.file.path().to_owned(), reason: format!("it cannot be read: {error}") }
     }
 
     pub fn blocks(&self) -> usize {
@@ -296,7 +323,7 @@ impl PackIndex {
     }
 
     pub fn frames(&self) -> usize {
-        self.frames
+        self.frames.len()
     }
 
     /// Whether the frame is no longer in its pack: what no version needed when the pack was compacted.
@@ -307,7 +334,9 @@ impl PackIndex {
     /// Writes this index anew, with these frames dropped as well. Their places stay, so that blocks keep their numbers;
     /// their lengths become 0.
     pub fn write_without(&self, store: &Path, place: &Path, dropped: &[usize]) -> Result<(), StoreError> {
-        let mut content = self.bytes[..self.bytes.len() - DIGEST_BYTES].to_vec();
+        let digests_bytes = self.blocks * DIGEST_BYTES;
+        let mut content = vec![0; INDEX_HEADER_BYTES + self.frames.len() * INDEX_FRAME_BYTES + digests_bytes];
+        self.file.read_exact_at(&mut content, 0).map_err(|error| self.unread(&error))?;
         content[8..10].copy_from_slice(&DROPPED_VERSION.to_le_bytes());
         for frame in dropped {
             let at = INDEX_HEADER_BYTES + frame * INDEX_FRAME_BYTES + 8;
@@ -318,27 +347,48 @@ impl PackIndex {
         files::write_whole(store, place, &content)
     }
 
-    pub fn digest(&self, block: u32) -> Option<&[u8]> {
-        let first = INDEX_HEADER_BYTES + self.frames * INDEX_FRAME_BYTES;
-        let at = first + block as usize * DIGEST_BYTES;
-        ((block as usize) < self.blocks).then(|| &self.bytes[at..at + DIGEST_BYTES])
+    /// The digest of a block; `None` where the pack has no such block.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`]: it cannot be read any more.
+    pub fn digest(&self, block: u32) -> Result<Option<Digest>, StoreError> {
+        let block = block as usize;
+        if block >= self.blocks {
+            return Ok(None);
+        }
+        // Whoever panicked with the lock left digests that are not there, and below they are read again.
+        let mut read = self.read.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(digest) = read.get(block) {
+            return Ok(Some(digest));
+        }
+        let first = block / DIGESTS_READ * DIGESTS_READ;
+        let count = DIGESTS_READ.min(self.blocks - first);
+        let at = INDEX_HEADER_BYTES + self.frames.len() * INDEX_FRAME_BYTES + first * DIGEST_BYTES;
+        let mut digests = std::mem::take(&mut read.digests);
+        digests.resize(count * DIGEST_BYTES, 0);
+        self.file.read_exact_at(&mut digests, at as u64).map_err(|error| self.unread(&error))?;
+        *read = ReadDigests { first, digests };
+        Ok(read.get(block))
     }
 
     /// # Panics
     /// When the pack has no such frame: frames are asked for by numbers of its blocks.
     pub fn frame(&self, frame: usize) -> FrameSpan {
-        assert!(frame < self.frames, "frame {frame} of {}", self.frames);
-        let at = INDEX_HEADER_BYTES + frame * INDEX_FRAME_BYTES;
-        let word = |at: usize| {
-            let bytes = [self.bytes[at], self.bytes[at + 1], self.bytes[at + 2], self.bytes[at + 3]];
-            u32::from_le_bytes(bytes)
-        };
-        FrameSpan {
-            offset_bytes: u64::from(word(at)) | u64::from(word(at + 4)) << 32,
-            compressed_bytes: word(at + 8),
-            raw_bytes: word(at + 12),
-        }
+        assert!(frame < self.frames.len(), "frame {frame} of {}", self.frames.len());
+        self.frames[frame]
     }
+}
+
+impl ReadDigests {
+    fn get(&self, block: usize) -> Option<Digest> {
+        let at = block.checked_sub(self.first)?.checked_mul(DIGEST_BYTES)?;
+        self.digests.get(at..at.checked_add(DIGEST_BYTES)?)?.try_into().ok()
+    }
+}
+
+/// The little-endian number at a place; the caller has as many bytes.
+fn word(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
 /// Number of the frame that holds a block, and where in it.

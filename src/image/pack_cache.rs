@@ -5,9 +5,7 @@ use std::fs::File;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
-use memmap2::Mmap;
-
-use super::mapped::{Mapped, MappedFile};
+use super::mapped::MappedFile;
 use super::{StoreError, io_error};
 
 /// Mappings kept at once. They cost address space and a file each, not memory.
@@ -100,23 +98,6 @@ pub(super) fn open(
     }
 }
 
-/// Maps a file that is never changed after it was renamed to its place. `Ok(None)` when there is none.
-pub(super) fn map(path: &Path) -> Result<Option<Mapped>, StoreError> {
-    match File::open(path) {
-        Ok(file) => map_file(&file, path).map(Some),
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(io_error("open", path)(e)),
-    }
-}
-
-/// Maps a file that its writer has finished.
-pub(super) fn map_file(file: &File, path: &Path) -> Result<Mapped, StoreError> {
-    // SAFETY: mmap(2) of a regular file. Packs and their indexes are written once under a temporary name and
-    // neither changed nor truncated afterwards, only unlinked or replaced by a rename, which a mapping survives.
-    let map = unsafe { Mmap::map(file) }.map_err(io_error("map", path))?;
-    Ok(Mapped::new(map))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,7 +110,7 @@ mod tests {
         std::fs::write(&path, "pack").unwrap();
         let cache = PackCache::default();
         assert!(cache.known("a").is_none());
-        assert_eq!(cache.get("a", &path).unwrap().unwrap().bytes()[..], b"pack"[..]);
+        assert_eq!(cache.get("a", &path).unwrap().unwrap().piece(0..4, |_| ()), b"pack"[..]);
         assert!(cache.known("a").is_some());
         let opening = cache.lock();
         assert!(cache.known("a").is_none());

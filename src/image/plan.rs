@@ -12,7 +12,7 @@ use super::{ImageRef, ImageStore, StoreError};
 use crate::gpt::GptError;
 use crate::transfer::boot::{self, Fitted};
 use crate::transfer::forecast::{Before, Fetch, forecast};
-use crate::wire::manifest::{Manifest, WINDOW_BYTES};
+use crate::wire::manifest::{Extent, Manifest, WINDOW_BYTES};
 
 /// No image's backup table needs more.
 const ENDS_BYTES: u64 = boot::CLEAR_BYTES;
@@ -134,6 +134,17 @@ fn bytes(reader: &mut ImageReader, range: Range<u64>) -> std::io::Result<Vec<u8>
     Ok(bytes)
 }
 
+/// Whether the other image has the blocks of an extent at the same places.
+fn is_same(blocks: &Blocks, extent: &Extent, other: &Blocks) -> Result<bool, StoreError> {
+    for block in blocks.of(extent) {
+        let (offset, digest) = block?;
+        if other.at(offset)? != Some(digest) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// A disk with the old image on it, against the new one.
 struct OnDisk<'s> {
     old: &'s Manifest,
@@ -164,8 +175,7 @@ impl<'s> OnDisk<'s> {
         for extent in &new.manifest.extents {
             let place = extent.target();
             held.push(if place.end <= whole.end && place.end <= new_end {
-                let is_same = whole.start <= place.start
-                    && new_blocks.of(extent).all(|(offset, digest)| old_blocks.at(offset) == Some(digest));
+                let is_same = whole.start <= place.start && is_same(&new_blocks, extent, &old_blocks)?;
                 Held { before: is_same, cleared: is_same, whole: is_same }
             } else if place.start < whole.end || place.start + ENDS_BYTES >= cleared_from {
                 // Some at the ends: byte for byte.
@@ -190,11 +200,7 @@ impl<'s> OnDisk<'s> {
         let has_boot_area = boots(old) == boots(new);
         let in_body = |offset: &u64| new.fitted.body.contains(offset);
         let has_holes = new.fitted.body.end <= old.fitted.body.end
-            && old_blocks
-                .iter()
-                .map(|(offset, _)| offset)
-                .filter(in_body)
-                .all(|offset| new_blocks.at(offset).is_some());
+            && old_blocks.offsets().filter(in_body).all(|offset| new_blocks.holds(offset));
         Ok(OnDisk { old: old.manifest, has_boot_area, has_holes, held, whole })
     }
 }

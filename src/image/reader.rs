@@ -7,8 +7,8 @@ use thiserror::Error;
 use zstd::bulk::Decompressor;
 
 use super::blocks::Blocks;
-use super::mapped::Mapped;
-use crate::wire::manifest::{self, BLOCK_BYTES, Extent, FRAME_BYTES, Manifest};
+use super::read_files::Packs;
+use crate::wire::manifest::{self, BLOCK_BYTES, Extent, FRAME_BYTES, FRAME_COMPRESSED_BYTES_MAX, Manifest};
 
 /// Decompressed frames that are kept: a FAT, a directory and a file are read in turn.
 const FRAMES_KEPT: usize = 16;
@@ -21,8 +21,9 @@ const ALL_BYTES_MIN: u64 = 64 << 30;
 /// reader was made so ([`ImageReader::checked_by`]).
 pub(super) struct ImageReader<'m> {
     manifest: &'m Manifest,
-    /// In the order of the manifest's list of packs.
-    packs: Vec<Mapped>,
+    packs: Packs,
+    /// A frame as it is in its pack, at the start of this.
+    compressed: Vec<u8>,
     /// The newest last.
     frames: Vec<(usize, Vec<u8>)>,
     frames_kept: usize,
@@ -38,22 +39,25 @@ pub(super) struct ImageReader<'m> {
     damaged: Option<DamagedFrame>,
 }
 
-/// Bytes in a pack that are not what the store's index says.
+/// Bytes in a pack that the disk does not give, or that are not what the store's index says.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error(
-    "the frame at byte {offset_bytes} of {pack}.pack is damaged: run `regild image scrub`, then import the same content again"
+    "the frame at byte {offset_bytes} of {pack}.pack {what}: run `regild image scrub`, then import the same content again"
 )]
 pub struct DamagedFrame {
     pub pack: String,
     pub offset_bytes: u64,
+    /// What is wrong with it: how the sentence goes on.
+    pub what: String,
 }
 
 impl<'m> ImageReader<'m> {
-    /// `packs`: the bytes of every pack in the manifest's list, in its order.
-    pub fn new(manifest: &'m Manifest, packs: Vec<Mapped>) -> ImageReader<'m> {
+    /// `packs`: every pack in the manifest's list, in its order.
+    pub fn new(manifest: &'m Manifest, packs: Packs) -> ImageReader<'m> {
         ImageReader {
             manifest,
             packs,
+            compressed: Vec::new(),
             frames: Vec::new(),
             frames_kept: FRAMES_KEPT,
             budget_bytes: u64::MAX,
@@ -70,7 +74,7 @@ impl<'m> ImageReader<'m> {
         ImageReader { blocks: Some(Rc::clone(blocks)), ..self }
     }
 
-    /// The first damage that a checking reader came upon, whatever became of the error that said so.
+    /// The first damage that the reader came upon, whatever became of the error that said so.
     pub fn damaged(&self) -> Option<&DamagedFrame> {
         self.damaged.as_ref()
     }
@@ -173,40 +177,56 @@ impl<'m> ImageReader<'m> {
         Ok(self.frames.last().map_or(&[], |(_, frame)| frame))
     }
 
+    /// Fills `buffer`, which has room for a frame.
     fn checked(&mut self, index: usize, buffer: &mut Vec<u8>) -> io::Result<()> {
-        let unpacked = self.decompress(index, buffer);
-        let Some(blocks) = &self.blocks else { return unpacked };
-        let mut found = (0..).zip(buffer.chunks(BLOCK_BYTES));
-        let mut is_right =
-            || found.all(|(block, bytes)| blocks.in_frame(index, block) == Some(&manifest::digest(bytes)[..]));
-        if unpacked.is_ok() && is_right() {
-            return Ok(());
-        }
+        self.spend(FRAME_BYTES)?;
+        let what = match self.decompress(index, buffer) {
+            Err(what) => what,
+            Ok(()) if self.is_right(index, buffer)? => return Ok(()),
+            Ok(()) => "is damaged".to_owned(),
+        };
         let frame = &self.manifest.frames[index];
         let (pack, offset_bytes) = (self.manifest.pack_id(frame), frame.offset_bytes);
-        let damaged = DamagedFrame { pack, offset_bytes };
+        let damaged = DamagedFrame { pack, offset_bytes, what };
         self.damaged.get_or_insert_with(|| damaged.clone());
         Err(io::Error::new(io::ErrorKind::InvalidData, damaged))
     }
 
-    /// Into `buffer`, which has room for a frame.
-    fn decompress(&mut self, index: usize, buffer: &mut Vec<u8>) -> io::Result<()> {
-        self.spend(FRAME_BYTES)?;
+    /// As far as somebody asked for it.
+    fn is_right(&self, index: usize, raw: &[u8]) -> io::Result<bool> {
+        let Some(blocks) = &self.blocks else { return Ok(true) };
+        for (block, bytes) in (0..).zip(raw.chunks(BLOCK_BYTES)) {
+            if blocks.in_frame(index, block).map_err(io::Error::other)? != Some(manifest::digest(bytes)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The error says what is wrong with the frame.
+    fn decompress(&mut self, index: usize, buffer: &mut Vec<u8>) -> Result<(), String> {
         let frame = &self.manifest.frames[index];
-        let pack = &self.packs[frame.pack as usize];
-        let start = frame.offset_bytes as usize;
-        let range = start..start + frame.compressed_bytes as usize;
-        let compressed = pack.get(range.clone());
-        let compressed = compressed.ok_or_else(|| io::Error::other("a pack is shorter than the manifest says"))?;
-        let decompressor = match &mut self.decompressor {
-            Some(kept) => kept,
-            none => none.insert(Decompressor::new()?),
+        // The manifest was checked for it when it was read.
+        let length = frame.compressed_bytes.min(FRAME_COMPRESSED_BYTES_MAX) as usize;
+        if self.compressed.len() < length {
+            self.compressed.resize(length, 0);
+        }
+        let compressed = &mut self.compressed[..length];
+        let pack = self.packs.get(frame.pack).ok_or("is in no pack that is open")?;
+        pack.read_exact_at(compressed, frame.offset_bytes).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => "is not there, the file ends before".to_owned(),
+            _ => format!("cannot be read ({error})"),
+        })?;
+        let mut unpack = || {
+            let decompressor = match &mut self.decompressor {
+                Some(kept) => kept,
+                none => none.insert(Decompressor::new()?),
+            };
+            decompressor.decompress_to_buffer(&*compressed, buffer)
         };
-        let unpacked = decompressor.decompress_to_buffer(compressed, buffer);
-        pack.let_go(range);
-        unpacked?;
+        unpack().map_err(|error| format!("is damaged ({error})"))?;
         if buffer.len() != frame.raw_bytes as usize {
-            return Err(io::Error::other("a frame of a pack is shorter than the manifest says"));
+            return Err("is damaged (it is shorter than the manifest says)".to_owned());
         }
         Ok(())
     }

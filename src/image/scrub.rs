@@ -407,7 +407,8 @@ fn frame(file: &File, index: &PackIndex, number: usize) -> Result<(), String> {
     }
     for (number, block) in (number * FRAME_BLOCKS..).zip(raw.chunks(BLOCK_BYTES)) {
         // Blocks of one pack are counted in 32 bits.
-        if index.digest(number as u32) != Some(manifest::digest(block).as_slice()) {
+        let known = index.digest(number as u32).map_err(|error| crate::causes::in_one_line(&error))?;
+        if known != Some(manifest::digest(block)) {
             return Err("a block in it is not what was stored".to_string());
         }
     }

@@ -248,7 +248,7 @@ fn names_from_outside_never_become_other_paths() {
     import(&store, "a:1", &image(1)[..]).unwrap();
     for name in ["", "..", "../names/a/1", "../../etc/passwd", "AB", &"A".repeat(64), &"0".repeat(63)] {
         assert!(store.manifest_bytes(name).unwrap_err().is_missing(), "{name}");
-        assert!(store.pack(name).unwrap_err().is_missing(), "{name}");
+        assert!(store.pack_file(name).unwrap_err().is_missing(), "{name}");
     }
     assert!(store.show(&"a:2".parse().unwrap()).unwrap_err().is_missing());
 }
@@ -259,7 +259,7 @@ fn a_pack_is_named_by_its_content() {
     let record = import(&store, "a:1", &image(1)[..]).unwrap().record().clone();
     let manifest = store.manifest(&record.manifest).unwrap();
     let id = manifest::to_hex(&manifest.packs[0]);
-    assert_eq!(manifest::digest_hex(&store.pack(&id).unwrap()), id);
+    assert_eq!(manifest::digest_hex(&fs::read(store.pack_path(&id)).unwrap()), id);
     assert_eq!(store.resolve(&record.image).unwrap(), record.manifest);
     // No extent crosses a MiB, so that the head of a disk is extents of its own.
     assert!(manifest.extents.iter().any(|e| e.target().end == MIB as u64));

@@ -141,7 +141,8 @@ async fn serve(
     let ipxe = Arc::new(RecentMacs::default());
     let authority = Arc::new(Deciding::new(shared.clone(), ipxe.clone()));
     let connections_max = shared.config.http.requests_max;
-    let connections = listen::Connections { max: connections_max, of_one_max: shared.config.http.requests_of_one_max };
+    let connections =
+        listen::Connections { max: connections_max, of_one_max: shared.config.http.requests_of_one_max() };
     allow_descriptors(connections_max);
     let counters = Arc::new(dhcp::DhcpCounters::default());
     for server in sockets.dhcp {

@@ -32,7 +32,7 @@ const VERSION: u16 = 1;
 const HEADER_BYTES: usize = 14;
 const BODY_BYTES_MAX: usize = 256 << 20;
 /// zstd may make incompressible data a little longer.
-const FRAME_COMPRESSED_BYTES_MAX: u32 = 2 * FRAME_BYTES as u32;
+pub(crate) const FRAME_COMPRESSED_BYTES_MAX: u32 = 2 * FRAME_BYTES as u32;
 const PARTITIONS_MAX: usize = 1024;
 /// EFI loaders that a manifest names.
 pub const LOADERS_MAX: usize = 1024;

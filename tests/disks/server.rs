@@ -109,8 +109,8 @@ fn answer(shared: &Shared, path: &str, range: Option<(usize, usize)>, client: &T
             .and_then(|image| store.resolve(&image).ok())
             .map(|manifest| serde_json::json!({ "manifest": manifest }).to_string().into_bytes()),
         "manifests" => store.manifest_bytes(name).ok().map(|bytes| bytes.to_vec()),
-        "baselines" => store.baseline_bytes(name).ok().map(|bytes| bytes.to_vec()),
-        "packs" => store.pack(name).ok().map(|bytes| bytes.to_vec()),
+        "baselines" => store.baseline_file(name).ok().map(|file| file.piece(0..file.length(), |_| ()).to_vec()),
+        "packs" => store.pack_file(name).ok().map(|file| file.piece(0..file.length(), |_| ()).to_vec()),
         _ => None,
     };
     let Some(body) = body else { return reply(client, "404 Not Found", "", b"") };

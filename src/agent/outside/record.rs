@@ -1,6 +1,7 @@
 //! The baseline of an image whose file systems the server cannot read: made here, from the disk that it was just written
 //! to and read back from, and marked as made by this host.
 
+use std::convert::Infallible;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::Path;
@@ -18,8 +19,7 @@ use crate::volume::Format;
 use crate::volume::fat::Options;
 use crate::volume::layout::fstab::Line;
 use crate::volume::layout::parts::{self, Part};
-use crate::volume::layout::{self, OS_RELEASES, fstab};
-use crate::wire::agent::OS_RELEASE_BYTES_MAX;
+use crate::volume::layout::{self, fstab};
 use crate::wire::baseline::{Header, Known, Origin, Volume};
 use crate::wire::manifest::{Digest, Manifest};
 
@@ -203,8 +203,8 @@ fn root_in(files: &Files, part: &Part, at: usize, top: &[u8]) -> Option<(u32, Ro
     let is_named = own.as_deref() == Some(&top);
     let here = Some(top).filter(|top| !top.is_empty());
     let subvolume = if part.detected.format == Format::Btrfs { own.or(here) } else { None };
-    let read = |path: &&[u8]| volumes::small_file(files, &place(path), OS_RELEASE_BYTES_MAX);
-    let os_release = OS_RELEASES.iter().find_map(read).and_then(|bytes| String::from_utf8(bytes).ok());
+    let read = |path: &[u8], bytes_max| Ok::<_, Infallible>(volumes::small_file(files, &place(path), bytes_max));
+    let os_release = layout::os_release(read).ok().flatten().and_then(|(_, text)| String::from_utf8(text).ok());
     // Several subvolumes may look like it (snapshots): the one that calls itself so is.
     Some((likeness * 2 + u32::from(is_named), Root { at, subvolume, lines, os_release }))
 }

@@ -1,20 +1,19 @@
 //! What a host tells of an image whose file systems the server cannot read. The first word stays: a later one that says
 //! otherwise is refused, and what the server has read itself no host can change.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{Read, Seek};
 use std::sync::PoisonError;
 
-use bytes::Bytes;
 use thiserror::Error;
 
 use super::{
     BaselineRecord, BaselineState, HOST_BASELINE_BYTES_MAX, ImageStore, RECORD_FORMAT, StoreError, files, io_error,
-    pack_cache,
 };
 use crate::clock::UnixSeconds;
 use crate::decide::drift::finding::Kind;
 use crate::decide::drift::path::{self, to_text};
-use crate::volume::layout::OS_RELEASES;
+use crate::volume::layout;
 use crate::wire::agent::OS_RELEASE_BYTES_MAX;
 use crate::wire::baseline::{self, BaselineError, Entry, Header, Known, Origin, Volume};
 use crate::wire::manifest::{self, Digest};
@@ -105,18 +104,20 @@ impl ImageStore {
             let what = format!("it is longer than {HOST_BASELINE_BYTES_MAX} bytes");
             return Err(BaselineError::Invalid(what).into());
         }
-        let bytes = pack_cache::map_file(&temp.file, temp.path())?;
-        let Checked { header, entries, os_release } = check(&bytes.bytes(), manifest, host)?;
-        let digest = manifest::digest_hex(&bytes);
+        let told = || from_start(&temp);
+        let Checked { header, entries, os_release } = check(told()?, manifest, host)?;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(told()?).map_err(io_error("read", temp.path()))?;
+        let digest = manifest::to_hex(hasher.finalize().as_bytes());
         let _alone = self.baselining.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.baseline_of(manifest)?;
         if let Some(before) = before.as_ref()
             && let BaselineState::Ready { digest: known, origin, .. } = &before.state
         {
-            let known = self.baseline_bytes(known)?;
+            let known = self.baseline_list(known)?;
             match origin {
                 Origin::Host { id, .. } => {
-                    same(&known, &bytes, &|_| true)
+                    same(&known, told()?, &|_| true)
                         .and_then(|()| same_volumes(&before.volumes, &header, &|_| true))
                         .map_err(|what| HostBaselineError::Differs { first: id.clone(), what })?;
                     return Ok(before.clone());
@@ -125,7 +126,7 @@ impl ImageStore {
                     complete(&header, host.is_last && header.volumes.iter().any(is_told))?;
                     // What the server has read must be there as it was read; the rest is the host's word.
                     let own = |path: &[u8]| is_own(&before.volumes, path);
-                    same(&known, &bytes, &own)
+                    same(&known, told()?, &own)
                         .and_then(|()| same_volumes(&before.volumes, &header, &|volume| !is_for_host(volume)))
                         .map_err(|what| HostBaselineError::DiffersFromServer { what })?;
                 }
@@ -207,8 +208,13 @@ fn is_own(volumes: &[Volume], at: &[u8]) -> bool {
     holding.max_by_key(|(mount, _)| mount.len()).is_some_and(|(_, volume)| volume.known == Known::Files)
 }
 
-fn check(bytes: &Bytes, manifest: &str, host: FromHost<'_>) -> Result<Checked, HostBaselineError> {
-    let mut reader = baseline::Reader::new(&bytes[..])?;
+fn from_start(temp: &files::TempFile) -> Result<&File, StoreError> {
+    (&temp.file).rewind().map_err(io_error("read", temp.path()))?;
+    Ok(&temp.file)
+}
+
+fn check(told: &File, manifest: &str, host: FromHost<'_>) -> Result<Checked, HostBaselineError> {
+    let mut reader = baseline::Reader::new(told)?;
     let header = reader.header.clone();
     if header.image != manifest {
         let got = to_text(header.image.as_bytes()).chars().take(64).collect();
@@ -224,7 +230,7 @@ fn check(bytes: &Bytes, manifest: &str, host: FromHost<'_>) -> Result<Checked, H
         let Entry { path, node } = entry?;
         entries += 1;
         let content = if let Kind::File { digest, .. } = &node.kind { *digest } else { None };
-        holds |= OS_RELEASES.contains(&path.as_slice()) && content.is_some() && content == claimed;
+        holds |= layout::is_os_release(&path) && content.is_some() && content == claimed;
         Ok::<_, BaselineError>(())
     })?;
     if entries == 0 {
@@ -234,9 +240,9 @@ fn check(bytes: &Bytes, manifest: &str, host: FromHost<'_>) -> Result<Checked, H
 }
 
 /// Whether both have the same entries, of those whose paths count; else the first that differs.
-fn same(known: &[u8], told: &[u8], counts: &impl Fn(&[u8]) -> bool) -> Result<(), String> {
-    let entries = |bytes| {
-        let reader = baseline::Reader::new(bytes).map_err(|error| error.to_string())?;
+fn same(known: &File, told: &File, counts: &impl Fn(&[u8]) -> bool) -> Result<(), String> {
+    let entries = |list| {
+        let reader = baseline::Reader::new(list).map_err(|error| error.to_string())?;
         let counted = |entry: &Result<Entry, BaselineError>| entry.as_ref().map_or(true, |entry| counts(&entry.path));
         Ok::<_, String>(reader.filter(counted).map(|entry| entry.map_err(|error| error.to_string())))
     };

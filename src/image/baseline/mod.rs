@@ -9,14 +9,14 @@
 //! opened.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::convert::Infallible;
+use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::PoisonError;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -26,9 +26,8 @@ use crate::causes;
 use crate::clock::UnixSeconds;
 use crate::decide::drift::path;
 use crate::volume::batch::Hashed;
-use crate::volume::layout::OS_RELEASES;
+use crate::volume::layout;
 use crate::volume::{Tree, VolumeError};
-use crate::wire::agent::OS_RELEASE_BYTES_MAX;
 use crate::wire::baseline::{self, BaselineError, Entry, Header, Origin, Volume};
 use crate::wire::manifest;
 
@@ -203,23 +202,31 @@ impl ImageStore {
 
     /// One that cannot be read is none: what is common to all distributions is then allowed, and what a policy names.
     fn os_release_of(&self, manifest: &str) -> Option<String> {
-        let read = |path: &&[u8]| self.read_file(manifest, path, OS_RELEASE_BYTES_MAX).ok().flatten();
-        let found = catch_unwind(AssertUnwindSafe(|| OS_RELEASES.iter().find_map(read)));
-        found.ok().flatten().map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        let read =
+            |path: &[u8], bytes_max| Ok::<_, Infallible>(self.read_file(manifest, path, bytes_max).ok().flatten());
+        let found = catch_unwind(AssertUnwindSafe(|| layout::os_release(read)));
+        let (_, text) = found.ok()?.ok()??;
+        Some(String::from_utf8_lossy(&text).into_owned())
     }
 
-    /// A baseline as it is sent, mapped into memory.
+    /// A baseline for those who read it here, from its start ([`baseline::Reader`]).
     ///
     /// # Errors
     /// [`StoreError::NoBaseline`] (also when `digest` is no digest), [`StoreError::Io`].
-    pub fn baseline_bytes(&self, digest: &str) -> Result<Bytes, StoreError> {
-        Ok(self.baseline_file(digest)?.bytes().clone())
+    pub fn baseline_list(&self, digest: &str) -> Result<File, StoreError> {
+        let missing = || StoreError::NoBaseline(digest.chars().take(64).collect());
+        manifest::from_hex(digest).ok_or_else(missing)?;
+        let path = self.baseline_path(digest);
+        File::open(&path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => missing(),
+            _ => io_error("open", &path)(error),
+        })
     }
 
     /// A baseline as it is served.
     ///
     /// # Errors
-    /// As [`ImageStore::baseline_bytes`].
+    /// As [`ImageStore::baseline_list`].
     pub fn baseline_file(&self, digest: &str) -> Result<MappedFile, StoreError> {
         let missing = || StoreError::NoBaseline(digest.chars().take(64).collect());
         manifest::from_hex(digest).ok_or_else(missing)?;

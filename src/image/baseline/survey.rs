@@ -7,7 +7,7 @@ use std::rc::Rc;
 use super::MakeError;
 use crate::causes;
 use crate::image::blocks::Blocks;
-use crate::image::mapped::Mapped;
+use crate::image::read_files::Packs;
 use crate::image::reader::ImageReader;
 use crate::volume::layout::parts::{self, Part};
 use crate::volume::layout::{self, Place, fstab, volumes};
@@ -61,7 +61,7 @@ impl Survey<'_> {
 /// Looks at every part of an image; `packs` in the manifest's order. With `blocks` every frame that is read is checked.
 pub(super) fn survey<'m>(
     manifest: &'m Manifest,
-    packs: Vec<Mapped>,
+    packs: Packs,
     blocks: Option<&Rc<Blocks<'m>>>,
 ) -> Result<Survey<'m>, MakeError> {
     let reader = ImageReader::new(manifest, packs).spending_by_data();

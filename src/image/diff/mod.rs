@@ -73,7 +73,7 @@ impl ImageStore {
         let is_stopped = || is_stopped() || self.wanted.is_stopping();
         let mut old = self.diffed(&from, &old, &is_stopped)?;
         let mut new = self.diffed(&to, &new, &is_stopped)?;
-        let sums = sums::sums(&old, &new);
+        let sums = sums::sums(&old, &new)?;
         let mut partitions = partitions::compare(&old, &new, &sums);
         let mut listing = files::Listing::new(page);
         for partition in &mut partitions {

@@ -1,6 +1,7 @@
 //! Which blocks are the same, have moved, are new: by digests alone, nothing is unpacked.
 
 use super::Side;
+use crate::image::StoreError;
 use crate::volume::layout::parts::Part;
 use crate::wire::manifest::BLOCK_BYTES;
 use crate::wire::operator_diff::BlockSums;
@@ -24,18 +25,22 @@ struct Stretch {
     old: Option<(u64, u64)>,
 }
 
-/// All sums. A block belongs to the part in which it begins; of parts that lie on each other, to the one that begins last.
-pub(super) fn sums(old: &Side, new: &Side) -> Sums {
+/// All sums; an error where the index of a pack cannot be read. A block belongs to the part in which it begins; of parts that lie on each other, to the one that begins last.
+pub(super) fn sums(old: &Side, new: &Side) -> Result<Sums, StoreError> {
     let mut stretches: Vec<Stretch> = new.parts.iter().map(|part| stretch(part, old.part(part.number))).collect();
     stretches.sort_by_key(|stretch| stretch.start);
-    let mut known: Vec<u64> = old.blocks.iter().map(|(_, digest)| prefix(digest)).collect();
+    let mut known = Vec::new();
+    for block in old.blocks.iter() {
+        known.push(prefix(&block?.1));
+    }
     known.sort_unstable();
     let mut sums = Sums {
         whole: BlockSums::default(),
         outside: BlockSums::default(),
         parts: stretches.iter().map(|stretch| (stretch.number, BlockSums::default())).collect(),
     };
-    for (offset, digest) in new.blocks.iter() {
+    for block in new.blocks.iter() {
+        let (offset, digest) = block?;
         let at = within(&stretches, offset);
         let before = match at.and_then(|at| stretches.get(at)) {
             Some(stretch) => stretch.old.and_then(|(start, end)| {
@@ -45,9 +50,9 @@ pub(super) fn sums(old: &Side, new: &Side) -> Sums {
             None => Some(offset),
         };
         // The prefix stands for the digest: two blocks that share 64 bits by chance are counted as one, and nothing else.
-        let add = if before.and_then(|place| old.blocks.at(place)) == Some(digest) {
+        let add = if before.map_or(Ok(None), |place| old.blocks.at(place))? == Some(digest) {
             |sums: &mut BlockSums| sums.same_bytes += BLOCK
-        } else if known.binary_search(&prefix(digest)).is_ok() {
+        } else if known.binary_search(&prefix(&digest)).is_ok() {
             |sums: &mut BlockSums| sums.moved_bytes += BLOCK
         } else {
             |sums: &mut BlockSums| sums.new_bytes += BLOCK
@@ -55,7 +60,7 @@ pub(super) fn sums(old: &Side, new: &Side) -> Sums {
         sums.add(at, add);
     }
     add_zeroed(old, new, &stretches, &mut sums);
-    sums
+    Ok(sums)
 }
 
 /// What the older side has where the newer one has a hole, or ends.
@@ -65,7 +70,7 @@ fn add_zeroed(old: &Side, new: &Side, stretches: &[Stretch], sums: &mut Sums) {
         parts.push((part, stretches.iter().position(|stretch| stretch.number == part.number)));
     }
     parts.sort_by_key(|(part, _)| part.offset_bytes);
-    for (offset, _) in old.blocks.iter() {
+    for offset in old.blocks.offsets() {
         let next = parts.partition_point(|(part, _)| part.offset_bytes <= offset);
         let holds = |(part, _): &&(&Part, _)| offset < part.offset_bytes.saturating_add(part.length_bytes);
         let holder = parts.iter().take(next).rev().find(holds);
@@ -80,7 +85,7 @@ fn add_zeroed(old: &Side, new: &Side, stretches: &[Stretch], sums: &mut Sums) {
             },
             None => Some(offset).filter(|offset| within(stretches, *offset).is_none()),
         };
-        if place.is_none_or(|place| new.blocks.at(place).is_none()) {
+        if !place.is_some_and(|place| new.blocks.holds(place)) {
             sums.add(holder.and_then(|(_, at)| *at), |sums: &mut BlockSums| sums.zeroed_bytes += BLOCK);
         }
     }

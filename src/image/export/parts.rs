@@ -7,9 +7,8 @@ use std::os::unix::fs::FileExt;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 
-use crate::image::mapped::Mapped;
-
 use crate::image::files;
+use crate::image::read_files::Packs;
 use crate::image::reader::ImageReader;
 use crate::wire::manifest::{self, BLOCK_BYTES, ContentDigest, Digest, Extent, Manifest};
 
@@ -60,7 +59,7 @@ struct Part {
 /// [`Failed`]; what was written by then is of no use.
 pub(super) fn write(
     manifest: &Manifest,
-    packs: &[Mapped],
+    packs: &Packs,
     sink: &Sink,
     mut put: impl FnMut(&[u8], u64) -> io::Result<()>,
 ) -> Result<Digest, Failed> {
@@ -71,7 +70,7 @@ pub(super) fn write(
         for first in 0..threads {
             let (sender, receiver) = sync_channel(WAITING);
             let own = parts.iter().skip(first).step_by(threads);
-            scope.spawn(move || work(manifest, packs.to_vec(), sink, own, &sender));
+            scope.spawn(move || work(manifest, packs.clone(), sink, own, &sender));
             receivers.push(receiver);
         }
         let mut content = Content { digest: ContentDigest::new(), done_bytes: 0 };
@@ -104,7 +103,7 @@ fn parts(extents: &[Extent]) -> Vec<Range<usize>> {
 /// One of the threads.
 fn work<'p>(
     manifest: &Manifest,
-    packs: Vec<Mapped>,
+    packs: Packs,
     sink: &Sink,
     parts: impl Iterator<Item = &'p Range<usize>>,
     done: &SyncSender<Result<Part, Failed>>,

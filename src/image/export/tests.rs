@@ -123,6 +123,36 @@ fn an_export_that_fails_leaves_nothing() {
     }
 }
 
+/// Promise: a pack that is cut short while the threads of an export have it open is an error that names it. (Reading a
+/// mapping of it would be SIGBUS, the end of this process.)
+#[test]
+fn a_pack_that_is_cut_short_while_it_is_exported_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, image) = store_with(dir.path(), &disk());
+    let manifest = store.manifest(&store.show(&image).unwrap().manifest).unwrap();
+    let id = manifest::to_hex(&manifest.packs[0]);
+    let packs = store.packs_of(&manifest).unwrap();
+    File::options().write(true).open(store.pack_path(&id)).unwrap().set_len(1_000_000).unwrap();
+    let Failed::Read(error) = parts::write(&manifest, &packs, &Sink::InOrder, |_, _| Ok(())).unwrap_err() else {
+        panic!("the other side failed");
+    };
+    let said = error.to_string();
+    assert!(said.contains(&id) && said.contains("the file ends before") && said.contains("image scrub"), "{said}");
+}
+
+/// Promise: an export that has begun goes on to its end when its version is collected meanwhile.
+#[test]
+fn a_pack_that_is_removed_while_it_is_exported_is_read_to_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, image) = store_with(dir.path(), &disk());
+    let record = store.show(&image).unwrap();
+    let manifest = store.manifest(&record.manifest).unwrap();
+    let packs = store.packs_of(&manifest).unwrap();
+    fs::remove_file(store.pack_path(&manifest::to_hex(&manifest.packs[0]))).unwrap();
+    let got = parts::write(&manifest, &packs, &Sink::InOrder, |_, _| Ok(())).unwrap();
+    assert_eq!(manifest::to_hex(&got), record.content_digest);
+}
+
 /// A small file system of its own, which needs root like much of the test suite.
 struct SmallDisk(tempfile::TempDir);
 

@@ -13,9 +13,8 @@ use super::reader::ImageReader;
 use super::{ImageRef, ImageStore, StoreError};
 use crate::causes;
 use crate::decide::drift::path;
-use crate::volume::layout::{OS_RELEASES, parts};
+use crate::volume::layout::{self, parts};
 use crate::volume::{self, Format, Tree, fat};
-use crate::wire::agent::OS_RELEASE_BYTES_MAX;
 use crate::wire::image_facts::{Facts, KernelFacts, OsFacts, PartitionFacts, text_of};
 use crate::wire::manifest::{BootFacts, Manifest};
 use parts::Part;
@@ -62,7 +61,7 @@ impl ImageStore {
     }
 }
 
-fn of(manifest: &Manifest, packs: Vec<super::mapped::Mapped>) -> Result<Facts, MakeError> {
+fn of(manifest: &Manifest, packs: super::read_files::Packs) -> Result<Facts, MakeError> {
     let mut image = Shared::new(ImageReader::new(manifest, packs).spending(BUDGET_BYTES));
     let parts = parts::list(manifest, &mut image).map_err(MakeError::Read)?;
     let mut loaders: Vec<String> = manifest.boot.loaders.iter().map(|loader| loader.arch.clone()).collect();
@@ -104,21 +103,16 @@ fn tell(facts: &mut Facts, survey: &mut Survey<'_>) -> Result<(), String> {
 }
 
 fn os(survey: &mut Survey<'_>) -> OsFacts {
-    for place in OS_RELEASES {
-        let read = survey.tree.find(place).and_then(|found| {
-            let found = found.filter(|found| found.node.kind.word() == "file");
-            found.map(|found| survey.tree.read(&found, OS_RELEASE_BYTES_MAX)).transpose()
-        });
-        match read {
-            Ok(Some(text)) => return os_release::parse(&text, &path::to_text(place)),
-            Ok(None) => {}
-            Err(error) => {
-                return OsFacts { unknown: Some(causes::in_one_line(&error)), ..OsFacts::default() };
-            }
-        }
-    }
-    let why = "its root holds neither /usr/lib/os-release nor /etc/os-release";
-    OsFacts { unknown: Some(why.to_owned()), ..OsFacts::default() }
+    let read = layout::os_release(|place, bytes_max| {
+        let found = survey.tree.find(place)?.filter(|found| found.node.kind.word() == "file");
+        found.map(|found| survey.tree.read(&found, bytes_max)).transpose()
+    });
+    let why = match read {
+        Ok(Some((place, text))) => return os_release::parse(&text, &path::to_text(place)),
+        Ok(None) => "its root holds neither /usr/lib/os-release nor /etc/os-release".to_owned(),
+        Err(error) => causes::in_one_line(&error),
+    };
+    OsFacts { unknown: Some(why), ..OsFacts::default() }
 }
 
 /// The kernels of a /boot whose root is not read.

@@ -3,6 +3,7 @@
 
 use super::Format;
 use crate::gpt::ESP_TYPE;
+use crate::wire::agent::OS_RELEASE_BYTES_MAX;
 use crate::wire::baseline::{Known, Volume};
 
 pub mod fstab;
@@ -30,7 +31,30 @@ const OTHERS: [(&str, &str); 5] = [
 ];
 
 /// Where a distribution says which it is; the second is mostly a link to the first (os-release(5)).
-pub const OS_RELEASES: [&[u8]; 2] = [b"/usr/lib/os-release", b"/etc/os-release"];
+const OS_RELEASES: [&[u8]; 2] = [b"/usr/lib/os-release", b"/etc/os-release"];
+
+/// A tree's os-release(5): at which path it lies, and what it says.
+pub type OsRelease = (&'static [u8], Vec<u8>);
+
+/// Whether a path is one of an os-release(5).
+#[must_use]
+pub fn is_os_release(path: &[u8]) -> bool {
+    OS_RELEASES.contains(&path)
+}
+
+/// Looks for a tree's os-release(5). `read` gives at most so many bytes of the file at a path, and
+/// nothing where there is none.
+///
+/// # Errors
+/// The first of `read`: what lies behind it is not looked at.
+pub fn os_release<E>(mut read: impl FnMut(&[u8], usize) -> Result<Option<Vec<u8>>, E>) -> Result<Option<OsRelease>, E> {
+    for path in OS_RELEASES {
+        if let Some(text) = read(path, OS_RELEASE_BYTES_MAX)? {
+            return Ok(Some((path, text)));
+        }
+    }
+    Ok(None)
+}
 
 /// Where a part is mounted, and with which options.
 #[derive(Debug, Clone, PartialEq, Eq)]
