@@ -179,7 +179,8 @@ impl ImageSource for StoreSource<'_> {
     }
 
     fn range(&self, pack: &str, range: Range<u64>) -> Result<Vec<u8>, SourceError> {
-        let bytes = self.store.pack_file(pack).expect("a known pack").piece(range.start as usize..range.end as usize);
+        let bytes =
+            self.store.pack_file(pack).expect("a known pack").piece(range.start as usize..range.end as usize, |_| ());
         self.range_bytes.fetch_add(range.end - range.start, Ordering::Relaxed);
         (self.answer)(pack, &range, bytes.to_vec())
     }
