@@ -340,7 +340,7 @@ fn a_second_version_fetches_only_what_the_disk_lacks() {
     let outcome = write_image(&source, &manifest, &disk, &options, &Watch::default()).unwrap();
     assert_same_disk(&read(&disk), &deployed(&second, &before));
     eprintln!("whole {whole:?}\nupdate {outcome:?}");
-    // Two fifths of the blocks are new in the second version; frames of 64 blocks are fetched whole.
+    // Two fifths of the blocks are new in the second version; frames of 128 blocks are fetched whole.
     assert!(outcome.fetched_bytes < whole.fetched_bytes * 3 / 4, "{outcome:?}");
     assert!(outcome.copied_bytes > 4 * MIB, "moved content is copied: {outcome:?}");
 }

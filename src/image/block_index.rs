@@ -11,7 +11,7 @@ use super::StoreError;
 use super::bad::BadList;
 use super::files;
 use super::pack::PackIndex;
-use crate::wire::manifest::{self, Digest, FRAME_BLOCKS};
+use crate::wire::manifest::{self, Digest};
 
 /// Where a block lies: which pack of [`BlockIndex::packs`] (one past its end is the pack that is being
 /// written), and which of its blocks.
@@ -71,9 +71,7 @@ impl BlockIndex {
                 if known.index.is_dropped(frame) || bad.has_frame(&known.id, known.index.frame(frame).offset_bytes) {
                     continue;
                 }
-                // Blocks of one pack are counted in 32 bits.
-                let first = (frame * FRAME_BLOCKS) as u32;
-                for block in first..(first + FRAME_BLOCKS as u32).min(known.index.blocks() as u32) {
+                for block in known.index.blocks_of(frame) {
                     if let Some(digest) = known.digest(block) {
                         by_prefix.entry(prefix(&digest)).or_insert(Location { pack, block });
                     }

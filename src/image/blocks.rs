@@ -2,7 +2,7 @@
 
 use super::pack::PackIndex;
 use super::{ImageStore, StoreError};
-use crate::wire::manifest::{self, BLOCK_BYTES, Digest, Extent, FRAME_BLOCKS, Manifest};
+use crate::wire::manifest::{self, BLOCK_BYTES, Digest, Extent, Manifest};
 
 /// One image's blocks.
 #[derive(Debug)]
@@ -30,8 +30,7 @@ impl ImageStore {
                 let reason = format!("it knows no frame at byte {} of its pack", frame.offset_bytes);
                 with_advice(StoreError::Damaged { path: path(&manifest.packs[frame.pack as usize]), reason })
             })?;
-            // Blocks of one pack are counted in 32 bits.
-            firsts.push((number * FRAME_BLOCKS) as u32);
+            firsts.push(index.blocks_of(number).start);
         }
         Ok(Blocks { manifest, indexes, firsts })
     }

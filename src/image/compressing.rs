@@ -16,7 +16,7 @@ use crate::wire::manifest::{Digest, PACK_HEADER_BYTES};
 
 /// A server has more to do than an import: not all of many cores.
 const THREADS_MAX: usize = 4;
-/// Frames that wait for each thread, and behind it: 1 MiB a thread.
+/// Frames that wait for each thread, and behind it: 2 MiB a thread.
 const WAITING: usize = 2;
 /// What is written is sent on its way to the disk in pieces of this, so that the sync in the end does not wait for all.
 const WRITEBACK_BYTES: u64 = 8 << 20;
@@ -89,7 +89,7 @@ fn compress(raw: &Receiver<Vec<u8>>, compressed: &SyncSender<Frame>) {
     let mut compressor = pack::compressor();
     for frame in raw {
         let packed = match &mut compressor {
-            // A frame has 256 KiB.
+            // A frame has 512 KiB.
             Ok(compressor) => compressor.compress(&frame).map(|packed| (packed, frame.len() as u32)),
             Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
         };
@@ -114,7 +114,7 @@ fn write(mut temp: TempFile, compressed: &[Receiver<Frame>]) -> Result<Compresse
         let (packed, raw_bytes) = frame.map_err(io_error("compress for", &path))?;
         hasher.update(&packed);
         temp.file.write_all(&packed).map_err(io_error("write", &path))?;
-        // Bounded by a frame of 256 KiB.
+        // Bounded by a frame of 512 KiB.
         frames.push(FrameSpan { offset_bytes: pack_bytes, compressed_bytes: packed.len() as u32, raw_bytes });
         pack_bytes += packed.len() as u64;
         if pack_bytes - sent_bytes >= WRITEBACK_BYTES {

@@ -7,8 +7,9 @@ use std::path::Path;
 
 use super::{StoreError, files, io_error};
 
-/// What this program writes. Version 1 had no such file; 2 has `gone/`, `signatures/`, `bad`, and indexes with dropped frames.
-pub(super) const STORE_VERSION: u32 = 2;
+/// What this program writes. Version 1 had no such file; 2 has `gone/`, `signatures/`, `bad`, and indexes with
+/// dropped frames; 3 has frames of 512 KiB.
+pub(super) const STORE_VERSION: u32 = 3;
 const FILE: &str = "format";
 const WORDS: &str = "regild image store, version ";
 

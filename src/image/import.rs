@@ -427,10 +427,14 @@ fn describe(
     image_bytes: u64,
     content_digest: Digest,
 ) -> Manifest {
+    let frame_of = |pack: u32, block: u32| match index.packs.get(pack as usize) {
+        Some(known) => known.index.frame_of(block),
+        None => pack::frame_of(block),
+    };
     let frames_of = |run: &Run| {
-        let (first, _) = pack::frame_of(run.location.block);
-        let (last, _) = pack::frame_of(run.location.block + run.blocks - 1);
         let pack = run.location.pack;
+        let (first, _) = frame_of(pack, run.location.block);
+        let (last, _) = frame_of(pack, run.location.block + run.blocks - 1);
         (first..=last).map(move |frame| (pack, frame))
     };
     let mut numbers: BTreeMap<(u32, u32), u32> = runs.iter().flat_map(frames_of).map(|key| (key, 0)).collect();
@@ -454,7 +458,7 @@ fn describe(
         }));
     }
     let extents = runs.into_iter().map(|run| {
-        let (frame, frame_block) = pack::frame_of(run.location.block);
+        let (frame, frame_block) = frame_of(run.location.pack, run.location.block);
         Extent {
             target_offset_bytes: run.target_offset_bytes,
             extent_bytes: run.blocks * BLOCK_BYTES as u32,

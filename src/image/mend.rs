@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use std::sync::PoisonError;
 
 use super::block_index::{BlockIndex, Location};
-use super::pack::{self, FrameSpan, PackIndex, ZSTD_LEVEL, frame_of};
+use super::pack::{self, FrameSpan, PackIndex, ZSTD_LEVEL};
 use super::{ImageStore, StoreError};
-use crate::wire::manifest::{self, BLOCK_BYTES, Digest, FRAME_BLOCKS, FRAME_BYTES};
+use crate::wire::manifest::{self, BLOCK_BYTES, Digest, FRAME_BYTES};
 
 const SKIPPABLE_MAGIC: [u8; 4] = [0x50, 0x2a, 0x4d, 0x18];
 const SKIPPABLE_HEADER_BYTES: usize = 8;
@@ -33,7 +33,10 @@ impl Blocks<'_> {
     /// `None` when it is not there, or is damaged there too.
     fn find(&mut self, digest: &Digest) -> Option<Vec<u8>> {
         let found = self.index.candidate(digest)?;
-        let (frame, block) = frame_of(found.block);
+        let (frame, block) = match self.index.packs.get(found.pack as usize) {
+            Some(known) => known.index.frame_of(found.block),
+            None => pack::frame_of(found.block),
+        };
         if !self.last.contains_key(&(found.pack, frame)) {
             let raw = self.frame(found, frame as usize)?;
             self.last.clear();
@@ -111,12 +114,9 @@ impl ImageStore {
 
 /// The blocks of one frame, put together.
 fn raw(index: &PackIndex, frame: usize, blocks: &mut Blocks<'_>) -> Option<Vec<u8>> {
-    let first = frame * FRAME_BLOCKS;
-    let last = (first + FRAME_BLOCKS).min(index.blocks());
     let mut raw = Vec::with_capacity(FRAME_BYTES);
-    for block in first..last {
-        // Blocks of one pack are counted in 32 bits.
-        let digest = index.digest(block as u32).ok()??;
+    for block in index.blocks_of(frame) {
+        let digest = index.digest(block).ok()??;
         raw.extend_from_slice(&blocks.find(&digest)?);
     }
     Some(raw)

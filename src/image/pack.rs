@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, Write};
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
@@ -24,16 +25,15 @@ const VERSION: u16 = 1;
 const DROPPED_VERSION: u16 = 2;
 /// On which the parameters below are built, and what packs were written with before them.
 pub(super) const ZSTD_LEVEL: i32 = 3;
-/// How frames are packed: a little better than level 4. zstd's levels are made for whole files; a frame of 256 KiB finds
-/// less that repeats, and at level 3 an image took 1.05 of what `zstd -3` makes of the whole file. Measured on the 810 MB
-/// of blocks of a Debian, one core: level 3 252.1 MB in 1.8 s, this 246.8 in 3.6, lazy matching 245.5 in 4.4, lazy and
-/// twice the attempts 243.3 in 4.9.
-const ZSTD_PARAMETERS: [CParameter; 6] = [
-    CParameter::Strategy(Strategy::ZSTD_greedy),
-    CParameter::WindowLog(18),
+/// How frames are packed: level 3 with shorter matches. zstd's levels are made for whole files; a frame finds less that repeats.
+/// Measured on the 810 MB of blocks of a Debian, one core, where `zstd -3` makes 239.8 MB of the whole file: in frames of
+/// 256 KiB level 3 252.0 MB in 1.7 s, greedy matching 246.7 in 3.4; in frames of 512 KiB level 3 246.5 in 1.6, and this 245.4
+/// in 1.7.
+const ZSTD_PARAMETERS: [CParameter; 5] = [
+    CParameter::Strategy(Strategy::ZSTD_dfast),
+    CParameter::WindowLog(19),
     CParameter::ChainLog(16),
-    CParameter::HashLog(17),
-    CParameter::SearchLog(3),
+    CParameter::HashLog(16),
     CParameter::MinMatch(4),
 ];
 /// Magic, version (u16), reserved (u16), frames (u32), blocks (u32).
@@ -220,7 +220,7 @@ pub(super) fn rebuild_index(
     let mut spans = Vec::with_capacity(frames.len());
     for (number, frame) in frames.iter().enumerate() {
         let is_last = number + 1 == frames.len();
-        if frame.raw_bytes as usize != FRAME_BYTES && !is_last {
+        if frame.raw_bytes != frames[0].raw_bytes && !is_last {
             return Err(damaged("a frame in the middle is not full: its blocks cannot be numbered".to_string()));
         }
         let (offset_bytes, compressed_bytes, raw_bytes) = (frame.offset_bytes, frame.compressed_bytes, frame.raw_bytes);
@@ -250,8 +250,10 @@ fn is_index_sound(mut file: &File, content_bytes: u64) -> io::Result<bool> {
 #[derive(Debug)]
 pub(super) struct PackIndex {
     file: ReadFile,
-    /// 16 bytes for each frame, of 64 blocks.
+    /// 16 bytes for each frame.
     frames: Vec<FrameSpan>,
+    /// Of each frame but the last, which may have fewer: 128, or 64 in a pack of before.
+    frame_blocks: usize,
     blocks: usize,
     read: Mutex<ReadDigests>,
 }
@@ -299,7 +301,7 @@ impl PackIndex {
         }
         let (frames, blocks) = (word(&header, 12) as usize, word(&header, 16) as usize);
         let expected = INDEX_HEADER_BYTES + frames * INDEX_FRAME_BYTES + blocks * DIGEST_BYTES;
-        if content_bytes != expected as u64 || frames != blocks.div_ceil(FRAME_BLOCKS) {
+        if content_bytes != expected as u64 {
             return Err(damaged("its length is wrong"));
         }
         // No longer than the file, by now.
@@ -310,8 +312,14 @@ impl PackIndex {
             compressed_bytes: word(frame, 8),
             raw_bytes: word(frame, 12),
         });
-        let (frames, read) = (frames.collect(), Mutex::default());
-        Ok(PackIndex { file: ReadFile::index(path, file), frames, blocks, read })
+        let frames: Vec<FrameSpan> = frames.collect();
+        let raw_bytes = frames.first().map_or(0, |frame| frame.raw_bytes as usize);
+        let frame_blocks = if frames.len() > 1 { raw_bytes / BLOCK_BYTES } else { FRAME_BLOCKS };
+        if !(1..=FRAME_BLOCKS).contains(&frame_blocks) || frames.len() != blocks.div_ceil(frame_blocks) {
+            return Err(damaged("it has another number of frames than its blocks fill"));
+        }
+        let read = Mutex::default();
+        Ok(PackIndex { file: ReadFile::index(path, file), frames, frame_blocks, blocks, read })
     }
 
     fn unread(&self, error: &io::Error) -> StoreError {
@@ -324,6 +332,19 @@ impl PackIndex {
 
     pub fn frames(&self) -> usize {
         self.frames.len()
+    }
+
+    /// Number of the frame that holds a block, and where in it.
+    pub fn frame_of(&self, block: u32) -> (u32, u32) {
+        // At most 128.
+        (block / self.frame_blocks as u32, block % self.frame_blocks as u32)
+    }
+
+    /// The numbers of a frame's blocks.
+    pub fn blocks_of(&self, frame: usize) -> Range<u32> {
+        let first = frame * self.frame_blocks;
+        // Blocks of one pack are counted in 32 bits.
+        first as u32..(first + self.frame_blocks).min(self.blocks) as u32
     }
 
     /// Whether the frame is no longer in its pack: what no version needed when the pack was compacted.
@@ -391,7 +412,7 @@ fn word(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
-/// Number of the frame that holds a block, and where in it.
+/// Number of the frame that holds a block of a new pack, and where in it.
 pub(super) fn frame_of(block: u32) -> (u32, u32) {
     (block / FRAME_BLOCKS as u32, block % FRAME_BLOCKS as u32)
 }

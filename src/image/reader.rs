@@ -79,7 +79,7 @@ impl<'m> ImageReader<'m> {
         self.damaged.as_ref()
     }
 
-    /// Keeps so many decompressed frames, of 256 KiB each.
+    /// Keeps so many decompressed frames, of 512 KiB each.
     pub fn keeping(self, frames_kept: usize) -> ImageReader<'m> {
         ImageReader { frames_kept, ..self }
     }

@@ -16,7 +16,7 @@ use super::uses::digests_in;
 use super::{ImageRef, ImageStore, Record, StoreError, io_error};
 use crate::causes::in_one_line;
 use crate::clock::{self, UnixSeconds};
-use crate::wire::manifest::{self, BLOCK_BYTES, Extent, FRAME_BLOCKS, FRAME_BYTES, Frame, Manifest};
+use crate::wire::manifest::{self, BLOCK_BYTES, Extent, FRAME_BYTES, Frame, Manifest};
 
 /// Bytes between two looks at the clock.
 const PIECE_BYTES: u64 = 1 << 20;
@@ -405,9 +405,8 @@ fn frame(file: &File, index: &PackIndex, number: usize) -> Result<(), String> {
     if raw.len() != span.raw_bytes as usize {
         return Err("it is shorter than its index says".to_string());
     }
-    for (number, block) in (number * FRAME_BLOCKS..).zip(raw.chunks(BLOCK_BYTES)) {
-        // Blocks of one pack are counted in 32 bits.
-        let known = index.digest(number as u32).map_err(|error| crate::causes::in_one_line(&error))?;
+    for (number, block) in index.blocks_of(number).zip(raw.chunks(BLOCK_BYTES)) {
+        let known = index.digest(number).map_err(|error| crate::causes::in_one_line(&error))?;
         if known != Some(manifest::digest(block)) {
             return Err("a block in it is not what was stored".to_string());
         }

@@ -10,9 +10,9 @@ use crate::wire::manifest::Manifest;
 /// A request ends after this much, where no extent stands in the way: large enough that the round trip does not
 /// count, small enough that four of them are in memory at once.
 const REQUEST_BYTES: u64 = 4 << 20;
-/// Unpacked frames of one request: 6 MiB of raw data at the soft end, 10 MiB at the hard one.
-const FRAMES_SOFT: usize = 24;
-const FRAMES_HARD: usize = 40;
+/// What the frames of one request unpack to.
+const RAW_BYTES_SOFT: u64 = 6 << 20;
+const RAW_BYTES_HARD: u64 = 10 << 20;
 /// Frames that are not needed are fetched along when they are shorter than a round trip takes.
 const GAP_BYTES_MAX: u64 = 64 << 10;
 /// Requests that are under way at once.
@@ -73,8 +73,9 @@ pub fn samples(manifest: &Manifest, extents: Vec<usize>) -> Vec<usize> {
 fn belongs(manifest: &Manifest, segment: &Segment, frames: &Range<usize>) -> bool {
     let last = &manifest.frames[segment.frames.end - 1];
     let next = &manifest.frames[frames.start];
+    let raw_bytes = |frames: Range<usize>| frames.map(|at| u64::from(manifest.frames[at].raw_bytes)).sum::<u64>();
     let merged = segment.frames.start..segment.frames.end.max(frames.end);
-    if next.pack != last.pack || merged.len() > FRAMES_HARD {
+    if next.pack != last.pack || raw_bytes(merged) > RAW_BYTES_HARD {
         return false;
     }
     if frames.start < segment.frames.end {
@@ -84,7 +85,9 @@ fn belongs(manifest: &Manifest, segment: &Segment, frames: &Range<usize>) -> boo
     // Frames of the list that no extent here needs are skipped over only when they are short, too.
     let gap_bytes = next.offset_bytes - (last.offset_bytes + u64::from(last.compressed_bytes));
     let range = segment.range(manifest);
-    gap_bytes <= GAP_BYTES_MAX && range.end - range.start < REQUEST_BYTES && segment.frames.len() < FRAMES_SOFT
+    gap_bytes <= GAP_BYTES_MAX
+        && range.end - range.start < REQUEST_BYTES
+        && raw_bytes(segment.frames.clone()) < RAW_BYTES_SOFT
 }
 
 #[cfg(test)]
@@ -120,7 +123,7 @@ mod tests {
 
     #[test]
     fn neighbouring_frames_come_with_one_request_and_packs_do_not_mix() {
-        let near = manifest(&[(0, 16), (0, 116), (0, 216), (1, 16)], 100, &[(3, 0, 1), (1, 60, 10), (0, 0, 1)]);
+        let near = manifest(&[(0, 16), (0, 116), (0, 216), (1, 16)], 100, &[(3, 0, 1), (1, 124, 10), (0, 0, 1)]);
         let all = segments(&near, vec![0, 1, 2]);
         assert_eq!(all.len(), 2);
         assert_eq!((all[0].frames.clone(), all[0].extents.as_slice()), (0..3, [2, 1].as_slice()));
@@ -138,16 +141,16 @@ mod tests {
         assert_eq!((gap(GAP_BYTES_MAX), gap(GAP_BYTES_MAX + 1)), (1, 2));
     }
 
-    /// Rule 9: a request has a bound in bytes and in frames, however well the frames compress; and every frame
+    /// Rule 9: a request has a bound in bytes, packed and unpacked, however well the frames compress; and every frame
     /// comes once.
     #[test]
     fn requests_are_bounded_and_fetch_no_frame_twice() {
         for compressed_bytes in [20, FRAME_BYTES as u32] {
             let offsets: Vec<_> = (0..200).map(|i| (0, 16 + i * u64::from(compressed_bytes))).collect();
-            let extents: Vec<_> = (0..200).map(|i| (i, 0, 64)).collect();
+            let extents: Vec<_> = (0..200).map(|i| (i, 0, 128)).collect();
             let manifest = manifest(&offsets, compressed_bytes, &extents);
             let all = segments(&manifest, (0..200).collect());
-            assert!(all.iter().all(|s| s.frames.len() <= FRAMES_HARD));
+            assert!(all.iter().all(|s| (s.frames.len() * FRAME_BYTES) as u64 <= RAW_BYTES_HARD));
             let longest = all.iter().map(|s| s.range(&manifest)).map(|r| r.end - r.start).max();
             assert!(longest <= Some(REQUEST_BYTES + FRAME_BYTES as u64), "{longest:?}");
             let frames: Vec<usize> = all.iter().flat_map(|s| s.frames.clone()).collect();

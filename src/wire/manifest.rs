@@ -13,9 +13,9 @@ use thiserror::Error;
 
 /// The unit by which content is known: 4 KiB, the block of every common file system.
 pub const BLOCK_BYTES: usize = 4096;
-/// Blocks in one compressed frame (256 KiB raw): the least that can be fetched.
-pub const FRAME_BLOCKS: usize = 64;
-/// Raw bytes of a full frame.
+/// Most blocks in one compressed frame (512 KiB raw): the least that can be fetched.
+pub const FRAME_BLOCKS: usize = 128;
+/// Raw bytes of such a frame.
 pub const FRAME_BYTES: usize = BLOCK_BYTES * FRAME_BLOCKS;
 /// No extent crosses a border of this many bytes on the target, so none is longer either.
 pub const WINDOW_BYTES: u64 = 1 << 20;
@@ -27,7 +27,12 @@ pub const IMAGE_BYTES_MAX: u64 = 1 << 44;
 pub const ENCODED_BYTES_MAX: usize = 64 << 20;
 
 const MAGIC: &[u8; 8] = b"RGLDMAN1";
-const VERSION: u16 = 1;
+/// Of a manifest without frames that only the version below has: the same image has the same manifest as ever.
+const SMALL_FRAMES_VERSION: u16 = 1;
+/// With frames of more than [`SMALL_FRAME_BYTES`].
+const VERSION: u16 = 2;
+/// Raw bytes of a full frame in packs of before.
+const SMALL_FRAME_BYTES: u32 = 256 << 10;
 /// Magic, version (u16), body length before compression (u32); all numbers little-endian.
 const HEADER_BYTES: usize = 14;
 const BODY_BYTES_MAX: usize = 256 << 20;
@@ -104,7 +109,7 @@ pub struct Frame {
     pub pack: u32,
     pub offset_bytes: u64,
     pub compressed_bytes: u32,
-    /// A multiple of 4 KiB, at most 256 KiB.
+    /// A multiple of 4 KiB, at most 512 KiB.
     pub raw_bytes: u32,
 }
 
@@ -159,7 +164,9 @@ impl Manifest {
         at_most(body.len(), BODY_BYTES_MAX)?;
         let mut encoded = Vec::with_capacity(HEADER_BYTES + body.len() / 2);
         encoded.extend_from_slice(MAGIC);
-        encoded.extend_from_slice(&VERSION.to_le_bytes());
+        let has_small_frames = self.frames.iter().all(|frame| frame.raw_bytes <= SMALL_FRAME_BYTES);
+        let version = if has_small_frames { SMALL_FRAMES_VERSION } else { VERSION };
+        encoded.extend_from_slice(&version.to_le_bytes());
         // BODY_BYTES_MAX fits u32.
         encoded.extend_from_slice(&(body.len() as u32).to_le_bytes());
         let compressed = zstd::bulk::compress(&body, 3).map_err(|e| ManifestError::Damaged(e.into()))?;
@@ -323,7 +330,7 @@ fn body(encoded: &[u8], expected_digest: Option<&str>) -> Result<Vec<u8>, Manife
         return Err(ManifestError::Magic);
     }
     let version = u16::from_le_bytes([header[8], header[9]]);
-    if version != VERSION {
+    if version != VERSION && version != SMALL_FRAMES_VERSION {
         return Err(ManifestError::Version(version));
     }
     let body_bytes = u32::from_le_bytes([header[10], header[11], header[12], header[13]]) as usize;

@@ -17,7 +17,7 @@ use crate::wire::baseline::{Known, Volume};
 use crate::wire::manifest::Manifest;
 
 /// 16 MiB: inode tables and directories of a walk are read again and again, here and there.
-const FRAMES_KEPT: usize = 64;
+const FRAMES_KEPT: usize = 32;
 const FSTAB_BYTES_MAX: usize = 256 << 10;
 
 /// The image's bytes, read by several file systems in turn.

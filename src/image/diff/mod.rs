@@ -25,7 +25,7 @@ mod sums;
 mod tests;
 
 /// Decompressed frames that are kept for each image: 16 MiB.
-const FRAMES_KEPT: usize = 64;
+const FRAMES_KEPT: usize = 32;
 
 /// Which of the files that differ are listed.
 #[derive(Debug, Clone, Copy)]

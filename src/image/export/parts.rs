@@ -20,7 +20,7 @@ const PART_BYTES: u64 = 4 << 20;
 const WAITING: usize = 1;
 /// Frames that each thread keeps, 16 MiB of them: a later version's blocks lie in a first one's pack in its order, a rebuilt
 /// file system has them in another.
-const FRAMES_KEPT: usize = 64;
+const FRAMES_KEPT: usize = 32;
 
 /// Where the data goes.
 pub(super) enum Sink<'f> {

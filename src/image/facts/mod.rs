@@ -24,7 +24,7 @@ mod kernels;
 mod kinds;
 mod os_release;
 
-/// What may be spent on one image: a frame of 256 KiB for each that is decompressed, and what is read. Debian 12 takes
+/// What may be spent on one image: a frame of 512 KiB for each that is decompressed, and what is read. Debian 12 takes
 /// some 20 MB.
 const BUDGET_BYTES: u64 = 512 << 20;
 /// An MBR's type of an EFI system partition (UEFI specification, 5.2.2).

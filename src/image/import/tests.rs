@@ -1,6 +1,7 @@
 //! What an import refuses, and what it makes whole.
 
 use super::*;
+use crate::image::scrub::ScrubRequest;
 use crate::image::tests::{MIB, export, image, import, noise, store};
 
 /// An image that repeats one block is an extent for each of its blocks: an import's memory has a bound all the same.
@@ -50,4 +51,44 @@ fn a_lost_manifest_is_made_again_or_it_is_said_why_not() {
     }
     let refused = import(&store, "b:2", &first[..]).unwrap_err();
     assert!(matches!(refused, ImportError::OtherwisePacked { .. }), "{refused}");
+}
+
+/// Packs of before have frames of 64 blocks: they are built upon, exported and scrubbed beside those of today, and their
+/// index is made again.
+#[test]
+fn packs_with_smaller_frames_go_on_being_used() {
+    let (_dir, store) = store();
+    let old = noise(7, 3 * MIB / 2 + 8192);
+    let mut pack = pack::header().to_vec();
+    let mut frames = Vec::new();
+    for raw in old.chunks(256 << 10) {
+        let packed = zstd::bulk::compress(raw, 3).unwrap();
+        let (compressed_bytes, raw_bytes) = (packed.len() as u32, raw.len() as u32);
+        frames.push(Frame { pack: 0, offset_bytes: pack.len() as u64, compressed_bytes, raw_bytes });
+        pack.extend(packed);
+    }
+    let path = store.pack_path(&manifest::digest_hex(&pack));
+    std::fs::write(&path, &pack).unwrap();
+    let none = BTreeMap::new();
+    pack::rebuild_index(&store.dir, &path, &frames, &none).unwrap();
+    let record = import(&store, "a:1", &old[..]).unwrap().record().clone();
+    assert_eq!(record.added_bytes, 0, "all of it is there");
+    assert!(export(&store, "a:1") == old);
+    let encoded = |record: &Record| std::fs::read(store.manifest_path(&record.manifest)).unwrap();
+    assert_eq!(encoded(&record)[8..10], [1, 0]);
+    let both = [&old[MIB / 2 + 4096..], &noise(8, MIB), &old[..MIB / 2]].concat();
+    let record = import(&store, "a:2", &both[..]).unwrap().record().clone();
+    assert!(record.added_bytes > MIB as u64 && record.added_bytes < MIB as u64 + 4096);
+    assert!(export(&store, "a:2") == both);
+    assert_eq!(encoded(&record)[8..10], [2, 0]);
+    let mut odd = frames.clone();
+    odd[3].raw_bytes -= 4096;
+    assert!(pack::rebuild_index(&store.dir, &path, &odd, &none).unwrap_err().to_string().contains("not full"));
+    std::fs::write(path.with_extension("idx"), b"lost").unwrap();
+    let scrub = || {
+        let request = ScrubRequest { image: None, from: None, bytes_per_second: 0, now: 77 };
+        store.scrub(&request, &|| false).unwrap()
+    };
+    assert!(scrub().mended.iter().any(|said| said.contains("index")), "the index is made again");
+    assert!(scrub().bad.is_empty() && import(&store, "a:3", &old[..]).unwrap().record().added_bytes == 0);
 }

@@ -39,7 +39,7 @@ fn sample() -> Manifest {
         ],
         extents: vec![
             extent(0, 3, 0, 0),
-            extent(1 << 20, 70, 0, 3),
+            extent(1 << 20, 140, 0, 3),
             extent((2 << 20) - 4096, 1, 1, 60),
             extent(4 << 20, 1, 2, 0),
         ],
@@ -52,7 +52,14 @@ fn a_manifest_comes_back_as_it_was_and_its_digest_names_it() {
     let encoded = manifest.encode().unwrap();
     let name = digest_hex(&encoded);
     assert_eq!(Manifest::decode(&encoded, Some(&name)).unwrap(), manifest);
-    assert_eq!(manifest.frames_of(&manifest.extents[1]), 0..2, "70 blocks from block 3 reach into the next frame");
+    assert_eq!(manifest.frames_of(&manifest.extents[1]), 0..2, "140 blocks from block 3 reach into the next frame");
+    assert_eq!(encoded[8..10], [2, 0]);
+    // An image whose frames a program of before knows has the manifest, and the digest, that it would give it.
+    let mut former = manifest;
+    former.frames.iter_mut().for_each(|frame| frame.raw_bytes = frame.raw_bytes.min(256 << 10));
+    former.extents.remove(1);
+    let encoded = former.encode().unwrap();
+    assert_eq!((&encoded[8..10], Manifest::decode(&encoded, None).unwrap()), (&[1, 0][..], former));
     assert_eq!(from_hex(&to_hex(&[0xab; 32])), Some([0xab; 32]));
     assert_eq!(from_hex(&"AB".repeat(32)), None, "one spelling only, as it is a file name");
 }
@@ -71,8 +78,8 @@ fn unknown_magic_version_and_trailing_bytes_are_refused() {
     assert!(matches!(Manifest::decode(b"", None), Err(ManifestError::Magic)));
     assert!(matches!(Manifest::decode(&[0; 40], None), Err(ManifestError::Magic)));
     let mut newer = encoded.clone();
-    newer[8] = 2;
-    assert!(matches!(Manifest::decode(&newer, None), Err(ManifestError::Version(2))));
+    newer[8] = 3;
+    assert!(matches!(Manifest::decode(&newer, None), Err(ManifestError::Version(3))));
     let mut longer = encoded.clone();
     longer.push(0);
     assert!(Manifest::decode(&longer, None).is_err());
