@@ -76,8 +76,8 @@ pub async fn machines(listener: TcpListener, routes: Router, most: Connections, 
         let routes = routes.clone().layer(axum::Extension(axum::extract::ConnectInfo(Peer { remote, local })));
         let routes = routes.layer(axum::Extension(outgoing.clone()));
         tokio::spawn(async move {
-            let _places = (place, one_of);
-            serve(Socket::new(stream, outgoing), routes, STALL_TIMEOUT).await;
+            let place = Arc::new((place, one_of));
+            serve(Socket::new(stream, outgoing, place), routes, STALL_TIMEOUT).await;
         });
     }
 }

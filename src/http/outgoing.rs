@@ -8,10 +8,12 @@
 //! A disk that fails, or a file that is cut short, is an error of that system call; a mapping that is read would raise
 //! SIGBUS and end the server.
 
+use crate::clock;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
 use nix::poll::{PollFd, PollFlags, PollTimeout};
 use socket2::SockRef;
+use std::any::Any;
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::ops::Range;
@@ -19,9 +21,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
+
+/// A piece that was in memory is sent by a worker for so long. What a slow client takes later may have left memory, and is sent
+/// by a thread that may wait.
+const WARM_FOR: Duration = Duration::from_secs(1);
 
 /// The pieces of files that one connection still has to send.
 #[derive(Debug, Clone, Default)]
@@ -31,12 +38,15 @@ pub struct Outgoing(Arc<Mutex<Vec<Piece>>>);
 struct Piece {
     addresses: Range<usize>,
     part: Part,
+    noted: Instant,
 }
 
 /// Some of a file, from a place on.
 #[derive(Debug, Clone)]
 pub struct Part {
     pub file: Arc<File>,
+    /// What it is called when it cannot be read.
+    pub etag: Arc<str>,
     pub offset: u64,
     /// Not in memory: whoever sends it waits for the disk.
     pub is_cold: bool,
@@ -46,7 +56,7 @@ pub struct Part {
 #[derive(Debug)]
 pub struct Noted {
     outgoing: Outgoing,
-    start: usize,
+    addresses: Range<usize>,
 }
 
 impl Outgoing {
@@ -54,17 +64,19 @@ impl Outgoing {
     #[must_use]
     pub fn note(&self, bytes: &[u8], part: Part) -> Noted {
         let start = bytes.as_ptr().addr();
-        self.pieces().push(Piece { addresses: start..start + bytes.len(), part });
-        Noted { outgoing: self.clone(), start }
+        let addresses = start..start + bytes.len();
+        self.pieces().push(Piece { addresses: addresses.clone(), part, noted: clock::instant() });
+        Noted { outgoing: self.clone(), addresses }
     }
 
     /// Which part of a file these bytes stand for, and how many of them.
     fn find(&self, bytes: &[u8]) -> Option<(Part, usize)> {
         let at = bytes.as_ptr().addr();
         let pieces = self.pieces();
-        let Piece { addresses, part } = pieces.iter().find(|piece| piece.addresses.contains(&at))?;
+        let Piece { addresses, part, noted } = pieces.iter().find(|piece| piece.addresses.contains(&at))?;
         let offset = part.offset + (at - addresses.start) as u64;
-        Some((Part { offset, ..part.clone() }, bytes.len().min(addresses.end - at)))
+        let is_cold = part.is_cold || noted.elapsed() > WARM_FOR;
+        Some((Part { offset, is_cold, ..part.clone() }, bytes.len().min(addresses.end - at)))
     }
 
     fn pieces(&self) -> MutexGuard<'_, Vec<Piece>> {
@@ -76,8 +88,8 @@ impl Outgoing {
 impl Drop for Noted {
     fn drop(&mut self) {
         let mut pieces = self.outgoing.pieces();
-        // Two with the same start are the same part of the same file: the mapping is the same.
-        if let Some(at) = pieces.iter().position(|piece| piece.addresses.start == self.start) {
+        // Two with the same addresses are the same part of the same file: the mapping is the same.
+        if let Some(at) = pieces.iter().position(|piece| piece.addresses == self.addresses) {
             pieces.swap_remove(at);
         }
     }
@@ -88,6 +100,8 @@ impl Drop for Noted {
 pub struct Socket {
     stream: TokioIo<TcpStream>,
     outgoing: Outgoing,
+    /// Its place among those that there may be, given back when nobody works for it any more.
+    place: Arc<dyn Any + Send + Sync>,
     /// A part that waits for the disk, on a thread that may.
     cold: Option<JoinHandle<io::Result<usize>>>,
     /// Whether the kernel holds back what fills no segment (tcp(7), TCP_CORK). Where it does not, an acknowledgement that
@@ -97,8 +111,8 @@ pub struct Socket {
 
 impl Socket {
     #[must_use]
-    pub fn new(stream: TcpStream, outgoing: Outgoing) -> Socket {
-        Socket { stream: TokioIo::new(stream), outgoing, cold: None, is_corked: false }
+    pub fn new(stream: TcpStream, outgoing: Outgoing, place: Arc<dyn Any + Send + Sync>) -> Socket {
+        Socket { stream: TokioIo::new(stream), outgoing, place, cold: None, is_corked: false }
     }
 
     fn cork(&mut self, is_corked: bool) {
@@ -117,7 +131,7 @@ impl Socket {
                 self.cold = None;
                 match sent.map_err(io::Error::other)? {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    sent => return Poll::Ready(sent),
+                    sent => return Poll::Ready(sent.inspect_err(|error| say(error, part))),
                 }
             }
             ready!(stream.poll_write_ready(context))?;
@@ -130,14 +144,43 @@ impl Socket {
                 Ok(Some(sent)) => return Poll::Ready(Ok(sent)),
                 Ok(None) => {
                     let socket: OwnedFd = stream.as_fd().try_clone_to_owned()?;
-                    let part = part.clone();
-                    self.cold = Some(tokio::task::spawn_blocking(move || send(socket.as_fd(), &part, length)));
+                    let (part, place) = (part.clone(), self.place.clone());
+                    self.cold = Some(tokio::task::spawn_blocking(move || {
+                        let sent = send(socket.as_fd(), &part, length);
+                        drop((socket, part, place));
+                        sent
+                    }));
                 }
                 // What is waited for above.
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Poll::Ready(Err(error)),
+                Err(error) => {
+                    say(&error, part);
+                    return Poll::Ready(Err(error));
+                }
             }
         }
+    }
+}
+
+impl Drop for Socket {
+    /// What waits for a thread is not begun for a client that is gone.
+    fn drop(&mut self) {
+        if let Some(cold) = &self.cold {
+            cold.abort();
+        }
+    }
+}
+
+/// A client that went away is daily life; a file that cannot be read is for whoever keeps the disks.
+fn say(error: &io::Error, part: &Part) {
+    use io::ErrorKind::{
+        BrokenPipe, ConnectionAborted, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut,
+    };
+    let is_of_the_client =
+        [BrokenPipe, ConnectionAborted, ConnectionReset, HostUnreachable, NetworkUnreachable, TimedOut];
+    if !is_of_the_client.contains(&error.kind()) {
+        // The answer ends before its length is reached, which no client takes for a whole one.
+        tracing::error!(%error, etag = %part.etag, offset = part.offset, "image data cannot be read");
     }
 }
 
@@ -240,11 +283,15 @@ mod tests {
         Arc::new(file)
     }
 
+    fn part(file: &Arc<File>, offset: u64, is_cold: bool) -> Part {
+        Part { file: file.clone(), etag: "x".into(), offset, is_cold }
+    }
+
     /// A connection, and the client's end of it.
     async fn connection(outgoing: &Outgoing) -> (Socket, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (client, accepted) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
-        (Socket::new(accepted.unwrap().0, outgoing.clone()), client.unwrap())
+        (Socket::new(accepted.unwrap().0, outgoing.clone(), Arc::new(())), client.unwrap())
     }
 
     /// As hyper writes what it has.
@@ -281,14 +328,14 @@ mod tests {
             }
         });
         let half = BYTES / 2;
-        let part = |offset, is_cold| Part { file: file.clone(), offset, is_cold };
-        let warm = outgoing.note(&addresses[..half], part(5, false));
-        let cold = outgoing.note(&addresses[half..BYTES - 5], part(5 + half as u64, true));
+        let warm = outgoing.note(&addresses[..half], part(&file, 5, false));
+        let cold = outgoing.note(&addresses[half..BYTES - 5], part(&file, 5 + half as u64, true));
         let parts: [&[u8]; 6] =
             [b"head", b" more", &addresses[..half], b"between", &addresses[half..BYTES - 5], b"behind"];
         write_all(&mut socket, &mut parts.map(IoSlice::new)).await.unwrap();
         drop((warm, cold));
         assert!(outgoing.pieces().is_empty());
+        assert!(!SockRef::from(socket.stream.inner()).tcp_cork().unwrap(), "what is left would wait for 200 ms");
         drop(socket);
         let expected = [&b"head more"[..], &content[5..5 + half], b"between", &content[5 + half..], b"behind"].concat();
         assert!(reading.await.unwrap() == expected, "something else arrived");
@@ -302,7 +349,7 @@ mod tests {
         for is_cold in [false, true] {
             let outgoing = Outgoing::default();
             let (mut socket, mut client) = connection(&outgoing).await;
-            let _noted = outgoing.note(&addresses[..5000], Part { file: file.clone(), offset: 0, is_cold });
+            let _noted = outgoing.note(&addresses[..5000], part(&file, 0, is_cold));
             let error = write_all(&mut socket, &mut [IoSlice::new(&addresses[..5000])]).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
             drop(socket);
@@ -312,16 +359,82 @@ mod tests {
         }
     }
 
+    /// A body of one piece, whose addresses hold something else.
+    struct OnePiece {
+        addresses: Arc<Vec<u8>>,
+        noted: Option<Noted>,
+    }
+
+    struct Held(Arc<Vec<u8>>, #[expect(dead_code, reason = "dropped with the bytes")] Noted);
+
+    impl AsRef<[u8]> for Held {
+        fn as_ref(&self) -> &[u8] {
+            &self.0
+        }
+    }
+
+    impl hyper::body::Body for OnePiece {
+        type Data = bytes::Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<hyper::body::Frame<bytes::Bytes>, Self::Error>>> {
+            let noted = self.noted.take();
+            let bytes = noted.map(|noted| bytes::Bytes::from_owner(Held(self.addresses.clone(), noted)));
+            Poll::Ready(bytes.map(|bytes| Ok(hyper::body::Frame::data(bytes))))
+        }
+
+        fn size_hint(&self) -> hyper::body::SizeHint {
+            hyper::body::SizeHint::with_exact(BYTES as u64)
+        }
+    }
+
+    /// Promise of issue 5: no copy in user space. Whatever hyper, the stall's watch or this would copy is not the file.
+    #[tokio::test]
+    async fn nobody_on_the_way_looks_at_the_addresses() {
+        let (content, addresses) = (content(), Arc::new(addresses()));
+        let file = file(&content);
+        let outgoing = Outgoing::default();
+        let (socket, mut client) = connection(&outgoing).await;
+        let noting = outgoing.clone();
+        let answer = move || {
+            let noted = noting.note(&addresses, part(&file, 0, false));
+            let body = OnePiece { addresses: addresses.clone(), noted: Some(noted) };
+            async move { axum::body::Body::new(body) }
+        };
+        let routes = axum::Router::new().route("/", axum::routing::get(answer));
+        let serving = tokio::spawn(crate::http::listen::serve(socket, routes, Duration::from_secs(20)));
+        // Two at once, and the second one's head comes after the first one's piece.
+        let asked = "GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        tokio::io::AsyncWriteExt::write_all(&mut client, asked.as_bytes()).await.unwrap();
+        let mut all = Vec::new();
+        client.read_to_end(&mut all).await.unwrap();
+        serving.await.unwrap();
+        for _ in 0..2 {
+            let head = all.windows(4).position(|four| four == b"\r\n\r\n").expect("a head") + 4;
+            assert!(all[..head].starts_with(b"HTTP/1.1 200"));
+            assert!(all[head..head + BYTES] == content, "a copy was sent");
+            all.drain(..head + BYTES);
+        }
+        assert!(all.is_empty() && outgoing.pieces().is_empty());
+    }
+
     #[test]
     fn addresses_mean_a_file_only_as_long_as_somebody_has_them() {
         let addresses = addresses();
         let outgoing = Outgoing::default();
         let file = file(b"some");
-        let noted = outgoing.note(&addresses[10..20], Part { file: file.clone(), offset: 100, is_cold: false });
+        let noted = outgoing.note(&addresses[10..20], part(&file, 100, false));
         let found =
             |from: usize, to: usize| outgoing.find(&addresses[from..to]).map(|(part, length)| (part.offset, length));
         assert_eq!((found(10, 20), found(13, 15), found(19, 400)), (Some((100, 10)), Some((103, 2)), Some((109, 1))));
         assert_eq!((found(9, 20), found(20, 21)), (None, None));
+        let is_cold = || outgoing.find(&addresses[10..20]).map(|(part, _)| part.is_cold);
+        assert_eq!(is_cold(), Some(false));
+        outgoing.pieces()[0].noted = clock::instant().checked_sub(2 * WARM_FOR).expect("this machine runs for longer");
+        assert_eq!(is_cold(), Some(true), "what was in memory then may not be now");
         drop(noted);
         assert_eq!(found(10, 20), None);
         assert_eq!(Arc::strong_count(&file), 1, "a pack that was removed gives its space back");

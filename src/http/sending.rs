@@ -101,7 +101,8 @@ impl Body for Sending {
         this.left.start = piece.end;
         this.shared.pacer.count_sent(bytes);
         let file = this.cold.as_ref().unwrap_or(this.file.file()).clone();
-        let part = Part { file, offset: piece.start as u64, is_cold: this.cold.is_some() };
+        let etag = this.file.shared_etag();
+        let part = Part { file, etag, offset: piece.start as u64, is_cold: this.cold.is_some() };
         let outgoing = &this.outgoing;
         Poll::Ready(Some(Ok(Frame::data(this.file.piece(piece, |bytes| outgoing.note(bytes, part))))))
     }

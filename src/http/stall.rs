@@ -9,7 +9,8 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
 /// Passes everything through. The time runs only while there is something to be sent and the socket takes none of it:
-/// neither a turn that is waited for (pace.rs) nor a client that thinks about its next request is a stall.
+/// neither a turn that is waited for (pace.rs) nor a client that thinks about its next request is a stall. A disk that does not
+/// give what is to be sent for so long is one, too.
 #[derive(Debug)]
 pub struct Stalling<IO> {
     io: IO,
@@ -41,7 +42,7 @@ impl<IO> Stalling<IO> {
         }
         let Some(timer) = &mut self.timer else { return Poll::Pending };
         ready!(timer.as_mut().poll(context));
-        let reason = format!("the client took nothing for {} s", self.timeout.as_secs());
+        let reason = format!("nothing could be sent for {} s", self.timeout.as_secs());
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, reason)))
     }
 }

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::StoreError;
 use super::bad::BadList;
@@ -25,6 +26,8 @@ pub(super) struct Location {
 pub(super) struct KnownPack {
     pub id: Digest,
     pub index: PackIndex,
+    /// That it cannot be read: once, not for each block.
+    is_said: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -39,7 +42,10 @@ impl KnownPack {
     /// costs space, and the import works.
     pub fn digest(&self, block: u32) -> Option<Digest> {
         self.index.digest(block).unwrap_or_else(|error| {
-            tracing::debug!(error = crate::causes::in_one_line(&error), "an index cannot be read");
+            if !self.is_said.swap(true, Ordering::Relaxed) {
+                let error = crate::causes::in_one_line(&error);
+                tracing::warn!(error, "an index cannot be read: what only it knows is stored once more");
+            }
             None
         })
     }
@@ -54,7 +60,7 @@ impl BlockIndex {
             if let Some(id) = id {
                 let path = dir.join(&name).with_extension("idx");
                 match PackIndex::open(&path) {
-                    Ok(index) => packs.push(KnownPack { id, index }),
+                    Ok(index) => packs.push(KnownPack { id, index, is_said: AtomicBool::new(false) }),
                     // Its blocks are stored once more where they are needed: that costs space, and the import works.
                     Err(StoreError::Damaged { reason, .. }) => {
                         tracing::warn!(path = %path.display(), reason, "an index is damaged; `regild image scrub` mends it");

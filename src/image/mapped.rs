@@ -23,8 +23,8 @@ use crate::clock;
 const PAGE_BYTES: usize = 4096;
 /// In pieces of this it is kept in mind what was in memory: to ask for each of 1,024 pages costs a sixth of sending them.
 const SEEN_BYTES: usize = 1 << 20;
-/// For so long. Should it be gone sooner, memory is short, and a worker waits once for the disk.
-const SEEN_SECONDS: u32 = 10;
+/// For so long. Where memory is so short that it is gone sooner, workers may wait for the disk until then.
+const SEEN_SECONDS: u32 = 3;
 
 /// A file that is never changed after it was renamed to its place.
 #[derive(Debug, Clone)]
@@ -39,9 +39,10 @@ pub struct MappedFile {
 
 /// A range, and what is to be kept as long as somebody has it.
 struct Piece<K> {
+    // Dropped before the mapping: it may speak of its addresses.
+    _kept: K,
     map: Arc<Mmap>,
     range: Range<usize>,
-    _kept: K,
 }
 
 impl<K> AsRef<[u8]> for Piece<K> {
@@ -70,6 +71,11 @@ impl MappedFile {
     #[must_use]
     pub fn etag(&self) -> &str {
         &self.etag
+    }
+
+    #[must_use]
+    pub fn shared_etag(&self) -> Arc<str> {
+        self.etag.clone()
     }
 
     /// The file itself, which all who send it share.

@@ -110,20 +110,25 @@ fn share_one_heap() {
     }
 }
 
-/// Each connection is a descriptor, and the usual soft limit (1,024) is for programs that use select(2); the hard limit is
+/// Of each connection: its socket, and where a thread waits for the disk the same once more and a file of its own. Beside them at
+/// most 256 packs that are served, 256 that are read and 128 indexes.
+const DESCRIPTORS_EACH: u64 = 3;
+const DESCRIPTORS_BESIDE: u64 = 1024;
+
+/// Connections are descriptors, and the usual soft limit (1,024) is for programs that use select(2); the hard limit is
 /// what the administrator allows.
 fn allow_descriptors(connections_max: usize) {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     let raised = setrlimit(Resource::Nofile, limit);
-    let enough = limit.current.is_none_or(|most| most > connections_max as u64);
+    let enough = limit.current.is_none_or(|most| most > connections_max as u64 * DESCRIPTORS_EACH + DESCRIPTORS_BESIDE);
     if raised.is_err() || !enough {
         let allowed = limit.current.unwrap_or(u64::MAX);
         tracing::warn!(
             allowed,
             connections_max,
-            "fewer open files are allowed than [http] requests_max asks for; raise LimitNOFILE= of the service"
+            "fewer open files are allowed than [http] requests_max may need (three each, and 1,024); raise LimitNOFILE= of the service"
         );
     }
 }
