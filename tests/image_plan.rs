@@ -8,8 +8,9 @@ use std::time::Duration;
 use disks::{Dice, Images, MIB, StoreSource, Watch, gpt_image, noise, read};
 use regild::agent::{Outcome, WriteOptions, write_image};
 use regild::image::ImageRef;
+use regild::image::plan::Version;
 use regild::transfer::forecast::Fetch;
-use regild::wire::manifest::Manifest;
+use regild::wire::manifest::{Manifest, to_hex};
 
 fn name(text: &str) -> ImageRef {
     text.parse().unwrap()
@@ -128,4 +129,39 @@ fn a_plan_holds_for_any_pair() {
         try_pair(&images, "any:old", "any:new", disk_bytes);
         try_pair(&images, "any:new", "any:old", disk_bytes);
     }
+}
+
+/// A seed is used from a quarter in common on, by the plan as by the agent.
+#[test]
+fn a_plan_says_from_how_much_in_common_on_the_old_image_is_of_use() {
+    let images = Images::new();
+    let old = noise(1, 9 * MIB as usize);
+    images.import("a:old", &old);
+    for (mib, is_of_use) in [(0, false), (1, false), (3, true)] {
+        let mut new = noise(2 + mib as u64, 9 * MIB as usize);
+        // At another place, so that only the seed leads to it.
+        new[4 * MIB as usize..][..mib * MIB as usize].copy_from_slice(&old[MIB as usize..][..mib * MIB as usize]);
+        images.import(&format!("a:{mib}"), &new);
+        let [blank, _, seeded] = try_pair(&images, "a:old", &format!("a:{mib}"), 12 * MIB);
+        assert_eq!(seeded.bytes < blank.bytes, is_of_use, "{mib} MiB in common: {seeded:?} {blank:?}");
+    }
+}
+
+/// Where an index is damaged, a rollout is not said to fetch nothing.
+#[test]
+fn what_cannot_be_counted_is_told_from_the_manifest() {
+    let images = Images::new();
+    let manifest = images.import("a:1", &gpt_image(6 * MIB, 1));
+    let digest = images.store.resolve(&name("a:1")).unwrap();
+    let to = Version { name: "a:1", manifest: &digest };
+    let counted = images.store.blank_bytes(to).unwrap();
+    assert_eq!(counted, images.store.plan(None, &name("a:1"), None).unwrap().blank.bytes);
+    for pack in &manifest.packs {
+        let path = images.dir.path().join("store/packs").join(to_hex(pack)).with_extension("idx");
+        assert!(path.exists());
+        std::fs::write(path, b"damaged").unwrap();
+    }
+    assert!(images.store.plan(None, &name("a:1"), None).is_err());
+    let told = images.store.blank_bytes(to).unwrap();
+    assert!(told > 0 && told <= counted, "{told} from the manifest, {counted} counted");
 }

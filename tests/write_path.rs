@@ -393,6 +393,31 @@ fn a_seed_that_is_not_on_the_disk_costs_a_few_reads() {
     assert!(read_bytes < most, "{read_bytes} bytes were read, {most} are the most");
 }
 
+/// A seed that is on the disk and has nothing in common with the new image is no reason to look at the whole disk.
+#[test]
+fn a_seed_that_shares_nothing_with_the_new_image_costs_a_few_reads() {
+    let images = Images::new();
+    let seed = images.import("a:1", &gpt_image(IMAGE_BYTES, 1));
+    let image = noise(21, IMAGE_BYTES as usize);
+    let manifest = images.import("b:1", &image);
+    let source = StoreSource::new(&images.store);
+    let disk = images.disk("disk", &old_disk(DISK_BYTES));
+    write_image(&source, &seed, &disk, &quick(), &Watch::default()).unwrap();
+    let before = read(&disk);
+    let run = |seed: Option<&Manifest>| {
+        std::fs::write(&disk, &before).unwrap();
+        let device = Faulty::open(&disk, |_| Fault::None);
+        let read_bytes = Arc::clone(&device.read_bytes);
+        let options = WriteOptions { seed: seed.cloned(), ..quick() };
+        let outcome = write_to(&source, &manifest, Box::new(device), &options, &Watch::default()).unwrap();
+        assert!(read(&disk)[..IMAGE_BYTES as usize] == image);
+        assert_eq!((outcome.kept_bytes, outcome.copied_bytes), (0, 0), "{outcome:?}");
+        read_bytes.load(Ordering::Relaxed)
+    };
+    let (without, with) = (run(None), run(Some(&seed)));
+    assert!(with - without < 2 * MIB, "{with} bytes were read, {without} without the seed");
+}
+
 /// What cannot be read of an old image need not be: the disk may yet be written, and its controller replaces the place.
 #[test]
 fn a_place_of_the_old_image_that_cannot_be_read_does_not_end_a_deploy() {

@@ -8,14 +8,18 @@ use super::deploy::{as_facts, id_facts};
 use super::source::{self, GaveUp, ImageSource};
 use super::write::Observer;
 use crate::causes;
+use crate::clock;
 use crate::decide::disk;
 use crate::wire::agent::{Disk, Job};
 use crate::wire::manifest::Manifest;
 
 /// For one answer. What is fetched instead of copied may take longer, what waits here does nothing.
 pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Asked again when less than this is over since it first failed: so twice or three times, where the answer is quick.
+/// Asked once more when the first question failed within this: a busy server says so at once. One that took its time is
+/// not waited for again, so all this costs at most [`ANSWER_TIMEOUT`] and a second.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// Before the second question.
+const PAUSE: Duration = Duration::from_millis(200);
 /// A manifest has 0.03% of its image's data: this is one of some 25 GiB of data. Unpacked it is some times as long.
 const ENCODED_BYTES_MAX: usize = 8 << 20;
 /// Free memory below which the machine fetches all: 128 MiB for content that is read early, 50 for the places of blocks,
@@ -46,7 +50,14 @@ fn fetch(source: &dyn ImageSource, digest: &str, memory: &str, observer: &dyn Ob
     if free_bytes < FREE_BYTES_MIN {
         return Err(format!("{free_bytes} bytes of memory are free, and it may need {FREE_BYTES_MIN}"));
     }
-    let asked = source::ask(PATIENCE, &|| !observer.may_go_on(), || source.manifest(digest));
+    let once = || source::ask(Duration::ZERO, &|| !observer.may_go_on(), || source.manifest(digest));
+    let began = clock::instant();
+    let mut asked = once();
+    let is_passing = matches!(&asked, Err(GaveUp::Failed(error)) if error.is_passing());
+    if is_passing && clock::instant().duration_since(began) < PATIENCE {
+        clock::sleep(PAUSE);
+        asked = once();
+    }
     let encoded = asked.map_err(|gave_up| match gave_up {
         // The write notices it, too.
         GaveUp::Stopped => "the order is over".to_string(),

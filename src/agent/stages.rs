@@ -25,7 +25,7 @@ use super::target::{DiskFailed, Target};
 use super::write::{Job, WriteError};
 use super::{fetch, moved};
 use crate::causes;
-use crate::transfer::{boot, segments};
+use crate::transfer::{self, boot, segments};
 use crate::wire::agent::Step;
 use crate::wire::manifest::{Manifest, digest};
 
@@ -90,8 +90,8 @@ impl<'j> Cleared<'j> {
     pub fn write_body(self, surveyed: Option<Wrong>) -> Result<BodyWritten<'j>, WriteError> {
         self.job.step(Step::WriteBody)?;
         let Cleared { job, target, boot } = self;
-        let seed = seed_on(job, &target)?;
         let all = Wrong::all(job, &boot);
+        let seed = seed_on(job, &target, &all)?;
         let all_bytes = job.bytes_of(&all.extents);
         let wrong = match surveyed {
             Some(mut wrong) => {
@@ -131,11 +131,16 @@ fn was_cut(job: &Job, target: &Target, all: &Wrong) -> bool {
     })
 }
 
-/// The seed, when the disk holds some of it. One that is of another disk, or was overwritten since, is no reason to
-/// read the whole disk. It is a hint: that the disk cannot be read there ends the hint and not the write.
-fn seed_on<'j>(job: &Job<'j>, target: &Target) -> Result<Option<&'j Manifest>, WriteError> {
+/// The seed, when it has enough in common with what is to be written and the disk holds some of it. One that is of another
+/// image or another disk, or was overwritten since, is no reason to read the whole disk. It is a hint: that the disk cannot
+/// be read there ends the hint and not the write.
+fn seed_on<'j>(job: &Job<'j>, target: &Target, all: &Wrong) -> Result<Option<&'j Manifest>, WriteError> {
     let Some(seed) = &job.options.seed else { return Ok(None) };
     job.go_on()?;
+    if !transfer::moved::is_worth_a_look(job.manifest, seed, &all.extents) {
+        tracing::info!("the image that was on the disk has little in common with the new one; all of it is fetched");
+        return Ok(None);
+    }
     let extents = boot::inside(seed, &boot::kept_body(seed, target.device().size_bytes()));
     match holds_some(seed, extents, target) {
         Ok(true) => return Ok(Some(seed)),

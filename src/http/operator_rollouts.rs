@@ -8,6 +8,7 @@ use super::operator_many::{needs_second, selected};
 use super::operator_proposals::{request_of, take};
 use super::peer::Operator;
 use super::problem::Problem;
+use crate::causes;
 use crate::clock;
 use crate::decide::host::{ImageChoice, State as HostState};
 use crate::decide::rollout::plan::{Candidate, Gate, Goal, Member, Plan, Request, WaveSize};
@@ -215,21 +216,35 @@ fn candidate(view: &View, host: &Arc<HostView>, request: &Request) -> Candidate 
     }
 }
 
-/// Versions of which it is counted what they have in common with a rollout's image. Fleets have fewer; the hosts of further
+/// Versions of which it is counted what they have in common with a rollout's image. Each costs a look through the indexes
+/// and the extents of both images while somebody waits for the answer. Fleets have a few at a time; the hosts of further
 /// ones are shown as if their disks were blank.
-const VERSIONS_MAX: usize = 64;
+const VERSIONS_MAX: usize = 8;
 
 /// With the bytes that each would fetch, as `image plan` counts them: its disk holds what it reports.
 fn sized(shared: &Shared, mut candidates: Vec<Candidate>, request: &Request) -> Vec<Candidate> {
     let Goal::Image(image) = &request.goal else { return candidates };
-    let count = |from: Option<&ImageChoice>| {
-        let to = Version { name: &image.name, manifest: &image.manifest };
-        let is_seeded = from.is_some_and(|from| is_seed(shared, &from.manifest, to.manifest));
-        let from = from.map(|from| Version { name: &from.name, manifest: &from.manifest });
-        shared.images.plan_of(from, to, None).map(|plan| plan.order(is_seeded).bytes)
+    let to = Version { name: &image.name, manifest: &image.manifest };
+    let blank = shared.images.blank_bytes(to).unwrap_or_else(|error| {
+        tracing::warn!(image = image.name, reason = causes::in_one_line(&error), "what its hosts fetch is not known");
+        0
+    });
+    let count = |from: &ImageChoice| {
+        let version = Version { name: &from.name, manifest: &from.manifest };
+        let plan = shared.images.plan_of(Some(version), to, None);
+        let bytes = plan.map(|plan| plan.order(is_seed(shared, &from.manifest, to.manifest)).bytes);
+        // A version that is no longer in the store: all of it, to be on the safe side.
+        bytes.unwrap_or_else(|error| {
+            let reason = causes::in_one_line(&error);
+            tracing::info!(
+                image = image.name,
+                from = from.name,
+                reason,
+                "its hosts count as if their disks were blank"
+            );
+            blank
+        })
     };
-    // A version that is no longer in the store: all of it, to be on the safe side.
-    let blank = count(None).unwrap_or_default();
     // Few versions, many hosts.
     let mut known: BTreeMap<String, u64> = BTreeMap::new();
     for candidate in &mut candidates {
@@ -238,7 +253,7 @@ fn sized(shared: &Shared, mut candidates: Vec<Candidate>, request: &Request) -> 
                 Some(bytes) => *bytes,
                 None if known.len() == VERSIONS_MAX => blank,
                 None => {
-                    let bytes = count(Some(from)).unwrap_or(blank);
+                    let bytes = count(from);
                     known.insert(from.manifest.clone(), bytes);
                     bytes
                 }

@@ -110,6 +110,22 @@ impl ImageStore {
         Ok(FetchPlan { disk_bytes, manifest_bytes, blank, seeded, unseeded })
     }
 
+    /// What a machine whose disk is blank fetches to get an image; where that cannot be counted, because an index or a pack
+    /// is damaged, about that, from the manifest alone: the packed bytes of its frames.
+    ///
+    /// # Errors
+    /// [`StoreError`]: the manifest cannot be read.
+    pub fn blank_bytes(&self, to: Version) -> Result<u64, StoreError> {
+        let error = match self.plan_of(None, to, None) {
+            Ok(plan) => return Ok(plan.blank.bytes),
+            Err(error) => error,
+        };
+        let reason = crate::causes::in_one_line(&error);
+        tracing::warn!(image = to.name, reason, "what a machine fetches is not counted but taken from the manifest");
+        let manifest = self.manifest(to.manifest)?;
+        Ok(manifest.frames.iter().map(|frame| u64::from(frame.compressed_bytes)).sum())
+    }
+
     fn side<'s>(&self, image: &'s str, manifest: &'s Manifest, disk_bytes: u64) -> Result<Side<'s>, PlanError> {
         let image_bytes = manifest.image_bytes;
         if disk_bytes < image_bytes {

@@ -60,10 +60,10 @@ pub fn forecast(new: &Manifest, fitted: &Fitted, before: Option<&dyn Before>, is
         // Deployed already: nothing is cleared and nothing counted as kept.
         return fetch;
     }
-    // As the agent looks whether the disk holds its seed (`stages`): where nothing could show it, there is none.
+    // As the agent drops its seed (`stages`): where little is in common, and where nothing could show it on the disk.
     let is_seeded = is_seeded && {
         let (seed, whole) = before.seed();
-        !boot::inside(seed, &whole).is_empty()
+        moved::is_worth_a_look(new, seed, &all) && !boot::inside(seed, &whole).is_empty()
     };
     let is_audited =
         is_surveyed || is_seeded || samples(new, all.clone()).iter().any(|extent| before.holds_whole(*extent));
