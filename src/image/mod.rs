@@ -59,6 +59,7 @@ mod pack_cache;
 pub mod plan;
 mod read_files;
 mod reader;
+mod recent;
 mod scrub;
 pub mod signature;
 mod source;

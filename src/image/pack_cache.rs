@@ -1,34 +1,25 @@
 //! Packs mapped into memory, so that a range request costs a slice and no read.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use super::mapped::MappedFile;
+use super::recent::Recent;
 use super::{StoreError, io_error};
 
 /// Mappings kept at once. They cost address space and a file each, not memory.
 const MAPPED_MAX: usize = 256;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct PackCache {
-    mapped: Mutex<Mappings>,
+    /// By the packs' ids.
+    mapped: Mutex<Recent<String, MappedFile>>,
 }
 
-#[derive(Debug, Default)]
-struct Mappings {
-    by_id: HashMap<String, (MappedFile, u64)>,
-    /// Counts requests, so that the longest unused mapping is known.
-    tick: u64,
-}
-
-impl Mappings {
-    fn known(&mut self, id: &str) -> Option<MappedFile> {
-        self.tick += 1;
-        let (file, used) = self.by_id.get_mut(id)?;
-        *used = self.tick;
-        Some(file.clone())
+impl Default for PackCache {
+    fn default() -> PackCache {
+        PackCache { mapped: Mutex::new(Recent::new(MAPPED_MAX)) }
     }
 }
 
@@ -36,8 +27,8 @@ impl PackCache {
     /// One that is mapped already. Never waits: while another is being opened, which may take the disk's time, none is known.
     pub fn known(&self, id: &str) -> Option<MappedFile> {
         match self.mapped.try_lock() {
-            Ok(mut mapped) => mapped.known(id),
-            Err(TryLockError::Poisoned(mapped)) => mapped.into_inner().known(id),
+            Ok(mut mapped) => mapped.get(id),
+            Err(TryLockError::Poisoned(mapped)) => mapped.into_inner().get(id),
             Err(TryLockError::WouldBlock) => None,
         }
     }
@@ -46,27 +37,20 @@ impl PackCache {
     pub fn get(&self, id: &str, path: &Path) -> Result<Option<MappedFile>, StoreError> {
         // Held while it is opened: whoever replaces the file meanwhile waits with `forget`, and the old one does not stay.
         let mut mapped = self.lock();
-        if let Some(file) = mapped.known(id) {
+        if let Some(file) = mapped.get(id) {
             return Ok(Some(file));
         }
-        let tick = mapped.tick;
         let Some(file) = open_pack(id, path)? else { return Ok(None) };
-        if mapped.by_id.len() >= MAPPED_MAX {
-            let oldest = mapped.by_id.iter().min_by_key(|(_, (_, used))| *used);
-            if let Some(id) = oldest.map(|(id, _)| id.clone()) {
-                mapped.by_id.remove(&id);
-            }
-        }
-        mapped.by_id.insert(id.to_owned(), (file.clone(), tick));
+        mapped.put(id.to_owned(), file.clone());
         Ok(Some(file))
     }
 
     /// Lets go of a pack that was removed or replaced, so that the disk gets its space back.
     pub fn forget(&self, id: &str) {
-        self.lock().by_id.remove(id);
+        self.lock().remove(id);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Mappings> {
+    fn lock(&self) -> MutexGuard<'_, Recent<String, MappedFile>> {
         // Whoever panicked with the lock left a cache that is at worst incomplete.
         self.mapped.lock().unwrap_or_else(PoisonError::into_inner)
     }

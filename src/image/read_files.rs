@@ -8,14 +8,14 @@
 //! that: a pack or an index is replaced by a rename with one in which everything that a version needs has its old place
 //! (compact.rs, mend.rs). What is removed meanwhile stays readable while it is open.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::recent::Recent;
 use super::{StoreError, io_error};
 
 /// Packs, of all readers of the process together. An image that was imported over years may lie in hundreds.
@@ -23,49 +23,18 @@ static PACKS: Shelf = Shelf::new(256);
 /// Indexes: an import looks into those of all packs, one after another when it begins, and mostly into few then.
 static INDEXES: Shelf = Shelf::new(128);
 
-/// Open files, so many at most: the one that was not read for the longest time goes first.
+/// Open files, by the key of their [`ReadFile`].
 #[derive(Debug)]
-struct Shelf {
-    kept: Mutex<Kept>,
-    files_max: usize,
-}
-
-#[derive(Debug)]
-struct Kept {
-    /// By the key of their [`ReadFile`], with when it was read last.
-    files: BTreeMap<u64, (Arc<File>, u64)>,
-    /// Counts reads.
-    tick: u64,
-}
+struct Shelf(Mutex<Recent<u64, Arc<File>>>);
 
 impl Shelf {
     const fn new(files_max: usize) -> Shelf {
-        Shelf { kept: Mutex::new(Kept { files: BTreeMap::new(), tick: 0 }), files_max }
+        Shelf(Mutex::new(Recent::new(files_max)))
     }
 
-    fn take(&self, key: u64) -> Option<Arc<File>> {
-        let mut kept = self.lock();
-        kept.tick += 1;
-        let tick = kept.tick;
-        let (file, used) = kept.files.get_mut(&key)?;
-        *used = tick;
-        Some(file.clone())
-    }
-
-    fn put(&self, key: u64, file: Arc<File>) {
-        let mut kept = self.lock();
-        kept.tick += 1;
-        let tick = kept.tick;
-        if kept.files.len() >= self.files_max {
-            let oldest = kept.files.iter().min_by_key(|(_, (_, used))| *used).map(|(key, _)| *key);
-            oldest.map(|oldest| kept.files.remove(&oldest));
-        }
-        kept.files.insert(key, (file, tick));
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Kept> {
+    fn lock(&self) -> MutexGuard<'_, Recent<u64, Arc<File>>> {
         // Whoever panicked with the lock left a list that is at worst incomplete.
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -105,7 +74,7 @@ impl ReadFile {
     fn on(shelf: &'static Shelf, path: &Path, file: File) -> ReadFile {
         static KEYS: AtomicU64 = AtomicU64::new(0);
         let key = KEYS.fetch_add(1, Ordering::Relaxed);
-        shelf.put(key, Arc::new(file));
+        shelf.lock().put(key, Arc::new(file));
         ReadFile { path: path.to_owned(), place: Place::Store { shelf, key } }
     }
 
@@ -122,11 +91,13 @@ impl ReadFile {
             Place::Unnamed(file) => return file.read_exact_at(out, offset_bytes),
             Place::Store { shelf, key } => (shelf, *key),
         };
-        let file = match shelf.take(key) {
+        // Not held while one is opened: a slow disk holds up nobody else.
+        let known = shelf.lock().get(&key);
+        let file = match known {
             Some(file) => file,
             None => {
                 let file = Arc::new(File::open(&self.path)?);
-                shelf.put(key, file.clone());
+                shelf.lock().put(key, file.clone());
                 file
             }
         };
@@ -137,7 +108,7 @@ impl ReadFile {
 impl Drop for ReadFile {
     fn drop(&mut self) {
         if let Place::Store { shelf, key } = &self.place {
-            shelf.lock().files.remove(key);
+            shelf.lock().remove(key);
         }
     }
 }
@@ -188,7 +159,7 @@ mod tests {
             let mut out = [0; 4];
             files[number].read_exact_at(&mut out, 4).unwrap();
             assert_eq!(out, [number as u8; 4]);
-            assert!(TWO.lock().files.len() <= 2);
+            assert!(TWO.lock().len() <= 2);
         }
         for number in [3, 5] {
             std::fs::write(dir.path().join("new"), [99; 8]).unwrap();
@@ -200,6 +171,6 @@ mod tests {
         files[5].read_exact_at(&mut out, 0).unwrap();
         assert_eq!(out, [99; 8], "it was not");
         drop(files);
-        assert!(TWO.lock().files.is_empty(), "what nobody reads is closed");
+        assert!(TWO.lock().len() == 0, "what nobody reads is closed");
     }
 }

@@ -214,11 +214,9 @@ impl ImageStore {
     /// # Errors
     /// [`StoreError::NoBaseline`] (also when `digest` is no digest), [`StoreError::Io`].
     pub fn baseline_list(&self, digest: &str) -> Result<File, StoreError> {
-        let missing = || StoreError::NoBaseline(digest.chars().take(64).collect());
-        manifest::from_hex(digest).ok_or_else(missing)?;
-        let path = self.baseline_path(digest);
+        let path = self.baseline_place(digest)?;
         File::open(&path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => missing(),
+            std::io::ErrorKind::NotFound => no_baseline(digest),
             _ => io_error("open", &path)(error),
         })
     }
@@ -228,9 +226,14 @@ impl ImageStore {
     /// # Errors
     /// As [`ImageStore::baseline_list`].
     pub fn baseline_file(&self, digest: &str) -> Result<MappedFile, StoreError> {
-        let missing = || StoreError::NoBaseline(digest.chars().take(64).collect());
-        manifest::from_hex(digest).ok_or_else(missing)?;
-        pack_cache::open(&self.baseline_path(digest), |_| Ok(digest.to_owned()))?.ok_or_else(missing)
+        let path = self.baseline_place(digest)?;
+        pack_cache::open(&path, |_| Ok(digest.to_owned()))?.ok_or_else(|| no_baseline(digest))
+    }
+
+    /// Where one of this digest lies; words from outside never become other paths.
+    fn baseline_place(&self, digest: &str) -> Result<PathBuf, StoreError> {
+        manifest::from_hex(digest).ok_or_else(|| no_baseline(digest))?;
+        Ok(self.baseline_path(digest))
     }
 
     /// The content of one file of an image, its first `bytes_max` bytes; `path` as in its baseline. `None` where the
@@ -313,4 +316,9 @@ impl ImageStore {
         manifest::from_hex(manifest).ok_or_else(missing)?;
         Ok(self.dir.join("baselines/by-image").join(manifest))
     }
+}
+
+/// With no more of the words than a digest has.
+fn no_baseline(digest: &str) -> StoreError {
+    StoreError::NoBaseline(digest.chars().take(64).collect())
 }
